@@ -1,0 +1,60 @@
+"""The only place where trio and threads meet, in both directions, with named limiters.
+
+Threads get immutable data and file descriptors, never objects that the loop owns. ``run_in_thread`` takes
+blocking calls off the loop; ``LoopPortal`` lets a thread of a server library call the loop and wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+_LIMITS = {
+    "store": 16,      # blocking calls of blob stores
+    "disk": 8,        # staging and cache files
+    "crypto": 2,      # key derivation: memory-hard, so few at a time
+    "sync": 2,        # fsync and checkpoints: long, and more at once make each slower
+}
+_limiters: trio.lowlevel.RunVar[dict[str, trio.CapacityLimiter]] = trio.lowlevel.RunVar("serpentfs_limiters")
+
+
+def limiter(name: str) -> trio.CapacityLimiter:
+    """The limiter called ``name`` of the running loop. KeyError for a name that is not declared above."""
+    try:
+        by_name = _limiters.get()
+    except LookupError:
+        by_name = {}
+        _limiters.set(by_name)
+    if name not in by_name:
+        by_name[name] = trio.CapacityLimiter(_LIMITS[name])
+    return by_name[name]
+
+
+async def run_in_thread(where: str, function: Callable[..., T], *args: object, abandon: bool = False) -> T:
+    """Run a blocking call in a thread, at most as many at a time as the limiter ``where`` allows.
+
+    With ``abandon`` a cancelled caller does not wait for the thread: only for calls whose late end harms nothing.
+    """
+    return await trio.to_thread.run_sync(function, *args, limiter=limiter(where), abandon_on_cancel=abandon)
+
+
+class LoopPortal:
+    """Calls into a running trio loop from threads that trio did not start (server libraries have their own)."""
+
+    def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+
+    def run(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
+        """Run an async function on the loop and wait for its result; its exception is raised here.
+
+        Raises trio.RunFinishedError when the loop has ended, trio.Cancelled when it is being cancelled.
+        """
+        return trio.from_thread.run(function, *args, trio_token=self._token)
+
+    def call(self, function: Callable[..., T], *args: object) -> T:
+        """Run a plain function on the loop and wait for its result."""
+        return trio.from_thread.run_sync(function, *args, trio_token=self._token)
