@@ -1,0 +1,487 @@
+"""The core as blocking calls, for doors whose server library runs its own threads.
+
+Owns how a thread's call reaches the loop and comes back, and file-like readers and writers that cross seldom
+(a crossing costs about 50 µs, as much as reading 128 KiB). Knows nothing of HTTP or FTP. Work on the loop is
+cut into short slices, because every other door waits while one of them runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Concatenate, Literal, ParamSpec, Self, TypeVar
+
+import trio
+
+from serpentfs.bridge import LoopPortal
+from serpentfs.clouds.base import Capabilities
+from serpentfs.errors import BadHandle, InvalidArgument, SerpentError, Unavailable
+from serpentfs.model import Attributes, DirEntry, HandleId, Ino, Quota
+from serpentfs.vfs.core import Precondition, RenameMode, SetAttributes, Status, Vfs
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+CROSSING_SIZE = 1024 * 1024
+"""Bytes that one crossing moves when a stream is read or written from end to end."""
+
+LISTING_SLICE = 64
+"""Entries listed before the loop serves others again: about 0.2 ms of decrypting names."""
+
+
+class SyncVfs:
+    """``Vfs`` for threads: the same methods, blocking, without ``door``. Make it on the loop, use it elsewhere.
+
+    Beside what the core raises, every call raises Unavailable once ``close`` was called or the loop has ended;
+    a call that waits at that moment is cancelled and raises it too, so that no thread outlives its door. Only
+    the calls that end a handle's life (``release``, ``discard``, ``keep_draft``) still work after ``close``.
+    """
+
+    def __init__(self, vfs: Vfs, portal: LoopPortal, door: Literal["webdav", "ftp"]) -> None:
+        self._vfs = vfs
+        self._portal = portal
+        self._door = door
+        # Both belong to the loop: read and changed only there.
+        self._closed = False
+        self._waiting: set[trio.CancelScope] = set()
+        self.capabilities: Capabilities = vfs.capabilities
+
+    def close(self) -> None:
+        """Refuse further calls and cancel those under way. On the loop."""
+        self._closed = True
+        for scope in self._waiting:
+            scope.cancel()
+
+    # crossings
+
+    def ask(self, function: Callable[Concatenate[Vfs, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a plain ``function(core, …)`` on the loop: several quick questions in one crossing, answered at
+        one moment. It must be short."""
+
+        def on_loop() -> T:
+            if self._closed:
+                raise _closing()
+            return function(self._vfs, *args, **kwargs)
+
+        try:
+            return self._portal.call(on_loop)
+        except trio.RunFinishedError as error:
+            raise _closing() from error
+
+    def perform(
+        self, function: Callable[Concatenate[Vfs, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run an async ``function(core, …)`` on the loop: several steps in one crossing. It must checkpoint
+        at least every millisecond."""
+
+        async def on_loop() -> T:
+            if self._closed:
+                raise _closing()
+            with trio.CancelScope() as scope:
+                self._waiting.add(scope)
+                try:
+                    return await function(self._vfs, *args, **kwargs)
+                finally:
+                    self._waiting.discard(scope)
+            raise _closing()
+
+        try:
+            return self._portal.run(on_loop)
+        except (trio.RunFinishedError, trio.Cancelled) as error:
+            raise _closing() from error
+
+    def _end(self, function: Callable[[Vfs], Awaitable[T]]) -> T:
+        """``perform`` that ``close`` neither refuses nor cancels: local and short work that frees a handle."""
+        try:
+            return self._portal.run(function, self._vfs)
+        except (trio.RunFinishedError, trio.Cancelled) as error:
+            raise _closing() from error
+
+    # look-ups
+
+    @property
+    def read_only(self) -> bool:
+        return self.ask(lambda core: core.read_only)
+
+    def getattr(self, ino: Ino) -> Attributes:
+        return self.ask(lambda core: core.getattr(ino))
+
+    def lookup(self, parent: Ino, name: str) -> DirEntry:
+        return self.ask(lambda core: core.lookup(parent, name))
+
+    def resolve(self, path: str) -> Attributes:
+        return self.ask(lambda core: core.resolve(path))
+
+    def path_of(self, ino: Ino) -> str:
+        return self.ask(lambda core: core.path_of(ino))
+
+    def readdir(self, ino: Ino, after: int = 0, limit: int = LISTING_SLICE) -> list[DirEntry]:
+        return self.ask(lambda core: core.readdir(ino, after, limit))
+
+    def list_all(self, ino: Ino) -> list[DirEntry]:
+        """Every child, in order of inode, in one crossing; the loop serves others between slices."""
+        return self.perform(_list_all, ino)
+
+    def readlink(self, ino: Ino) -> str:
+        return self.ask(lambda core: core.readlink(ino))
+
+    def statfs(self) -> Quota:
+        return self.ask(lambda core: core.statfs())
+
+    # namespace
+
+    def mkdir(self, parent: Ino, name: str, mode: int | None = None) -> Attributes:
+        return self.perform(lambda core: core.mkdir(parent, name, mode, door=self._door))
+
+    def symlink(self, parent: Ino, name: str, target: str) -> Attributes:
+        return self.perform(lambda core: core.symlink(parent, name, target, door=self._door))
+
+    def unlink(self, parent: Ino, name: str) -> None:
+        self.perform(lambda core: core.unlink(parent, name, door=self._door))
+
+    def rmdir(self, parent: Ino, name: str) -> None:
+        self.perform(lambda core: core.rmdir(parent, name, door=self._door))
+
+    def rename(
+        self, parent: Ino, name: str, new_parent: Ino, new_name: str, mode: RenameMode = RenameMode.REPLACE
+    ) -> None:
+        self.perform(lambda core: core.rename(parent, name, new_parent, new_name, mode, door=self._door))
+
+    def setattr(self, ino: Ino, changes: SetAttributes, handle: HandleId | None = None) -> Attributes:
+        return self.perform(lambda core: core.setattr(ino, changes, handle, door=self._door))
+
+    # open files
+
+    def create(
+        self, parent: Ino, name: str, mode: int | None = None, *, exclusive: bool
+    ) -> tuple[Attributes, HandleId]:
+        return self.perform(
+            lambda core: core.create(parent, name, mode, exclusive=exclusive, door=self._door)
+        )
+
+    def open(self, ino: Ino, *, write: bool, truncate: bool = False) -> HandleId:
+        return self.perform(lambda core: core.open(ino, write=write, truncate=truncate, door=self._door))
+
+    def read(self, handle: HandleId, offset: int, size: int) -> bytes:
+        """A copy, made on the loop: what the core hands out may be a view of memory that it uses again."""
+        return self.perform(_read, handle, offset, size)
+
+    def write(self, handle: HandleId, offset: int | None, data: bytes) -> int:
+        return self.perform(lambda core: core.write(handle, offset, data))
+
+    def flush(self, handle: HandleId) -> None:
+        self.perform(lambda core: core.flush(handle))
+
+    def fsync(self, handle: HandleId) -> None:
+        self.perform(lambda core: core.fsync(handle))
+
+    def fsync_directory(self, ino: Ino) -> None:
+        self.perform(lambda core: core.fsync_directory(ino))
+
+    def release(self, handle: HandleId) -> None:
+        self._end(lambda core: core.release(handle))
+
+    def attributes_of(self, handle: HandleId) -> Attributes:
+        return self.ask(lambda core: core.attributes_of(handle))
+
+    def open_reader(self, ino: Ino, start: int = 0, stop: int | None = None) -> Reader:
+        """A reader of bytes ``[start, stop)`` (None: to the end), opened and described in one crossing.
+        IsADirectory, NotFound."""
+
+        async def opened(core: Vfs) -> tuple[HandleId, Attributes]:
+            handle = await core.open(ino, write=False, door=self._door)
+            return handle, core.attributes_of(handle)
+
+        handle, attributes = self.perform(opened)
+        return Reader(self, handle, attributes, start, stop)
+
+    # drafts
+
+    def create_draft(self) -> HandleId:
+        return self.perform(lambda core: core.create_draft(door=self._door))
+
+    def publish(
+        self,
+        draft: HandleId,
+        parent: Ino,
+        name: str,
+        *,
+        precondition: Precondition = Precondition(),
+        mtime_ns: int | None = None,
+    ) -> tuple[Attributes, bool]:
+        return self.perform(
+            lambda core: core.publish(
+                draft, parent, name, precondition=precondition, mtime_ns=mtime_ns, door=self._door
+            )
+        )
+
+    def discard(self, draft: HandleId) -> None:
+        self._end(lambda core: core.discard(draft))
+
+    def keep_draft(self, draft: HandleId) -> Ino:
+        return self._end(lambda core: core.keep_draft(draft))
+
+    def reopen_draft(self, ino: Ino) -> HandleId:
+        return self.perform(lambda core: core.reopen_draft(ino, door=self._door))
+
+    def copy_file(
+        self, ino: Ino, parent: Ino, name: str, *, precondition: Precondition = Precondition()
+    ) -> tuple[Attributes, bool]:
+        return self.perform(
+            lambda core: core.copy_file(ino, parent, name, precondition=precondition, door=self._door)
+        )
+
+    def open_draft_writer(self) -> DraftWriter:
+        """A writer into a new draft."""
+        return DraftWriter(self, self.create_draft(), 0)
+
+    def reopen_draft_writer(self, ino: Ino, offset: int) -> DraftWriter:
+        """A writer into a kept draft, from ``offset`` on; what the draft held after it is cut off first.
+        NotFound when the draft was dropped, InvalidArgument when it is shorter than ``offset``."""
+        draft = self.reopen_draft(ino)
+        held = self.attributes_of(draft)
+        if offset > held.size:
+            self.keep_draft(draft)
+            raise InvalidArgument(f"the partial file holds {held.size} bytes, fewer than {offset}")
+        if offset < held.size:
+            self.setattr(held.ino, SetAttributes(size=offset), draft)
+        return DraftWriter(self, draft, offset)
+
+    # extended attributes and records
+
+    def getxattr(self, ino: Ino, name: str) -> bytes:
+        return self.ask(lambda core: core.getxattr(ino, name))
+
+    def listxattr(self, ino: Ino) -> list[str]:
+        return self.ask(lambda core: core.listxattr(ino))
+
+    def setxattr(
+        self, ino: Ino, name: str, value: bytes, *, create: bool = False, replace: bool = False
+    ) -> None:
+        self.perform(lambda core: core.setxattr(ino, name, value, create=create, replace=replace))
+
+    def removexattr(self, ino: Ino, name: str) -> None:
+        self.perform(lambda core: core.removexattr(ino, name))
+
+    def load_records(self) -> dict[str, bytes]:
+        return self.ask(lambda core: core.load_records(self._door))
+
+    def save_record(self, key: str, value: bytes | None) -> None:
+        self.ask(lambda core: core.save_record(self._door, key, value))
+
+    # the whole
+
+    def status(self) -> Status:
+        return self.ask(lambda core: core.status())
+
+    def wait_until_uploaded(self) -> None:
+        self.perform(lambda core: core.wait_until_uploaded())
+
+
+def _closing() -> Unavailable:
+    return Unavailable("the door is closing")
+
+
+async def _list_all(core: Vfs, ino: Ino) -> list[DirEntry]:
+    entries: list[DirEntry] = []
+    after = 0
+    while True:
+        some = core.readdir(ino, after, LISTING_SLICE)
+        entries += some
+        if len(some) < LISTING_SLICE:
+            return entries
+        after = some[-1].attributes.ino
+        await trio.lowlevel.checkpoint()
+
+
+async def _read(core: Vfs, handle: HandleId, offset: int, size: int) -> bytes:
+    data = core.read_nowait(handle, offset, size)
+    if data is None:
+        data = await core.read(handle, offset, size)
+    return bytes(data)
+
+
+class Reader:
+    """A seekable stream of an open file, for one thread at a time; ``close`` releases the file.
+
+    ``attributes`` are those of the moment of opening.
+    """
+
+    def __init__(
+        self, vfs: SyncVfs, handle: HandleId, attributes: Attributes, start: int = 0, stop: int | None = None
+    ) -> None:
+        self._vfs = vfs
+        self._handle: HandleId | None = handle
+        self._stop = stop
+        self._buffer = b""
+        self._buffer_start = start
+        self._position = start
+        self.attributes = attributes
+
+    @property
+    def closed(self) -> bool:
+        return self._handle is None
+
+    def read(self, size: int) -> bytes:
+        """At least one and at most ``size`` bytes, none only at the end. BadHandle after ``close``."""
+        if self._handle is None:
+            raise BadHandle("the file is closed")
+        if size <= 0:
+            return b""
+        offset = self._position - self._buffer_start
+        if not 0 <= offset < len(self._buffer):
+            wanted = max(size, CROSSING_SIZE)
+            if self._stop is not None:
+                wanted = min(wanted, max(0, self._stop - self._position))
+            self._buffer = self._vfs.read(self._handle, self._position, wanted) if wanted else b""
+            self._buffer_start = self._position
+            offset = 0
+        part = self._buffer[offset : offset + size]
+        self._position += len(part)
+        return part
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move; the new position is answered. InvalidArgument before the start, BadHandle after ``close``."""
+        if self._handle is None:
+            raise BadHandle("the file is closed")
+        if whence == io.SEEK_CUR:
+            offset += self._position
+        elif whence == io.SEEK_END:
+            offset += self._vfs.attributes_of(self._handle).size
+        if offset < 0:
+            raise InvalidArgument("a position before the start of the file")
+        self._position = offset
+        return offset
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        if self._handle is not None:
+            handle, self._handle, self._buffer = self._handle, None, b""
+            self._vfs.release(handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class SequentialWriter:
+    """A forward stream into a file open for writing, for one thread at a time; ``close`` drains and releases.
+
+    ``offset`` None appends at the end as it is at each crossing. After one failed crossing every further use
+    raises the same error: bytes are missing, and nobody may take the file for whole.
+    """
+
+    def __init__(self, vfs: SyncVfs, handle: HandleId, offset: int | None = 0) -> None:
+        self._vfs = vfs
+        self._handle: HandleId | None = handle
+        self._offset = offset
+        self._buffer = bytearray()
+        self._failure: Exception | None = None
+        self.accepted = 0
+        """Bytes taken so far."""
+
+    @property
+    def closed(self) -> bool:
+        return self._handle is None
+
+    def write(self, data: bytes) -> int:
+        """Take all of ``data``; it reaches the core when 1 MiB is together."""
+        if not self._buffer and len(data) >= CROSSING_SIZE:
+            self._cross(data)
+        else:
+            self._buffer += data
+            if len(self._buffer) >= CROSSING_SIZE:
+                self.drain()
+        self.accepted += len(data)
+        return len(data)
+
+    def drain(self) -> None:
+        """Hand what is buffered to the core."""
+        whole = bytes(self._buffer)
+        self._buffer.clear()
+        self._cross(whole)
+
+    def close(self) -> None:
+        """Drain and release; the file is released also when draining fails."""
+        if self._handle is not None:
+            try:
+                self.drain()
+            finally:
+                self._vfs.release(self._taken())
+
+    def _cross(self, data: bytes) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._handle is None:
+            raise BadHandle("the file is closed")
+        if not data:
+            return
+        try:
+            self._vfs.write(self._handle, self._offset, data)
+        except Exception as error:
+            self._failure = error
+            raise
+        if self._offset is not None:
+            self._offset += len(data)
+
+    def _taken(self) -> HandleId:
+        """The handle, for the one call that ends its life."""
+        if self._handle is None:
+            raise BadHandle("the file is closed")
+        handle, self._handle = self._handle, None
+        return handle
+
+
+class DraftWriter(SequentialWriter):
+    """A writer into a draft: ends in ``publish``, ``keep`` or ``discard``. As a context manager it discards a
+    draft that nobody published or kept."""
+
+    def publish(
+        self,
+        parent: Ino,
+        name: str,
+        *,
+        precondition: Precondition = Precondition(),
+        mtime_ns: int | None = None,
+    ) -> tuple[Attributes, bool]:
+        """Drain and make the draft the content of ``name``, as ``Vfs.publish``. On an error the draft stays."""
+        self.drain()
+        if self._handle is None:
+            raise BadHandle("the file is closed")
+        published = self._vfs.publish(
+            self._handle, parent, name, precondition=precondition, mtime_ns=mtime_ns
+        )
+        self._handle = None
+        return published
+
+    def keep(self) -> Ino:
+        """Close, keeping the bytes for ``SyncVfs.reopen_draft_writer``: all that the core took, which after a
+        failed crossing or during shutdown is less than was written, but has no hole."""
+        with contextlib.suppress(SerpentError):
+            self.drain()
+        return self._vfs.keep_draft(self._taken())
+
+    def discard(self) -> None:
+        """Drop the draft; quiet when it is gone already."""
+        if self._handle is not None:
+            self._buffer.clear()
+            self._vfs.discard(self._taken())
+
+    def close(self) -> None:
+        self.discard()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
