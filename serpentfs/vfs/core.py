@@ -216,9 +216,10 @@ class Vfs(Protocol):
         mtime_ns: int | None = None,
         door: str,
     ) -> tuple[Attributes, bool]:
-        """Make the draft the content of ``name`` in one step and close it; an existing file keeps its inode. The
-        second value tells whether the name is new. IsADirectory when the name is a folder's. On an error the
-        draft stays open."""
+        """Give ``name`` to the draft in one step and close it. As with a rename over, an existing file goes away
+        with its inode (whoever has it open reads its old content to the end) while its mode, owner and extended
+        attributes pass on. The second value tells whether the name is new. IsADirectory when the name is a
+        folder's. On an error the draft stays open."""
         ...
 
     async def discard(self, draft: HandleId) -> None: ...

@@ -1,0 +1,616 @@
+"""state.db: the SQLite database of one remote, and the only module that speaks SQL.
+
+Every change is one transaction (``with store.transaction():``) on the loop's thread; between ``begin`` and
+``commit`` nothing awaits. WAL with ``synchronous=NORMAL`` makes a commit survive ``kill -9``; ``sync`` (an
+fdatasync of the WAL, in a thread) makes all earlier commits survive a power cut, which is what
+``synchronous=FULL`` does per commit, without stopping the loop. Checkpoints run in a thread on a connection of
+their own, because a checkpoint on the loop's thread is a stall of milliseconds.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import trio
+
+from serpentfs.bridge import run_in_thread
+from serpentfs.errors import BadVault, NoSpace, Unavailable
+from serpentfs.model import NO_CONTENT, ROOT_INO, Attributes, BlockIndex, ContentId, Ino, Kind, NodeId, NodeRef, Revision
+from serpentfs.tree.names import NameSeal, derive_key
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+
+# Scopes of sealed values that are not names of a folder: negative, so that no inode equals one.
+_SCOPE_NODE = -1
+_SCOPE_LOCATOR = -2
+_SCOPE_TARGET = -3
+_SCOPE_RECORD = -4
+_SCOPE_XATTR = -5
+
+LINKED, REMOVED, DRAFT = 0, 1, 2
+"""States of an entry: in a folder; a tombstone (dropped at the next start); a kept draft."""
+
+_SCHEMA = """
+-- Facts about this database: schema, salt, check, and the high-water marks of inodes and content ids.
+CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+
+-- What the user sees.
+CREATE TABLE entries (
+    ino INTEGER PRIMARY KEY,
+    parent INTEGER NOT NULL,        -- folder; 0 for the root, tombstones and drafts
+    key BLOB,                       -- sealed name_key(name), what look-ups compare
+    name BLOB,                      -- sealed name where it differs from its key
+    kind INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    ctime_ns INTEGER NOT NULL,
+    atime_ns INTEGER NOT NULL,
+    content INTEGER NOT NULL,       -- content id, 0 for folders and links
+    generation INTEGER NOT NULL,    -- counts the contents of this entry
+    mode INTEGER, uid INTEGER, gid INTEGER,   -- NULL: never set
+    target BLOB,                    -- sealed target of a link
+    state INTEGER NOT NULL          -- LINKED, REMOVED, DRAFT
+);
+CREATE UNIQUE INDEX entries_by_key ON entries (parent, key) WHERE parent > 0;
+CREATE INDEX entries_by_ino ON entries (parent, ino) WHERE parent > 0;
+
+-- What the cloud is known to hold. An inode without a row here is not in the cloud (yet, or no more).
+CREATE TABLE nodes (
+    ino INTEGER PRIMARY KEY,
+    parent INTEGER NOT NULL,        -- inode of the folder that holds it in the cloud
+    node BLOB NOT NULL,             -- sealed node id
+    locator BLOB NOT NULL,          -- sealed locator
+    revision TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    content INTEGER NOT NULL        -- the content id that this revision is
+);
+CREATE UNIQUE INDEX nodes_by_node ON nodes (node);
+CREATE INDEX nodes_by_parent ON nodes (parent);
+
+-- Contents that the cloud has not confirmed; their blocks lie in staging/.
+CREATE TABLE stages (
+    content INTEGER PRIMARY KEY,
+    size INTEGER NOT NULL,
+    base INTEGER NOT NULL,          -- content that shows through where nothing is staged, 0: zeros
+    base_limit INTEGER NOT NULL     -- bytes of the base that show through at most (truncation cuts it)
+);
+CREATE TABLE stage_blocks (
+    content INTEGER NOT NULL, block INTEGER NOT NULL,
+    plane INTEGER NOT NULL,         -- which of the content's staging files holds the block
+    PRIMARY KEY (content, block)
+) WITHOUT ROWID;
+
+-- The journal (vfs/JOURNAL.md). Names are sealed under the parent beside them.
+CREATE TABLE journal (
+    seq INTEGER PRIMARY KEY,
+    operation TEXT NOT NULL,
+    ino INTEGER NOT NULL,
+    source_parent INTEGER, source_name BLOB,
+    target_parent INTEGER, target_name BLOB,
+    replaces INTEGER,
+    content INTEGER NOT NULL,
+    mtime_ns INTEGER,
+    recorded REAL NOT NULL
+);
+
+-- Small durable facts of the doors (locks, partial uploads); keys and values sealed.
+CREATE TABLE records (door TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (door, key)) WITHOUT ROWID;
+
+-- Extended attributes, kept on this machine only; names and values sealed.
+CREATE TABLE xattrs (ino INTEGER NOT NULL, name BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (ino, name)) WITHOUT ROWID;
+"""
+
+
+class EntryRow(NamedTuple):
+    """One entry, its name in cleartext."""
+
+    ino: Ino
+    parent: Ino
+    name: str
+    kind: Kind
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    atime_ns: int
+    content: ContentId
+    generation: int
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    target: str | None = None
+    state: int = LINKED
+
+    def attributes(self) -> Attributes:
+        return Attributes(
+            ino=self.ino,
+            parent=self.parent,
+            kind=self.kind,
+            size=self.size,
+            mtime_ns=self.mtime_ns,
+            ctime_ns=self.ctime_ns,
+            atime_ns=self.atime_ns,
+            content=self.content,
+            generation=self.generation,
+            mode=self.mode,
+            uid=self.uid,
+            gid=self.gid,
+            nlink=0 if self.state == REMOVED else 1,
+        )
+
+
+class NodeRow(NamedTuple):
+    """What the cloud holds for an inode."""
+
+    ino: Ino
+    parent: Ino
+    node: NodeId
+    locator: str
+    revision: Revision
+    size: int
+    content: ContentId
+
+    def ref(self, kind: Kind) -> NodeRef:
+        return NodeRef(self.node, kind, self.revision, self.size, self.locator)
+
+
+class StageRow(NamedTuple):
+    content: ContentId
+    size: int
+    base: ContentId
+    base_limit: int
+
+
+class JournalRow(NamedTuple):
+    """One journal entry as stored; names in cleartext."""
+
+    seq: int
+    operation: str
+    ino: Ino
+    source: tuple[Ino, str] | None
+    target: tuple[Ino, str] | None
+    replaces: Ino | None
+    content: ContentId
+    mtime_ns: int | None
+    recorded: float
+
+
+_ENTRY_COLUMNS = (
+    "ino, parent, key, name, kind, size, mtime_ns, ctime_ns, atime_ns, content, generation, mode, uid, gid, target, state"
+)
+_NODE_COLUMNS = "ino, parent, node, locator, revision, size, content"
+_RESERVE = 4096
+"""Identifiers are taken from the database this many at a time, so that most changes need not touch ``meta``."""
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    """sqlite3's errors as ours."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "full" in str(error):
+            raise NoSpace("the disk that holds the local state is full") from error
+        raise Unavailable(f"the local state cannot be written: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise BadVault(f"the local state is damaged: {error}") from error
+
+
+class Store:
+    """The database of one remote. All methods but ``sync`` and ``checkpoint`` are plain and run on the loop's thread.
+
+    Raises BadVault when the file belongs to another key or is damaged, NoSpace when the disk is full.
+    """
+
+    def __init__(self, path: Path, secret: bytes, name_key: Callable[[str], str]) -> None:
+        self.path = path
+        self._name_key = name_key
+        with _mapped():
+            self._db = self._connect()
+            self._create_or_check(secret)
+        self._next = {"ino": 0, "content": 0, "seq": 0}
+        self._reserved = dict(self._next)
+        for counter in self._next:
+            self._next[counter] = self._reserved[counter] = self._meta_int(f"next_{counter}")
+        # Held open for ever: closing a descriptor of a database file would drop this process's locks on it. Only
+        # the -wal file is opened here, which carries no locks.
+        self._wal = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self._directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint=0")
+        db.execute("PRAGMA cache_size=-16384")
+        return db
+
+    def _create_or_check(self, secret: bytes) -> None:
+        exists = self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
+        if exists:
+            salt = self._meta("salt")
+            self._derive(secret, salt)
+            if not hmac.compare_digest(self._meta("check"), self._check):
+                raise BadVault("the local state belongs to another key")
+            if self._meta_int("schema") != SCHEMA_VERSION:
+                raise BadVault("the local state was written by another version of this program")
+            return
+        salt = secrets.token_bytes(32)
+        self._derive(secret, salt)
+        now = time.time_ns()
+        with self.transaction():
+            # executescript() would commit by itself; one statement at a time keeps creation all or nothing.
+            for statement in _SCHEMA.split(";\n"):
+                self._db.execute(statement)
+            meta: dict[str, int | bytes] = {"schema": SCHEMA_VERSION, "salt": salt, "check": self._check, "next_ino": ROOT_INO + 1, "next_content": 1, "next_seq": 1}
+            self._db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+            self.insert_entry(EntryRow(ROOT_INO, Ino(0), "", Kind.DIRECTORY, 0, now, now, now, NO_CONTENT, 0))
+
+    def _derive(self, secret: bytes, salt: bytes) -> None:
+        self._seal = NameSeal(derive_key(secret, salt, "names", 64))
+        self._check = derive_key(secret, salt, "check")
+        self.block_key = derive_key(secret, salt, "blocks")
+        self.token_key = derive_key(secret, salt, "tokens")
+
+    def _meta(self, key: str) -> bytes:
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            raise BadVault("the local state is incomplete")
+        return row[0]  # type: ignore[no-any-return]
+
+    def _meta_int(self, key: str) -> int:
+        return int(self._meta(key))
+
+    def close(self) -> None:
+        """Checkpoint what is left and close."""
+        with _mapped():
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._db.close()
+        os.close(self._wal)
+        os.close(self._directory)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing. Nothing inside may await."""
+        with _mapped():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                # A failed COMMIT (disk full) may have rolled back by itself already.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    async def sync(self) -> None:
+        """Make every transaction committed so far survive a power cut."""
+
+        def fdatasync() -> None:
+            os.fdatasync(self._wal)
+            os.fsync(self._directory)
+
+        try:
+            await run_in_thread("sync", fdatasync)
+        except OSError as error:
+            raise Unavailable(f"the local state cannot be made durable: {error}") from error
+
+    async def run_checkpoints(self) -> None:
+        """Move the WAL into the database from time to time, in a thread, until cancelled."""
+        while True:
+            await trio.sleep(5)
+            if os.fstat(self._wal).st_size > 4 * 2**20:
+                await run_in_thread("sync", self._checkpoint)
+
+    def _checkpoint(self) -> None:
+        db = self._connect()
+        try:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error as error:
+            log.warning("a checkpoint of the local state failed: %s", error)
+        finally:
+            db.close()
+
+    # identifiers
+
+    def _take(self, counter: str) -> int:
+        """The next number. Inside a transaction; numbers of a rolled back one are lost, not reused."""
+        number = self._next[counter]
+        if number >= self._reserved[counter]:
+            self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (number + _RESERVE, f"next_{counter}"))
+            self._reserved[counter] = number + _RESERVE
+        self._next[counter] = number + 1
+        return number
+
+    def new_ino(self) -> Ino:
+        return Ino(self._take("ino"))
+
+    def new_content(self) -> ContentId:
+        return ContentId(self._take("content"))
+
+    def new_seq(self) -> int:
+        """A journal entry's number: never reused, also after the journal was empty, as upload tokens depend on it."""
+        return self._take("seq")
+
+    # entries
+
+    def _row(self, raw: tuple[object, ...]) -> EntryRow:
+        ino, parent, key, name, kind, size, mtime, ctime, atime, content, generation, mode, uid, gid, target, state = raw
+        sealed = key if name is None else name
+        return EntryRow(
+            ino,  # type: ignore[arg-type]
+            parent,  # type: ignore[arg-type]
+            self._seal.open(sealed, parent) if sealed else "",  # type: ignore[arg-type]
+            Kind(kind),
+            size,  # type: ignore[arg-type]
+            mtime,  # type: ignore[arg-type]
+            ctime,  # type: ignore[arg-type]
+            atime,  # type: ignore[arg-type]
+            content,  # type: ignore[arg-type]
+            generation,  # type: ignore[arg-type]
+            mode,  # type: ignore[arg-type]
+            uid,  # type: ignore[arg-type]
+            gid,  # type: ignore[arg-type]
+            self._seal.open(target, _SCOPE_TARGET) if target else None,  # type: ignore[arg-type]
+            state,  # type: ignore[arg-type]
+        )
+
+    def entry(self, ino: Ino) -> EntryRow | None:
+        raw = self._db.execute(f"SELECT {_ENTRY_COLUMNS} FROM entries WHERE ino = ?", (ino,)).fetchone()
+        return None if raw is None else self._row(raw)
+
+    def child(self, parent: Ino, name: str) -> EntryRow | None:
+        key = self._seal.seal(self._name_key(name), parent)
+        raw = self._db.execute(
+            f"SELECT {_ENTRY_COLUMNS} FROM entries WHERE parent = ? AND key = ? AND parent > 0", (parent, key)
+        ).fetchone()
+        return None if raw is None else self._row(raw)
+
+    def children(self, parent: Ino, after: int = 0, limit: int = -1) -> list[EntryRow]:
+        """In order of inode, above ``after``."""
+        rows = self._db.execute(
+            f"SELECT {_ENTRY_COLUMNS} FROM entries INDEXED BY entries_by_ino"
+            " WHERE parent = ? AND ino > ? AND parent > 0 ORDER BY ino LIMIT ?",
+            (parent, after, limit),
+        ).fetchall()
+        return [self._row(raw) for raw in rows]
+
+    def has_children(self, parent: Ino) -> bool:
+        return (
+            self._db.execute("SELECT 1 FROM entries WHERE parent = ? AND parent > 0 LIMIT 1", (parent,)).fetchone()
+            is not None
+        )
+
+    def _sealed_name(self, parent: Ino, name: str) -> tuple[bytes | None, bytes | None]:
+        if not parent:
+            return None, None
+        key = self._name_key(name)
+        return self._seal.seal(key, parent), None if key == name else self._seal.seal(name, parent)
+
+    def insert_entry(self, row: EntryRow) -> None:
+        """Insert or replace the entry ``row.ino``."""
+        key, name = self._sealed_name(row.parent, row.name)
+        self._db.execute(
+            f"INSERT OR REPLACE INTO entries ({_ENTRY_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                row.ino, row.parent, key, name, int(row.kind), row.size, row.mtime_ns, row.ctime_ns, row.atime_ns,
+                row.content, row.generation, row.mode, row.uid, row.gid,
+                None if row.target is None else self._seal.seal(row.target, _SCOPE_TARGET), row.state,
+            ),
+        )  # fmt: skip
+
+    def place_entry(self, ino: Ino, parent: Ino, name: str, ctime_ns: int) -> None:
+        """Link an entry at another place (its state becomes LINKED)."""
+        key, sealed = self._sealed_name(parent, name)
+        self._db.execute(
+            "UPDATE entries SET parent = ?, key = ?, name = ?, ctime_ns = ?, state = ? WHERE ino = ?",
+            (parent, key, sealed, ctime_ns, LINKED, ino),
+        )
+
+    def remove_entry(self, ino: Ino) -> None:
+        """Make an entry a tombstone."""
+        self._db.execute(
+            "UPDATE entries SET parent = 0, key = NULL, name = NULL, state = ? WHERE ino = ?", (REMOVED, ino)
+        )
+
+    def set_content(self, ino: Ino, content: ContentId, size: int, mtime_ns: int, ctime_ns: int) -> None:
+        """A new content: the generation advances."""
+        self._db.execute(
+            "UPDATE entries SET content = ?, size = ?, mtime_ns = ?, ctime_ns = ?, generation = generation + 1"
+            " WHERE ino = ?",
+            (content, size, mtime_ns, ctime_ns, ino),
+        )
+
+    def set_times(self, ino: Ino, mtime_ns: int | None, atime_ns: int | None, ctime_ns: int) -> None:
+        self._db.execute(
+            "UPDATE entries SET mtime_ns = coalesce(?, mtime_ns), atime_ns = coalesce(?, atime_ns), ctime_ns = ?"
+            " WHERE ino = ?",
+            (mtime_ns, atime_ns, ctime_ns, ino),
+        )
+
+    def set_permissions(self, ino: Ino, mode: int | None, uid: int | None, gid: int | None, ctime_ns: int) -> None:
+        self._db.execute(
+            "UPDATE entries SET mode = coalesce(?, mode), uid = coalesce(?, uid), gid = coalesce(?, gid), ctime_ns = ?"
+            " WHERE ino = ?",
+            (mode, uid, gid, ctime_ns, ino),
+        )
+
+    def set_target(self, ino: Ino, target: str, size: int) -> None:
+        """Another target of a link."""
+        self._db.execute(
+            "UPDATE entries SET target = ?, size = ? WHERE ino = ?", (self._seal.seal(target, _SCOPE_TARGET), size, ino)
+        )
+
+    def drop_entries_in_state(self, state: int, older_than_ns: int | None = None, keep: Iterable[Ino] = ()) -> list[Ino]:
+        """Delete the rows of tombstones or drafts (with their attributes) and tell which."""
+        kept = set(keep)
+        rows = self._db.execute(
+            "SELECT ino FROM entries WHERE state = ? AND (? IS NULL OR ctime_ns < ?)", (state, older_than_ns, older_than_ns)
+        ).fetchall()
+        gone = [Ino(ino) for (ino,) in rows if ino not in kept]
+        for table in ("entries", "nodes", "xattrs"):
+            self._db.executemany(f"DELETE FROM {table} WHERE ino = ?", [(ino,) for ino in gone])
+        return gone
+
+    def live_contents(self) -> set[ContentId]:
+        """Every content that an entry or a stage names: what the cache may keep."""
+        rows = self._db.execute(
+            "SELECT content FROM entries WHERE content > 0 UNION SELECT content FROM stages"
+            " UNION SELECT base FROM stages WHERE base > 0"
+        )
+        return {ContentId(content) for (content,) in rows}
+
+    # nodes
+
+    def _node(self, raw: tuple[object, ...] | None) -> NodeRow | None:
+        if raw is None:
+            return None
+        ino, parent, node, locator, revision, size, content = raw
+        return NodeRow(
+            ino,  # type: ignore[arg-type]
+            parent,  # type: ignore[arg-type]
+            NodeId(self._seal.open(node, _SCOPE_NODE)),  # type: ignore[arg-type]
+            self._seal.open(locator, _SCOPE_LOCATOR),  # type: ignore[arg-type]
+            revision,  # type: ignore[arg-type]
+            size,  # type: ignore[arg-type]
+            content,  # type: ignore[arg-type]
+        )
+
+    def node_of(self, ino: Ino) -> NodeRow | None:
+        return self._node(self._db.execute(f"SELECT {_NODE_COLUMNS} FROM nodes WHERE ino = ?", (ino,)).fetchone())
+
+    def node_by_id(self, node: NodeId) -> NodeRow | None:
+        sealed = self._seal.seal(node, _SCOPE_NODE)
+        return self._node(self._db.execute(f"SELECT {_NODE_COLUMNS} FROM nodes WHERE node = ?", (sealed,)).fetchone())
+
+    def nodes_in(self, parent: Ino) -> list[NodeRow]:
+        """What the cloud holds in a folder."""
+        rows = self._db.execute(f"SELECT {_NODE_COLUMNS} FROM nodes WHERE parent = ?", (parent,)).fetchall()
+        return [node for node in map(self._node, rows) if node is not None]
+
+    def nodes_of_kinds(self, *kinds: Kind) -> list[tuple[NodeRow, EntryRow]]:
+        """Every node of these kinds with its entry (what a listing need not read again)."""
+        marks = ",".join("?" * len(kinds))
+        rows = self._db.execute(
+            f"SELECT n.ino FROM nodes n JOIN entries e ON e.ino = n.ino WHERE e.kind IN ({marks})", [int(k) for k in kinds]
+        ).fetchall()
+        found = ((self.node_of(ino), self.entry(ino)) for (ino,) in rows)
+        return [(node, entry) for node, entry in found if node is not None and entry is not None]
+
+    def put_node(self, row: NodeRow) -> None:
+        sealed = self._seal.seal(row.node, _SCOPE_NODE)
+        self._db.execute(
+            f"INSERT OR REPLACE INTO nodes ({_NODE_COLUMNS}) VALUES (?,?,?,?,?,?,?)",
+            (row.ino, row.parent, sealed, self._seal.seal(row.locator, _SCOPE_LOCATOR), row.revision, row.size, row.content),
+        )
+
+    def drop_node(self, ino: Ino) -> None:
+        self._db.execute("DELETE FROM nodes WHERE ino = ?", (ino,))
+
+    # stages
+
+    def stages(self) -> list[StageRow]:
+        return [StageRow(*row) for row in self._db.execute("SELECT content, size, base, base_limit FROM stages")]
+
+    def stage_blocks(self, content: ContentId) -> dict[BlockIndex, int]:
+        return dict(self._db.execute("SELECT block, plane FROM stage_blocks WHERE content = ?", (content,)))
+
+    def put_stage(self, row: StageRow) -> None:
+        self._db.execute("INSERT OR REPLACE INTO stages VALUES (?,?,?,?)", row)
+
+    def put_stage_blocks(self, content: ContentId, planes: dict[BlockIndex, int]) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO stage_blocks VALUES (?,?,?)", [(content, block, plane) for block, plane in planes.items()]
+        )
+
+    def drop_stage_blocks_from(self, content: ContentId, first: int) -> None:
+        self._db.execute("DELETE FROM stage_blocks WHERE content = ? AND block >= ?", (content, first))
+
+    def drop_stage(self, content: ContentId) -> None:
+        self._db.execute("DELETE FROM stages WHERE content = ?", (content,))
+        self._db.execute("DELETE FROM stage_blocks WHERE content = ?", (content,))
+
+    # journal
+
+    def journal(self) -> list[JournalRow]:
+        rows = self._db.execute(
+            "SELECT seq, operation, ino, source_parent, source_name, target_parent, target_name, replaces, content,"
+            " mtime_ns, recorded FROM journal ORDER BY seq"
+        )
+        return [
+            JournalRow(
+                seq,
+                operation,
+                ino,
+                None if source is None else (source, self._seal.open(source_name, source)),
+                None if target is None else (target, self._seal.open(target_name, target)),
+                replaces,
+                content,
+                mtime_ns,
+                recorded,
+            )
+            for seq, operation, ino, source, source_name, target, target_name, replaces, content, mtime_ns, recorded in rows
+        ]
+
+    def put_journal(self, row: JournalRow) -> None:
+        source_parent, source_name = self._sealed_place(row.source)
+        target_parent, target_name = self._sealed_place(row.target)
+        self._db.execute(
+            "INSERT OR REPLACE INTO journal VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                row.seq, row.operation, row.ino, source_parent, source_name, target_parent, target_name, row.replaces,
+                row.content, row.mtime_ns, row.recorded,
+            ),
+        )  # fmt: skip
+
+    def _sealed_place(self, place: tuple[Ino, str] | None) -> tuple[Ino | None, bytes | None]:
+        if place is None:
+            return None, None
+        return place[0], self._seal.seal(place[1], place[0])
+
+    def drop_journal(self, seqs: Iterable[int]) -> None:
+        self._db.executemany("DELETE FROM journal WHERE seq = ?", [(seq,) for seq in seqs])
+
+    # records of doors, extended attributes
+
+    def records(self, door: str) -> dict[str, bytes]:
+        rows = self._db.execute("SELECT key, value FROM records WHERE door = ?", (door,))
+        return {
+            self._seal.open(key, _SCOPE_RECORD): self._seal.open_bytes(value, _SCOPE_RECORD) for key, value in rows
+        }
+
+    def put_record(self, door: str, key: str, value: bytes | None) -> None:
+        sealed = self._seal.seal(key, _SCOPE_RECORD)
+        if value is None:
+            self._db.execute("DELETE FROM records WHERE door = ? AND key = ?", (door, sealed))
+        else:
+            self._db.execute(
+                "INSERT OR REPLACE INTO records VALUES (?,?,?)", (door, sealed, self._seal.seal_bytes(value, _SCOPE_RECORD))
+            )
+
+    def xattrs(self, ino: Ino) -> dict[str, bytes]:
+        rows = self._db.execute("SELECT name, value FROM xattrs WHERE ino = ?", (ino,))
+        return {self._seal.open(name, _SCOPE_XATTR): self._seal.open_bytes(value, ino) for name, value in rows}
+
+    def put_xattr(self, ino: Ino, name: str, value: bytes | None) -> None:
+        sealed = self._seal.seal(name, _SCOPE_XATTR)
+        if value is None:
+            self._db.execute("DELETE FROM xattrs WHERE ino = ? AND name = ?", (ino, sealed))
+        else:
+            self._db.execute(
+                "INSERT OR REPLACE INTO xattrs VALUES (?,?,?)", (ino, sealed, self._seal.seal_bytes(value, ino))
+            )
+
+    def copy_xattrs(self, source: Ino, target: Ino) -> None:
+        for name, value in self.xattrs(source).items():
+            self.put_xattr(target, name, value)

@@ -1,0 +1,298 @@
+"""Staging: contents that the cloud has not confirmed, sealed block by block under the state directory.
+
+A *stage* is one content being written or waiting for its upload. Blocks that were written lie in the stage, the
+rest shows through from the *base* content up to ``base_limit``, and what neither has is zeros.
+
+A block passes through three places:
+
+    dirty (memory) --spill--> a slot of a plane (sealed, not yet promised) --commit--> a row of ``stage_blocks``
+
+A *plane* is a sparse file of slots; a stage has up to three. ``spill`` never writes the slot that the last commit
+or the last durable commit names, so a block that was acknowledged is never damaged by a later write that dies:
+three planes always leave one free. Lock order: ``OpenFile.lock`` is held around every method that awaits here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from serpentfs.bridge import run_in_thread
+from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
+from serpentfs.errors import IntegrityError, NoSpace, SerpentError, Unavailable
+from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
+from serpentfs.tree.store import StageRow, Store
+
+SPILL_BLOCKS = 16
+"""A stage keeps at most this many dirty blocks (2 MiB) in memory: enough to make one thread hop carry a whole
+kernel request (1 MiB), little enough for hundreds of files written at once."""
+
+_PLANES = 3
+
+ReadBase = Callable[[Span], Awaitable[bytes]]
+
+
+def _os_error(error: OSError, what: str) -> SerpentError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace("the disk that holds the local state is full")
+    return Unavailable(f"{what}: {os.strerror(error.errno or 0)}")
+
+
+class Stage:
+    """One staged content. ``base`` is 0 where nothing shows through."""
+
+    def __init__(self, directory: Path, seal: BlockSeal, row: StageRow, planes: dict[BlockIndex, int] | None = None) -> None:
+        self.content = row.content
+        self.size = row.size
+        self.base = row.base
+        self.base_limit = row.base_limit
+        self.frozen = False
+        """Set when an upload of this very content began: later writes open another content on top of it."""
+        self._directory = directory
+        self._seal = seal
+        self._files: dict[int, int] = {}
+        self._dirty: dict[BlockIndex, bytearray] = {}
+        self._spilled: dict[BlockIndex, int] = {}
+        self._committed: dict[BlockIndex, int] = dict(planes or {})
+        # What a power cut may fall back to. What was loaded from the database may be all that is durable.
+        self._durable: dict[BlockIndex, int] = dict(self._committed)
+        self._cut: int | None = None
+        """First block whose committed rows a truncation made void; the next commit deletes them."""
+        self._unsynced_files: set[int] = set()
+        self._last_opened: tuple[BlockIndex, bytes] | None = None
+        self.changed = False
+        """Whether a commit would have anything to say."""
+
+    # places on disk
+
+    @staticmethod
+    def plane_path(directory: Path, content: ContentId, plane: int) -> Path:
+        return directory / f"{content:016x}.{plane}"
+
+    def _file(self, plane: int) -> int:
+        if plane not in self._files:
+            try:
+                self._files[plane] = os.open(
+                    self.plane_path(self._directory, self.content, plane), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+                )
+            except OSError as error:
+                raise _os_error(error, "staging cannot be opened") from error
+        return self._files[plane]
+
+    def close(self) -> None:
+        """Give back descriptors; the stage may be used again."""
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()
+
+    def delete(self) -> None:
+        """Remove the files."""
+        self.close()
+        for plane in range(_PLANES):
+            self.plane_path(self._directory, self.content, plane).unlink(missing_ok=True)
+
+    # reading
+
+    @property
+    def dirty_bytes(self) -> int:
+        return sum(map(len, self._dirty.values()))
+
+    @property
+    def blocks(self) -> dict[BlockIndex, int]:
+        """Committed blocks and their planes."""
+        return dict(self._committed)
+
+    def _plane_of(self, block: BlockIndex) -> int | None:
+        plane = self._spilled.get(block)
+        return self._committed.get(block) if plane is None else plane
+
+    def read_nowait(self, span: Span) -> bytes | None:
+        """Bytes of one block that is in memory, else None. ``span`` lies within the size."""
+        block = BlockIndex(span.start // BLOCK_SIZE)
+        start = block * BLOCK_SIZE
+        if span.stop > start + BLOCK_SIZE:
+            return None
+        dirty = self._dirty.get(block)
+        if dirty is None:
+            if self._last_opened is None or self._last_opened[0] != block:
+                return None
+            found = self._last_opened[1][span.start - start : span.stop - start]
+        else:
+            found = bytes(dirty[span.start - start : span.stop - start])
+        return found + bytes(len(span) - len(found))
+
+    async def read(self, span: Span, read_base: ReadBase) -> bytes:
+        """Exactly the bytes of ``span``, which lies within the size."""
+        parts: list[bytes] = []
+        position = span.start
+        while position < span.stop:
+            block = BlockIndex(position // BLOCK_SIZE)
+            if block in self._dirty or self._plane_of(block) is not None:
+                end = min(span.stop, (block + 1) * BLOCK_SIZE)
+                data = await self._own(block)
+                piece = data[position - block * BLOCK_SIZE : end - block * BLOCK_SIZE]
+                parts.append(bytes(piece))
+                parts.append(bytes(end - position - len(piece)))
+            else:
+                # As much as possible in one go: neighbouring blocks that show through.
+                last = block + 1
+                while last * BLOCK_SIZE < span.stop and last not in self._dirty and self._plane_of(BlockIndex(last)) is None:
+                    last += 1
+                end = min(span.stop, last * BLOCK_SIZE)
+                shown = Span(position, max(position, min(end, self.base_limit if self.base else 0)))
+                data = await read_base(shown) if len(shown) else b""
+                if len(data) != len(shown):
+                    raise IntegrityError("a base content is shorter than it was")
+                parts.append(data)
+                parts.append(bytes(end - position - len(data)))
+            position = end
+        return b"".join(parts)
+
+    async def _own(self, block: BlockIndex) -> bytes | bytearray:
+        """A block of this stage's own."""
+        dirty = self._dirty.get(block)
+        if dirty is not None:
+            return dirty
+        if self._last_opened is not None and self._last_opened[0] == block:
+            return self._last_opened[1]
+        plane = self._plane_of(block)
+        assert plane is not None
+        file = self._file(plane)
+        try:
+            slot = await run_in_thread("disk", os.pread, file, SLOT_SIZE, block * SLOT_SIZE)
+        except OSError as error:
+            raise _os_error(error, "staging cannot be read") from error
+        data = self._seal.open(self.content, block, slot)
+        if data is None:
+            raise IntegrityError("a staged block is missing")
+        if block not in self._dirty and self._plane_of(block) == plane:
+            self._last_opened = (block, data)
+        return data
+
+    # writing
+
+    async def write(self, offset: int, data: bytes | memoryview, read_base: ReadBase) -> None:
+        """Put ``data`` at ``offset``; the size grows as needed."""
+        view = memoryview(data)
+        position, end = offset, offset + len(view)
+        while position < end:
+            block = BlockIndex(position // BLOCK_SIZE)
+            start = block * BLOCK_SIZE
+            stop = min(end, start + BLOCK_SIZE)
+            buffer = self._dirty.get(block)
+            if buffer is None:
+                whole = position == start and stop >= min(self.size, start + BLOCK_SIZE)
+                buffer = bytearray() if whole else await self._load(block, read_base)
+                self._dirty[block] = buffer
+            piece = view[position - offset : stop - offset]
+            inner = position - start
+            if len(buffer) < inner:
+                buffer.extend(bytes(inner - len(buffer)))
+            buffer[inner : inner + len(piece)] = piece
+            if self._last_opened is not None and self._last_opened[0] == block:
+                self._last_opened = None
+            self.size = max(self.size, stop)
+            self.changed = True
+            position = stop
+            if len(self._dirty) >= SPILL_BLOCKS:
+                await self.spill()
+
+    async def _load(self, block: BlockIndex, read_base: ReadBase) -> bytearray:
+        """A block's present bytes, to be changed."""
+        start = block * BLOCK_SIZE
+        if start >= self.size:
+            return bytearray()
+        if self._plane_of(block) is not None:
+            return bytearray(await self._own(block))
+        return bytearray(await self.read(Span(start, min(self.size, start + BLOCK_SIZE)), read_base))
+
+    async def truncate(self, size: int, read_base: ReadBase) -> None:
+        """Cut or extend (with zeros) to ``size`` bytes."""
+        if size < self.size:
+            last = BlockIndex(size // BLOCK_SIZE)
+            inner = size - last * BLOCK_SIZE
+            if inner and (last in self._dirty or self._plane_of(last) is not None):
+                # A later extension must show zeros where the cut bytes were.
+                kept = bytearray(await self._own(last))[:inner]
+                self._dirty[last] = kept
+            first = last + (1 if inner else 0)
+            for blocks in (self._dirty, self._spilled, self._committed):
+                for block in [b for b in blocks if b >= first]:
+                    del blocks[block]  # type: ignore[attr-defined]
+            self._cut = first if self._cut is None else min(self._cut, first)
+            self.base_limit = min(self.base_limit, size)
+            self._last_opened = None
+        if size != self.size:
+            self.size = size
+            self.changed = True
+
+    async def spill(self) -> None:
+        """Seal every dirty block into a slot that no commit names. On an error the blocks stay dirty."""
+        if not self._dirty:
+            return
+        batch: list[tuple[int, int, BlockIndex, bytearray]] = []
+        for block, buffer in sorted(self._dirty.items()):
+            taken = {self._committed.get(block), self._durable.get(block)}
+            plane = next(p for p in range(_PLANES) if p not in taken)
+            batch.append((plane, self._file(plane), block, buffer))
+
+        def write_slots() -> None:
+            for _, file, block, buffer in batch:
+                slot = self._seal.seal(self.content, block, buffer)
+                written = os.pwrite(file, slot, block * SLOT_SIZE)
+                while written < len(slot):
+                    written += os.pwrite(file, slot[written:], block * SLOT_SIZE + written)
+
+        try:
+            await run_in_thread("disk", write_slots)
+        except OSError as error:
+            raise _os_error(error, "staging cannot be written") from error
+        for plane, _, block, _ in batch:
+            self._spilled[block] = plane
+            self._unsynced_files.add(plane)
+            del self._dirty[block]
+
+    def commit(self, store: Store) -> None:
+        """Write the rows of this stage, inside the caller's transaction; ``committed`` must follow it. Nothing may be
+        dirty."""
+        assert not self._dirty
+        store.put_stage(StageRow(self.content, self.size, self.base, self.base_limit))
+        if self._cut is not None:
+            store.drop_stage_blocks_from(self.content, self._cut)
+        store.put_stage_blocks(self.content, self._spilled)
+
+    def committed(self) -> None:
+        """The transaction succeeded."""
+        self._committed.update(self._spilled)
+        self._spilled.clear()
+        self._cut = None
+        self.changed = False
+
+    async def sync(self) -> None:
+        """Make the slots that the last commit names survive a power cut; ``synced`` follows when the database's WAL
+        did, too."""
+        planes = tuple(self._unsynced_files)
+        if not planes:
+            return
+        files = [self._file(plane) for plane in planes]
+
+        def fdatasync() -> None:
+            for file in files:
+                os.fdatasync(file)
+            directory = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+        try:
+            await run_in_thread("sync", fdatasync)
+        except OSError as error:
+            raise _os_error(error, "staging cannot be made durable") from error
+        self._unsynced_files.difference_update(planes)
+
+    def synced(self) -> None:
+        """The last commit and its slots are durable: older slots may be reused."""
+        self._durable = dict(self._committed)
