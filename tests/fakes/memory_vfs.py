@@ -1,8 +1,8 @@
 """A whole ``Vfs`` in plain dicts: what doors are tested against, and the truth for the contract suite.
 
 It has the meaning of ``vfs.core`` and nothing of its machinery: no cloud, no journal, no cache; everything
-is confirmed the moment it is done. The ``cloud_*`` methods change it behind the doors' backs, as another client
-of the cloud would (their invalidations have no origin).
+is confirmed the moment it is done. The ``cloud_*`` methods change it behind the doors' backs, as another
+client of the cloud would (their invalidations have no origin).
 """
 
 from __future__ import annotations
@@ -134,8 +134,9 @@ class _Handle:
     write: bool
     door: str
     pinned: tuple[SparseBytes, Attributes] | None = None
-    """The content that a reader of a network door was opened on: a download ends with the bytes it began with,
-    even when the file is replaced meanwhile. The mount, with one page cache per inode, must follow the inode."""
+    """The content that a reader of a network door was opened on: a download ends with the bytes it began
+    with, even when the file is replaced meanwhile. The mount, with one page cache per inode, must follow the
+    inode."""
     draft: bool = False
 
 
