@@ -32,9 +32,9 @@ LISTING_SLICE = 64
 
 
 class SyncVfs:
-    """``Vfs`` for threads: the same methods, blocking, without ``door``. Make it on the loop, use it elsewhere.
+    """``Vfs`` for threads: the same methods, blocking, without ``door``. Made on the loop, used elsewhere.
 
-    Beside what the core raises, every call raises Unavailable once ``close`` was called or the loop has ended;
+    Beside what the core raises, a call raises Unavailable once ``close`` was called or the loop has ended;
     a call that waits at that moment is cancelled and raises it too, so that no thread outlives its door. Only
     the calls that end a handle's life (``release``, ``discard``, ``keep_draft``) still work after ``close``.
     """
@@ -93,7 +93,7 @@ class SyncVfs:
             raise _closing() from error
 
     def _end(self, function: Callable[[Vfs], Awaitable[T]]) -> T:
-        """``perform`` that ``close`` neither refuses nor cancels: local and short work that frees a handle."""
+        """``perform`` that ``close`` neither refuses nor cancels: short local work that frees a handle."""
         try:
             return self._portal.run(function, self._vfs)
         except (trio.RunFinishedError, trio.Cancelled) as error:
@@ -452,7 +452,7 @@ class DraftWriter(SequentialWriter):
         precondition: Precondition = Precondition(),
         mtime_ns: int | None = None,
     ) -> tuple[Attributes, bool]:
-        """Drain and make the draft the content of ``name``, as ``Vfs.publish``. On an error the draft stays."""
+        """Drain and make the draft the content of ``name`` (``Vfs.publish``). On an error the draft stays."""
         self.drain()
         if self._handle is None:
             raise BadHandle("the file is closed")
