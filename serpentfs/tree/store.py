@@ -24,7 +24,19 @@ import trio
 
 from serpentfs.bridge import run_in_thread
 from serpentfs.errors import BadVault, NoSpace, Unavailable
-from serpentfs.model import NO_CONTENT, ROOT_INO, Attributes, BlockIndex, ContentId, Ino, Kind, NodeId, NodeRef, Revision
+from serpentfs.model import (
+    NO_CONTENT,
+    ROOT_INO,
+    Attributes,
+    BlockIndex,
+    ContentId,
+    Ino,
+    Kind,
+    NodeId,
+    NodeInfo,
+    NodeRef,
+    Revision,
+)
 from serpentfs.tree.names import NameSeal, derive_key
 
 log = logging.getLogger(__name__)
@@ -76,7 +88,9 @@ CREATE TABLE nodes (
     content INTEGER NOT NULL        -- the content id that this revision is
 );
 CREATE UNIQUE INDEX nodes_by_node ON nodes (node);
-CREATE INDEX nodes_by_parent ON nodes (parent);
+CREATE INDEX nodes_by_parent ON nodes (parent, ino);
+-- Folders and links: what a new listing need not read again.
+CREATE INDEX nodes_by_locator ON nodes (locator) WHERE content = 0;
 
 -- Contents that the cloud has not confirmed; their blocks lie in staging/.
 CREATE TABLE stages (
@@ -268,6 +282,13 @@ class Store:
             raise BadVault("the local state is incomplete")
         return row[0]  # type: ignore[no-any-return]
 
+    def is_complete(self) -> bool:
+        """Whether the whole cloud was seen once, so that the tree can be shown without asking it."""
+        return self._db.execute("SELECT 1 FROM meta WHERE key = 'complete'").fetchone() is not None
+
+    def set_complete(self) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('complete', x'01')")
+
     def _meta_int(self, key: str) -> int:
         return int(self._meta(key))
 
@@ -291,6 +312,8 @@ class Store:
                 # A failed COMMIT (disk full) may have rolled back by itself already.
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+                # A reservation of identifiers may have been rolled back, too: reserve anew.
+                self._reserved.update(self._next)
                 raise
 
     async def sync(self) -> None:
@@ -351,7 +374,7 @@ class Store:
             ino,  # type: ignore[arg-type]
             parent,  # type: ignore[arg-type]
             self._seal.open(sealed, parent) if sealed else "",  # type: ignore[arg-type]
-            Kind(kind),
+            Kind(kind),  # type: ignore[arg-type]
             size,  # type: ignore[arg-type]
             mtime,  # type: ignore[arg-type]
             ctime,  # type: ignore[arg-type]
@@ -493,19 +516,36 @@ class Store:
         sealed = self._seal.seal(node, _SCOPE_NODE)
         return self._node(self._db.execute(f"SELECT {_NODE_COLUMNS} FROM nodes WHERE node = ?", (sealed,)).fetchone())
 
-    def nodes_in(self, parent: Ino) -> list[NodeRow]:
-        """What the cloud holds in a folder."""
-        rows = self._db.execute(f"SELECT {_NODE_COLUMNS} FROM nodes WHERE parent = ?", (parent,)).fetchall()
+    def nodes_in(self, parent: Ino, after: int = 0, limit: int = -1) -> list[NodeRow]:
+        """What the cloud holds in a folder, in order of inode, above ``after``."""
+        rows = self._db.execute(
+            f"SELECT {_NODE_COLUMNS} FROM nodes WHERE parent = ? AND ino > ? ORDER BY ino LIMIT ?", (parent, after, limit)
+        ).fetchall()
         return [node for node in map(self._node, rows) if node is not None]
 
-    def nodes_of_kinds(self, *kinds: Kind) -> list[tuple[NodeRow, EntryRow]]:
-        """Every node of these kinds with its entry (what a listing need not read again)."""
-        marks = ",".join("?" * len(kinds))
-        rows = self._db.execute(
-            f"SELECT n.ino FROM nodes n JOIN entries e ON e.ino = n.ino WHERE e.kind IN ({marks})", [int(k) for k in kinds]
-        ).fetchall()
-        found = ((self.node_of(ino), self.entry(ino)) for (ino,) in rows)
-        return [(node, entry) for node, entry in found if node is not None and entry is not None]
+    def known(self, locator: str, revision: Revision) -> NodeInfo | None:
+        """The folder or link that was last seen with this locator and revision, for ``clouds.base.Known``."""
+        sealed = self._seal.seal(locator, _SCOPE_LOCATOR)
+        raw = self._db.execute(
+            f"SELECT {_NODE_COLUMNS} FROM nodes WHERE locator = ? AND content = 0 AND revision = ?", (sealed, revision)
+        ).fetchone()
+        node = self._node(raw)
+        if node is None:
+            return None
+        entry, parent = self.entry(node.ino), self.node_of(node.parent)
+        if entry is None:
+            return None
+        return NodeInfo(
+            id=node.node,
+            parent=None if parent is None else parent.node,
+            name=entry.name,
+            kind=entry.kind,
+            size=node.size,
+            mtime_ns=entry.mtime_ns,
+            revision=node.revision,
+            locator=node.locator,
+            target=entry.target,
+        )
 
     def put_node(self, row: NodeRow) -> None:
         sealed = self._seal.seal(row.node, _SCOPE_NODE)

@@ -61,6 +61,8 @@ class Stage:
         self._cut: int | None = None
         """First block whose committed rows a truncation made void; the next commit deletes them."""
         self._unsynced_files: set[int] = set()
+        self._reads_in_flight = 0
+        self._closing = False
         self._last_opened: tuple[BlockIndex, bytes] | None = None
         self.changed = False
         """Whether a commit would have anything to say."""
@@ -82,7 +84,11 @@ class Stage:
         return self._files[plane]
 
     def close(self) -> None:
-        """Give back descriptors; the stage may be used again."""
+        """Give back descriptors, once no thread reads from them; the stage may be used again."""
+        if self._reads_in_flight:
+            self._closing = True
+            return
+        self._closing = False
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
@@ -160,10 +166,15 @@ class Stage:
         plane = self._plane_of(block)
         assert plane is not None
         file = self._file(plane)
+        self._reads_in_flight += 1
         try:
             slot = await run_in_thread("disk", os.pread, file, SLOT_SIZE, block * SLOT_SIZE)
         except OSError as error:
             raise _os_error(error, "staging cannot be read") from error
+        finally:
+            self._reads_in_flight -= 1
+            if self._closing:
+                self.close()
         data = self._seal.open(self.content, block, slot)
         if data is None:
             raise IntegrityError("a staged block is missing")

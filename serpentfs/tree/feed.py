@@ -1,0 +1,270 @@
+"""What the cloud reports, applied to the tree.
+
+A listing is compared with what the cloud was last known to hold (``nodes``), never with what the user sees: local
+changes that the cloud does not know yet stay as they are. Three rules keep a late or early look harmless:
+
+- an entry with a pending local change is left alone, and its folder is listed again when the change is through;
+- what this process itself changed after the observation began is left alone, and the folder is listed again;
+- within a batch, a node that left one folder and came up in another was moved.
+
+A file whose content changed in the cloud while somebody has it open comes as a new inode, so that nobody reads
+half of one content and half of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+import trio
+
+from serpentfs.clouds.base import Batch, Cloud, Listing
+from serpentfs.model import NO_CONTENT, Ino, Kind, NodeId, NodeInfo
+from serpentfs.tree.store import EntryRow, NodeRow, Store
+
+log = logging.getLogger(__name__)
+
+_SLICE = 256
+"""Children handled in one transaction: some milliseconds, so that no door waits long for the loop."""
+_REMEMBER = 3600.0
+"""Seconds for which an own change outweighs a listing that began before it: longer than any listing takes."""
+
+
+class Local(Protocol):
+    """What the feed must know of local changes, and whom it tells."""
+
+    def is_pending(self, ino: Ino) -> bool:
+        """A change of this inode is not in the cloud yet, or is being written."""
+        ...
+
+    def touches(self, parent: Ino, name: str) -> bool:
+        """A pending change takes or frees this name."""
+        ...
+
+    def is_open(self, ino: Ino) -> bool: ...
+
+    def changed(self, ino: Ino | None, *, data: bool = False, entry: tuple[Ino, str] | None = None) -> None:
+        """The tree changed here."""
+        ...
+
+
+class Feed:
+    """Applies batches. Batches are applied one after another; local changes may come in between slices."""
+
+    def __init__(self, store: Store, cloud: Cloud, local: Local) -> None:
+        self._store = store
+        self._cloud = cloud
+        self._local = local
+        self._own_inos: dict[Ino, float] = {}
+        self._own_nodes: dict[NodeId, float] = {}
+        self._revisit: set[Ino] = set()
+
+    # what this process did itself
+
+    def confirmed(self, *inos: Ino, left: NodeId | None = None) -> None:
+        """The cloud has just confirmed our change of these inodes; ``left`` is an id that went away by it."""
+        now = trio.current_time()
+        for ino in inos:
+            self._own_inos[ino] = now
+        if left is not None:
+            self._own_nodes[left] = now
+        if len(self._own_inos) + len(self._own_nodes) > 50_000:
+            self._own_inos = {k: t for k, t in self._own_inos.items() if t > now - _REMEMBER}
+            self._own_nodes = {k: t for k, t in self._own_nodes.items() if t > now - _REMEMBER}
+
+    def revisit_settled(self) -> None:
+        """Ask for listings of the folders that had to be left alone, where nothing is pending any more."""
+        for folder in list(self._revisit):
+            if self._local.is_pending(folder):
+                continue
+            self._revisit.discard(folder)
+            node = self._store.node_of(folder)
+            if node is not None:
+                self._cloud.recheck(node.node)
+
+    def leave_for_later(self, folder: Ino) -> None:
+        self._revisit.add(folder)
+
+    # batches
+
+    async def apply(self, batch: Batch) -> None:
+        """Apply what was observed. A folder that is not known and in nobody's listing is passed over."""
+        listings = {listing.directory: listing for listing in batch.listings}
+        seen = {child.id for listing in batch.listings for child in listing.children}
+        if batch.complete:
+            queue = deque([self._cloud.root])
+        else:
+            queue = deque(d for d in listings if self._store.node_by_id(d) is not None)
+        done: set[NodeId] = set()
+        while queue:
+            directory = queue.popleft()
+            node = self._store.node_by_id(directory)
+            if directory in done or directory not in listings or node is None:
+                continue
+            done.add(directory)
+            await self._apply_listing(node.ino, listings[directory], batch.started, seen)
+            queue.extend(child.id for child in listings[directory].children if child.kind is Kind.DIRECTORY)
+        if batch.complete and not self._store.is_complete():
+            with self._store.transaction():
+                self._store.set_complete()
+
+    async def _apply_listing(self, folder: Ino, listing: Listing, started: float, seen: set[NodeId]) -> None:
+        here = {child.id for child in listing.children}
+        after = 0
+        while page := self._store.nodes_in(folder, after, _SLICE):
+            after = page[-1].ino
+            vanished = [node for node in page if node.node not in here and node.node not in seen]
+            if vanished:
+                with self._store.transaction():
+                    for node in vanished:
+                        self._vanished(folder, node, started)
+            await trio.lowlevel.checkpoint()
+        for at in range(0, len(listing.children), _SLICE):
+            self._apply_children(folder, listing.children[at : at + _SLICE], started, here)
+            await trio.lowlevel.checkpoint()
+
+    def _apply_children(self, folder: Ino, children: Sequence[NodeInfo], started: float, here: set[NodeId]) -> None:
+        # Most listings change nothing: find out what does before a transaction is opened.
+        changes = []
+        for child in children:
+            node = self._store.node_by_id(child.id)
+            if node is None or not self._is_as_known(folder, node, child):
+                changes.append((child, node))
+        if not changes:
+            return
+        with self._store.transaction():
+            for child, node in changes:
+                if node is None:
+                    self._appeared(folder, child, started, here)
+                else:
+                    self._differs(folder, child, node, started)
+
+    def _is_as_known(self, folder: Ino, node: NodeRow, child: NodeInfo) -> bool:
+        if (node.parent, node.revision, node.size, node.locator) != (folder, child.revision, child.size, child.locator):
+            return False
+        if child.kind is Kind.FILE and not self._cloud.capabilities.stable_file_ids:
+            return True  # the id itself depends on the name
+        entry = self._store.entry(node.ino)
+        return entry is not None and entry.name == child.name and entry.kind is child.kind
+
+    def _own_since(self, started: float, ino: Ino | None, node: NodeId) -> bool:
+        return (ino is not None and self._own_inos.get(ino, -1.0) >= started) or self._own_nodes.get(
+            node, -1.0
+        ) >= started
+
+    def _vanished(self, folder: Ino, node: NodeRow, started: float) -> None:
+        if self._local.is_pending(node.ino) or self._own_since(started, node.ino, node.node):
+            self._revisit.add(folder)
+            return
+        self._remove_tree(node.ino)
+
+    def _remove_tree(self, ino: Ino) -> bool:
+        """Take an entry and everything below it out of the tree, except what has pending changes and the folders
+        that lead to it (they will be made again in the cloud when those changes are sent). Tells whether all went."""
+        entry = self._store.entry(ino)
+        self._store.drop_node(ino)
+        if entry is None:
+            return True
+        all_gone = True
+        if entry.kind is Kind.DIRECTORY:
+            for child in self._store.children(ino):
+                if self._local.is_pending(child.ino):
+                    if child.kind is not Kind.DIRECTORY:
+                        self._store.drop_node(child.ino)
+                    all_gone = False
+                elif not self._remove_tree(child.ino):
+                    all_gone = False
+        if all_gone:
+            self._store.remove_entry(ino)
+            self._local.changed(ino, data=True, entry=(entry.parent, entry.name))
+        else:
+            log.warning("a folder that was removed in the cloud holds changes that are not uploaded yet: it is kept")
+        return all_gone
+
+    def _appeared(self, folder: Ino, child: NodeInfo, started: float, here: set[NodeId]) -> None:
+        if self._own_since(started, None, child.id):
+            self._revisit.add(folder)
+            return
+        name = child.name
+        occupant = self._store.child(folder, name)
+        if occupant is not None:
+            node = self._store.node_of(occupant.ino)
+            if self._local.is_pending(occupant.ino) or node is None or node.node not in here:
+                self._revisit.add(folder)
+                return
+            name = distinct_name(name, child.id)
+            if self._store.child(folder, name) is not None:
+                self._revisit.add(folder)
+                return
+        elif self._local.touches(folder, name):
+            self._revisit.add(folder)
+            return
+        self._insert(folder, name, child)
+
+    def _insert(self, folder: Ino, name: str, child: NodeInfo) -> None:
+        ino = self._store.new_ino()
+        content = self._store.new_content() if child.kind is Kind.FILE else NO_CONTENT
+        size = len(child.target.encode("utf-8", "surrogateescape")) if child.target is not None else child.size
+        times = child.mtime_ns
+        self._store.insert_entry(
+            EntryRow(ino, folder, name, child.kind, size, times, times, times, content, 1, target=child.target)
+        )
+        self._store.put_node(NodeRow(ino, folder, child.id, child.locator, child.revision, child.size, content))
+        self._folder_changed(folder)
+        self._local.changed(None, entry=(folder, name))
+
+    def _differs(self, folder: Ino, child: NodeInfo, node: NodeRow, started: float) -> None:
+        ino = node.ino
+        if self._local.is_pending(ino) or self._own_since(started, ino, node.node):
+            self._revisit.add(folder)
+            return
+        entry = self._store.entry(ino)
+        if entry is None or entry.kind is not child.kind:
+            if self._remove_tree(ino):
+                self._insert(folder, child.name, child)
+            else:
+                self._revisit.add(folder)
+            return
+        if (entry.parent, entry.name) != (folder, child.name):
+            occupant = self._store.child(folder, child.name)
+            if (occupant is not None and occupant.ino != ino) or self._local.touches(folder, child.name):
+                self._revisit.add(folder)
+                return
+            self._store.place_entry(ino, folder, child.name, time.time_ns())
+            self._folder_changed(entry.parent)
+            self._folder_changed(folder)
+            self._local.changed(ino, entry=(entry.parent, entry.name))
+            self._local.changed(ino, entry=(folder, child.name))
+        content = node.content
+        if child.kind is Kind.FILE and (node.revision, node.size) != (child.revision, child.size):
+            if self._local.is_open(ino):
+                self._store.remove_entry(ino)
+                self._store.drop_node(ino)
+                self._local.changed(None, entry=(folder, child.name))
+                self._insert(folder, child.name, child)
+                return
+            content = self._store.new_content()
+            self._store.set_content(ino, content, child.size, child.mtime_ns, time.time_ns())
+            self._local.changed(ino, data=True)
+        elif child.kind is Kind.SYMLINK and child.target is not None and child.target != entry.target:
+            self._store.set_target(ino, child.target, len(child.target.encode("utf-8", "surrogateescape")))
+            self._local.changed(ino, data=True)
+        self._store.put_node(NodeRow(ino, folder, child.id, child.locator, child.revision, child.size, content))
+
+    def _folder_changed(self, folder: Ino) -> None:
+        if self._store.is_complete():
+            now = time.time_ns()
+            self._store.set_times(folder, now, None, now)
+        self._local.changed(folder)
+
+
+def distinct_name(name: str, node: NodeId) -> str:
+    """A second node of one name in one folder: shown under a name of its own, the same at every start."""
+    stem, dot, suffix = name.rpartition(".")
+    if not stem:
+        stem, dot, suffix = name, "", ""
+    return f"{stem} (duplicate {hashlib.sha256(node.encode()).hexdigest()[:8]}){dot}{suffix}"

@@ -1,0 +1,112 @@
+"""What is open: one ``OpenFile`` per inode, shared by its handles, and the handles themselves.
+
+All handles of an inode see one content, as on a local disk: what one writes the others read at once. A content
+that replaces the file as a whole (a publish, a rename over, a change in the cloud) comes as another inode, so an
+open file never turns into another one under its reader.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from serpentfs.cache.layers import Reader
+from serpentfs.errors import BadHandle
+from serpentfs.model import Attributes, ContentId, HandleId, Ino, NodeRef
+from serpentfs.tree.store import EntryRow
+from serpentfs.vfs.writes import Stage
+
+
+@dataclass(eq=False)
+class OpenFile:
+    """An inode that somebody has open. ``row`` is the entry as it is with everything written so far, committed or
+    not; ``stage`` is set while the content is not (or no longer only) in the cloud; ``ref`` is the node that held the
+    content when it was last seen there."""
+
+    row: EntryRow
+    stage: Stage | None = None
+    ref: NodeRef | None = None
+    draft: bool = False
+    dirty_since: float | None = None
+    """trio time of the first write that no commit covers."""
+    handles: set[HandleId] = field(default_factory=set)
+    writers: int = 0
+    lock: trio.Lock = field(default_factory=trio.Lock)
+    """Held by whatever changes the stage: writes, truncation, spill, commit."""
+
+    @property
+    def ino(self) -> Ino:
+        return self.row.ino
+
+    @property
+    def content(self) -> ContentId:
+        return self.row.content
+
+    @property
+    def size(self) -> int:
+        return self.row.size
+
+    def attributes(self) -> Attributes:
+        return self.row.attributes()
+
+
+@dataclass(eq=False)
+class Handle:
+    """One open file of one door."""
+
+    id: HandleId
+    file: OpenFile
+    door: str
+    writable: bool
+    reader: Reader | None = None
+    reader_content: ContentId = ContentId(0)
+    """The content ``reader`` reads."""
+
+    def close_reader(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
+
+
+class HandleTable:
+    """Numbers for handles, and the open files behind them."""
+
+    def __init__(self) -> None:
+        self._handles: dict[HandleId, Handle] = {}
+        self._files: dict[Ino, OpenFile] = {}
+        self._last = 0
+
+    def get(self, handle: HandleId) -> Handle:
+        """BadHandle for a number that is not open."""
+        try:
+            return self._handles[handle]
+        except KeyError:
+            raise BadHandle(f"handle {handle} is not open") from None
+
+    def file(self, ino: Ino) -> OpenFile | None:
+        return self._files.get(ino)
+
+    def files(self) -> list[OpenFile]:
+        return list(self._files.values())
+
+    def handles(self) -> list[Handle]:
+        return list(self._handles.values())
+
+    def add(self, file: OpenFile, *, door: str, writable: bool) -> Handle:
+        self._last += 1
+        handle = Handle(HandleId(self._last), file, door, writable)
+        self._handles[handle.id] = handle
+        self._files[file.ino] = file
+        file.handles.add(handle.id)
+        file.writers += writable
+        return handle
+
+    def remove(self, handle: Handle) -> None:
+        """Forget a handle, and its file with the last one."""
+        handle.close_reader()
+        del self._handles[handle.id]
+        handle.file.handles.discard(handle.id)
+        handle.file.writers -= handle.writable
+        if not handle.file.handles:
+            self._files.pop(handle.file.ino, None)
