@@ -211,6 +211,7 @@ class _Reader:
     def _line_of(self, key: str | None, section: str | None) -> int | None:
         """Line of a key (None: of the table's header), found by its text; None when it is written in another way."""
         current: str | None = None
+        assignment = re.compile(rf"""\s*["']?{re.escape(key or "")}["']?\s*[=.]""")
         for number, line in enumerate(self._lines, 1):
             if header := _TABLE_HEADER.match(line):
                 current = re.sub(r"""["'\s]""", "", header[1])
@@ -218,7 +219,6 @@ class _Reader:
                     return number
                 if section is None and key is not None and current.split(".")[0] == key:
                     return number
-            elif key is not None and current == section:
-                if re.match(rf"""\s*["']?{re.escape(key)}["']?\s*[=.]""", line):
-                    return number
+            elif key is not None and current == section and assignment.match(line):
+                return number
         return None

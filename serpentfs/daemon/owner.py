@@ -1,0 +1,179 @@
+"""The owner process of a remote, put together: store, vault, retries, drive, doors, control socket.
+
+``serve`` keeps a drive and its doors alive until it is asked to stop; ``borrow`` opens the drive for one short
+command when nobody owns the remote. Everything runs in one nursery under the owner's lock.
+
+    lock ⊃ control socket ⊃ drive ⊃ doors
+    stop: doors still open, uploads drained → doors closed → drained again → drive closed → socket → lock
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from serpentfs.bridge import run_in_thread
+from serpentfs.clouds.registry import RemoteSpec, open_store
+from serpentfs.clouds.retrying import RetryingCloud
+from serpentfs.clouds.vault import VaultCloud
+from serpentfs.daemon import control, systemd
+from serpentfs.daemon.doors import Door
+from serpentfs.daemon.lock import OwnerLock, OwnerNote
+from serpentfs.daemon.places import RemotePlaces, make_private_directory
+from serpentfs.daemon.progress import Progress, upload_all
+from serpentfs.daemon.requests import OwnerRequests
+from serpentfs.daemon.stopping import Stop, watch_signals
+from serpentfs.daemon.unlock import keep_for_offline, make_places, unlock
+from serpentfs.vfs.drive import Drive, DriveOptions, open_drive
+
+logger = logging.getLogger(__name__)
+
+# With CPython's default of 5 ms one busy thread (a door that lists) slows every commit of the loop forty-fold.
+_SWITCH_INTERVAL = 0.00005
+_ANSWER_PATIENCE = 2.0
+_CLOSE_PATIENCE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A remote and what opens it."""
+
+    spec: RemoteSpec
+    passphrase: str = field(repr=False)
+    options: DriveOptions
+    cache_directory: Path | None = None
+    """Instead of the usual place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How serving ended: changes that the cloud has not confirmed (they are journalled)."""
+
+    pending: int
+
+
+Announce = Callable[[dict[str, str]], None]
+ShowProgress = Callable[[Progress], Awaitable[None]]
+
+
+async def serve(remote: Remote, doors: list[Door], announce: Announce, show: ShowProgress) -> Outcome:
+    """Own ``remote`` and serve ``doors`` until a signal, a request to stop, or the end of a door (an unmount).
+
+    ``announce`` is called once with the address of each door when all answer. Busy when another process owns the
+    remote; what else cannot be opened raises its own error, and nothing is left behind.
+    """
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    pending = 0
+    async with trio.open_nursery() as nursery:
+        stop = Stop(nursery.cancel_scope)
+        requests = OwnerRequests(remote.spec.canonical, stop)
+        nursery.start_soon(watch_signals, stop)
+        async with _open_owned(remote, stop, requests) as (drive, note):
+
+            def ready() -> None:
+                note(requests.doors)
+                announce(requests.doors)
+                systemd.notify("READY=1")
+
+            try:
+                await _serve_doors(drive, doors, stop, requests, ready, show)
+            finally:
+                pending = len(drive.status().pending)
+        nursery.cancel_scope.cancel()
+    return Outcome(pending)
+
+
+@contextlib.asynccontextmanager
+async def borrow(remote: Remote) -> AsyncIterator[Drive]:
+    """Own ``remote`` for one command, without doors. Busy when another process owns it."""
+    async with trio.open_nursery() as nursery:
+        stop = Stop(nursery.cancel_scope)
+        requests = OwnerRequests(remote.spec.canonical, stop)
+        async with _open_owned(remote, stop, requests) as (drive, _):
+            yield drive
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _open_owned(
+    remote: Remote, stop: Stop, requests: OwnerRequests
+) -> AsyncIterator[tuple[Drive, Announce]]:
+    """The open drive under the owner's lock, with the control socket answering around it; and what notes the
+    addresses of its doors in the lock file."""
+    async with _open_vault(remote) as vault:
+        places = make_places(vault)
+        acquired = await run_in_thread("disk", OwnerLock.acquire, places.lock, remote.spec.canonical)
+        with acquired as lock:
+
+            def note(addresses: dict[str, str]) -> None:
+                lock.write(OwnerNote(os.getpid(), remote.spec.canonical, str(places.socket), addresses))
+
+            note({})
+            await run_in_thread("disk", keep_for_offline, remote.spec, vault, places)
+            async with control.listening(places.socket, requests.handlers()) as server:
+                async with open_drive(
+                    RetryingCloud(vault),
+                    remote_id=places.remote_id,
+                    secret=vault.secret,
+                    state_directory=places.state,
+                    cache_directory=_cache_directory(remote, places),
+                    options=remote.options,
+                ) as drive:
+                    requests.vfs = drive
+                    yield drive, note
+                    requests.vfs = None
+                stop.drained.set()
+                await server.wait_idle(_ANSWER_PATIENCE)
+
+
+@contextlib.asynccontextmanager
+async def _open_vault(remote: Remote) -> AsyncIterator[VaultCloud]:
+    store = open_store(remote.spec)
+    try:
+        yield await unlock(store, remote.spec, remote.passphrase)
+    finally:
+        with trio.move_on_after(_CLOSE_PATIENCE, shield=True):
+            await store.aclose()
+
+
+def _cache_directory(remote: Remote, places: RemotePlaces) -> Path:
+    base = remote.cache_directory
+    return make_private_directory(places.cache if base is None else base / places.remote_id)
+
+
+async def _serve_doors(
+    drive: Drive,
+    doors: list[Door],
+    stop: Stop,
+    requests: OwnerRequests,
+    ready: Callable[[], None],
+    show: ShowProgress,
+) -> None:
+    """Until everything is stopped and, unless cancelled, uploaded."""
+
+    async def keep_open(door: Door, *, task_status: trio.TaskStatus[Any]) -> None:
+        await door.serve(drive, task_status=task_status)
+        logger.info("the %s door was closed from outside: stopping", door.name)
+        stop.ask()
+
+    async with trio.open_nursery() as nursery:
+        for door in doors:
+            bound = await nursery.start(keep_open, door)
+            requests.doors[door.name] = door.address(bound)
+        stop.begin_serving()
+        ready()
+        await stop.asked.wait()
+        systemd.notify("STOPPING=1")
+        # First with the doors open, so that nobody is cut off while much is to be uploaded; what is written
+        # meanwhile goes up in a second round that nobody can add to.
+        await upload_all(drive, show)
+        nursery.cancel_scope.cancel()
+    await upload_all(drive, show)

@@ -1,0 +1,86 @@
+"""Detaching from the terminal, and telling the command that started us how it went.
+
+``detach`` must run before any thread or event loop exists: after a fork only the calling thread lives on, with
+whatever locks the others held. The command returns when the daemon reports, with its message and exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from serpentfs.daemon.places import cannot
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How the start went: what to print and the exit code. ``code`` None: the daemon died without a word."""
+
+    code: int | None
+    lines: tuple[str, ...]
+
+
+class Reporter:
+    """The daemon's end of the pipe. Reports once; later calls do nothing."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @property
+    def reported(self) -> bool:
+        return self._descriptor < 0
+
+    def report(self, code: int, lines: tuple[str, ...]) -> None:
+        if self.reported:
+            return
+        data = json.dumps([code, lines]).encode()
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except BrokenPipeError:
+            pass    # the command was killed while it waited; the daemon goes on
+        finally:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def detach(log_file: Path) -> Reporter | Report:
+    """Fork twice. In the daemon: its Reporter, with standard output and error in ``log_file``. In the command:
+    the daemon's Report, after waiting for it."""
+    try:
+        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise cannot("open", log_file, error) from error
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writing)
+        os.close(log)
+        os.waitpid(child, 0)
+        return _wait(reading)
+    os.close(reading)
+    os.setsid()
+    if os.fork():
+        os._exit(0)    # the daemon is nobody's session leader, so no terminal can become its own
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(nothing)
+    os.close(log)
+    return Reporter(writing)
+
+
+def _wait(descriptor: int) -> Report:
+    with os.fdopen(descriptor, "rb") as pipe:
+        data = pipe.read()
+    if not data:
+        return Report(None, ())
+    code, lines = json.loads(data)
+    return Report(code, tuple(lines))

@@ -1,0 +1,94 @@
+"""What the owner answers on its control socket: status, uploads, a listing, its end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import trio
+
+from serpentfs import __version__
+from serpentfs.daemon.control import Emit, Handler
+from serpentfs.daemon.listing import list_entries
+from serpentfs.daemon.progress import Progress, upload_all
+from serpentfs.daemon.stopping import Stop
+from serpentfs.errors import Busy
+from serpentfs.vfs.core import Vfs
+
+_PROGRESS_INTERVAL = 0.25
+
+
+class OwnerRequests:
+    """Handlers over one owner. ``vfs`` is None until the drive is open."""
+
+    def __init__(self, remote: str, stop: Stop) -> None:
+        self._remote = remote
+        self._stop = stop
+        self._since = time.time()
+        self.vfs: Vfs | None = None
+        self.doors: dict[str, str] = {}
+
+    def handlers(self) -> Mapping[str, Handler]:
+        return {
+            "version": self._version,
+            "status": self._status,
+            "flush": self._flush,
+            "stop": self._stop_all,
+            "follow": self._follow,
+            "list": self._list,
+            "quota": self._quota,
+        }
+
+    def _drive(self) -> Vfs:
+        if self.vfs is None:
+            raise Busy(f"{self._remote} is starting")
+        return self.vfs
+
+    async def _version(self, request: dict[str, Any], emit: Emit) -> Any:
+        return {"version": __version__, "pid": os.getpid()}
+
+    async def _status(self, request: dict[str, Any], emit: Emit) -> Any:
+        phase = "starting" if self.vfs is None else "stopping" if self._stop.asked.is_set() else "running"
+        answer: dict[str, Any] = {
+            "remote": self._remote,
+            "pid": os.getpid(),
+            "version": __version__,
+            "since": self._since,
+            "phase": phase,
+            "doors": self.doors,
+        }
+        if self.vfs is not None:
+            answer["drive"] = asdict(self.vfs.status())
+        return answer
+
+    async def _flush(self, request: dict[str, Any], emit: Emit) -> Any:
+        async def show(progress: Progress) -> None:
+            await emit(progress.as_item())
+
+        await upload_all(self._drive(), show)
+        return {}
+
+    async def _stop_all(self, request: dict[str, Any], emit: Emit) -> Any:
+        """With ``now`` no answer comes but the end of the connection."""
+        self._stop.ask(now=bool(request.get("now")))
+        return await self._follow(request, emit)
+
+    async def _follow(self, request: dict[str, Any], emit: Emit) -> Any:
+        """Until everything is uploaded and the drive closed: for whoever unmounts, which ends us by itself."""
+        while not self._stop.drained.is_set():
+            if self.vfs is not None:
+                await emit(Progress.of(self.vfs.status()).as_item())
+            with trio.move_on_after(_PROGRESS_INTERVAL):
+                await self._stop.drained.wait()
+        return {}
+
+    async def _list(self, request: dict[str, Any], emit: Emit) -> Any:
+        for entry in list_entries(self._drive(), str(request.get("path", "/"))):
+            await emit(asdict(entry))
+        return {}
+
+    async def _quota(self, request: dict[str, Any], emit: Emit) -> Any:
+        return asdict(self._drive().statfs())

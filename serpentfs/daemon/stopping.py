@@ -1,0 +1,59 @@
+"""How an owner is asked to end: "upload what is left, then go" (a first signal), or "go now" (a second one).
+
+                  ask()                            uploads done
+    serving ─────────────────────► draining ─────────────────────► gone
+       │  ask(now=True)                │  ask(now=True)              ▲
+       └───────────────────────────────┴──────── everything cancelled┘
+
+Before the drive serves there is nothing to save, and any request ends everything. What was not
+uploaded is in the journal and goes up at the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+
+import trio
+
+logger = logging.getLogger(__name__)
+
+# A stop "now" that hangs (a stuck disk) is ended by the kernel: the default action of SIGALRM. The mount then
+# answers ENOTCONN until it is detached.
+_LAST_RESORT_SECONDS = 20
+
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
+class Stop:
+    """The request to end. ``everything`` is the scope whose cancellation ends the process's work at once."""
+
+    def __init__(self, everything: trio.CancelScope) -> None:
+        self._everything = everything
+        self._serving = False
+        self.asked = trio.Event()
+        """Somebody asked: begin to drain."""
+        self.drained = trio.Event()
+        """All uploads are confirmed and the drive is closed."""
+
+    def begin_serving(self) -> None:
+        """From now on the first request drains."""
+        self._serving = True
+
+    def ask(self, *, now: bool = False) -> None:
+        self.asked.set()
+        if now or not self._serving:
+            if hasattr(signal, "alarm"):
+                signal.alarm(_LAST_RESORT_SECONDS)
+            self._everything.cancel()
+
+
+async def watch_signals(stop: Stop) -> None:
+    """Turn SIGINT, SIGTERM and SIGHUP into requests to stop, until cancelled."""
+    with trio.open_signal_receiver(*STOP_SIGNALS) as received:
+        async for number in received:
+            again = stop.asked.is_set()
+            logger.info("%s: stopping%s", signal.Signals(number).name, " now" if again else "")
+            stop.ask(now=again)
