@@ -95,13 +95,13 @@ class BlobStore(Protocol):
         """Remove an empty folder; DirectoryNotEmpty when anything is in it; quiet when it is gone already."""
         ...
 
+    async def list_directories(self, prefix: str) -> list[str]:
+        """Full keys of the folders directly in ``prefix``. On ``file://`` empty ones too."""
+        ...
+
     async def list(self, prefix: str) -> list[BlobInfo]:
         """Every object below ``prefix``, recursively (``""``: all), in one flat list; an empty list when there is
         none. Sizes, times and revisions come from the listing, never from a request per object."""
-        ...
-
-    async def list_directories(self, prefix: str) -> list[str]:
-        """Full keys of the folders directly in ``prefix``. On ``file://`` empty ones too."""
         ...
 
     async def set_mtime(self, key: str, mtime_ns: int) -> BlobInfo: ...
