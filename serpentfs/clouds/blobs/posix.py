@@ -269,7 +269,7 @@ class Root:
     def rename(self, key: str, new_key: str, condition: Condition) -> BlobInfo:
         above, name = _object_parts(key)
         new_above, new_name = _object_parts(new_key)
-        with store_errors(key), self.folder(above) as source:
+        with store_errors(key), _as_missing(), self.folder(above) as source:
             _stat_object(source, name)
             with store_errors(new_key), self.folder(new_above, make=True) as target:
                 with self._conditions:
@@ -284,7 +284,7 @@ class Root:
     def rename_directory(self, prefix: str, new_prefix: str) -> None:
         above, name = _object_parts(prefix)
         new_above, new_name = _object_parts(new_prefix)
-        with store_errors(prefix), self.folder(above) as source:
+        with store_errors(prefix), _as_missing(), self.folder(above) as source:
             if not stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
                 raise NotADirectory(f"{prefix} is not a folder")
             with store_errors(new_prefix), self.folder(new_above, make=True) as target:
