@@ -1,20 +1,22 @@
 """Doors by name: which module serves it and how its address reads.
 
-A door's module is imported when that door is asked for and not before: its library may not exist on this system
-(there is FUSE on Linux only), and another door must not pay for it.
+A server library is imported when its door is asked for and not before: it may not exist on this system (there
+is FUSE on Linux only), and another door must not pay for it.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import trio
 
 from serpentfs.errors import Unsupported
+from serpentfs.gateways import fuse
 from serpentfs.gateways.access import FtpOptions, ServerOptions
+from serpentfs.gateways.fuse import MountOptions, mountpoint
 from serpentfs.vfs.core import Vfs
 
 
@@ -32,35 +34,19 @@ class Door:
     """From what ``task_status.started`` was given to what is shown to a user."""
 
 
-def mount_door(
-    mountpoint: Path,
-    *,
-    name: str,
-    root: str = "/",
-    read_only: bool = False,
-    allow_other: bool = False,
-    uid: int | None = None,
-    gid: int | None = None,
-    umask: int | None = None,
-    extra: tuple[str, ...] = (),
-) -> Door:
-    """``name`` is shown as the source in the mount table, ``extra`` are options for libfuse. Unsupported where
-    there is no FUSE."""
-    try:
-        from serpentfs.gateways import fuse
-    except ImportError as error:
-        raise Unsupported(
-            f"there is no FUSE for Python here ({error}); the webdav and ftp commands work without it"
-        ) from error
-    options = fuse.MountOptions(
-        mountpoint=mountpoint, read_only=read_only, allow_other=allow_other, uid=uid, gid=gid, umask=umask,
-        root=root, extra=extra, name=name,
+def mount_door(options: MountOptions) -> Door:
+    """Checks the mount point now, so that a mistake is told before a passphrase is asked for; a mount that a dead
+    process left there is taken away. UsageError; Unsupported where there is no FUSE."""
+    if importlib.util.find_spec("pyfuse3") is None:
+        raise Unsupported("mounting needs pyfuse3, which is not installed; webdav and ftp work without it")
+    path = mountpoint.prepare(
+        options.mountpoint, allow_other=options.allow_other, allow_nonempty=options.allows_nonempty
     )
 
     async def serve(vfs: Vfs, *, task_status: trio.TaskStatus[Any]) -> None:
         await fuse.serve(vfs, options, task_status=task_status)
 
-    return Door("mount", serve, lambda _: str(mountpoint))
+    return Door("mount", serve, lambda _: path)
 
 
 def webdav_door(options: ServerOptions) -> Door:

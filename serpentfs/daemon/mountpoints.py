@@ -1,4 +1,4 @@
-"""Mount points of this program on this machine: checking, finding and detaching them.
+"""Mount points of this program on this machine, seen from another process: finding and detaching them.
 
 Talks to the kernel's mount table only; whether uploads are done is the owner's business.
 """
@@ -8,62 +8,23 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from serpentfs.errors import Busy, NotADirectory, NotFound, PermissionDenied, Unavailable, Unsupported, UsageError
+from serpentfs.errors import Busy, NotFound, PermissionDenied, Unsupported
+from serpentfs.gateways.fuse.mountpoint import find_mount
 
 FILESYSTEM_TYPE = "fuse.serpentfs"
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
-_OCTAL = re.compile(r"\\([0-7]{3})")
-
-
-def mounted_paths() -> dict[Path, str]:
-    """Every mount point of this mount namespace and its file system type; the topmost one where they are stacked."""
-    try:
-        text = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-    except FileNotFoundError:
-        return {}
-    found: dict[Path, str] = {}
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        path = _OCTAL.sub(lambda match: chr(int(match[1], 8)), before.split(" ")[4])
-        found[Path(path)] = after.split(" ")[0]
-    return found
 
 
 def is_ours(path: Path) -> bool:
-    return mounted_paths().get(path) == FILESYSTEM_TYPE
-
-
-def prepare(path: Path, *, allow_nonempty: bool) -> None:
-    """Check that one can mount at ``path``, and detach a mount whose owner died there.
-
-    NotFound, NotADirectory; Busy when something is mounted; UsageError for a folder that is not empty, because
-    a mount would hide what is in it.
-    """
-    try:
-        empty = not any(os.scandir(path))
-    except FileNotFoundError as error:
-        raise NotFound(f"no such folder to mount at: {path}") from error
-    except NotADirectoryError as error:
-        raise NotADirectory(f"not a folder: {path}") from error
-    except PermissionError as error:
-        raise PermissionDenied(f"cannot read {path}: {error.strerror}") from error
-    except OSError as error:
-        if error.errno != errno.ENOTCONN or not is_ours(path):
-            raise Unavailable(f"cannot read {path}: {error.strerror}") from error
-        detach(path, lazy=True)
-        return prepare(path, allow_nonempty=allow_nonempty)
-    if is_ours(path):
-        raise Busy(f"a drive is mounted at {path} already")
-    if not empty and not allow_nonempty:
-        raise UsageError(f"{path} is not empty; a mount would hide what is in it (-o nonempty mounts nevertheless)")
-    return None
+    """Whether a drive is mounted at exactly this (resolved) path, its owner alive or dead."""
+    mount = find_mount(str(path))
+    return mount is not None and mount.kind == FILESYSTEM_TYPE
 
 
 def detach(path: Path, *, lazy: bool) -> None:
@@ -86,7 +47,7 @@ def detach(path: Path, *, lazy: bool) -> None:
     message = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
     if "busy" in message:
         _raise(path, errno.EBUSY)
-    if path not in mounted_paths():
+    if find_mount(str(path)) is None:
         _raise(path, errno.EINVAL)
     raise PermissionDenied(f"cannot unmount {path}: {message}")
 

@@ -54,6 +54,7 @@ def detach(log_file: Path) -> Reporter | Report:
         log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise cannot("open", log_file, error) from error
+    _refuse_threads()
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
@@ -75,6 +76,12 @@ def detach(log_file: Path) -> Reporter | Report:
     os.close(nothing)
     os.close(log)
     return Reporter(writing)
+
+
+def _refuse_threads() -> None:
+    tasks = Path("/proc/self/task")
+    if tasks.is_dir() and sum(1 for _ in tasks.iterdir()) > 1:
+        raise RuntimeError("detach() came too late: this process has threads, which a fork would lose")
 
 
 def _wait(descriptor: int) -> Report:

@@ -1,0 +1,172 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from serpentfs.config import DURABILITIES, parse_size
+from serpentfs.errors import UsageError
+
+T = TypeVar("T")
+
+REMOTE_HELP = "a URL (vault+file:///srv/vault, vault+s3://bucket/prefix?endpoint=URL) or a name from the config"
+REMOTE_PATH_HELP = f"{REMOTE_HELP}; with a folder in it as URL#/folder or name:/folder"
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError instead of printing a page and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, keeps examples as they are written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        if text and action.default not in (None, False, argparse.SUPPRESS, ()) and "%(default)" not in text:
+            return f"{text} (default: %(default)s)"
+        return text
+
+
+def value_of(read: Callable[[str], T], name: str) -> Callable[[str], T]:
+    """``read`` as argparse wants it: its UsageError becomes the message of the option."""
+
+    def convert(text: str) -> T:
+        try:
+            return read(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    convert.__name__ = name
+    return convert
+
+
+def absolute_path(text: str) -> Path:
+    """A path that stays true when the process leaves its folder. The last part is not looked at: it may be a
+    mount whose owner is dead."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path")
+    path = Path(text).expanduser().absolute()
+    return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """``HOST:PORT``, ``[IPv6]:PORT``, or a PORT alone, which is one of 127.0.0.1. UsageError."""
+    match = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+):)?(\d{1,5})", text)
+    if match is None or int(match[2]) > 65535:
+        raise UsageError(f'"{text}" is not HOST:PORT (such as 127.0.0.1:4443 or [::1]:4443)')
+    return (match[1] or "127.0.0.1").strip("[]"), int(match[2])
+
+
+def parse_port_range(text: str) -> range:
+    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text)
+    if match is None or not 0 < int(match[1]) <= int(match[2]) <= 65535:
+        raise UsageError(f'"{text}" is not a range of ports (such as 50000-50100)')
+    return range(int(match[1]), int(match[2]) + 1)
+
+
+def parse_umask(text: str) -> int:
+    if not re.fullmatch(r"[0-7]{1,4}", text):
+        raise UsageError(f'"{text}" is not an octal umask (such as 022)')
+    return int(text, 8)
+
+
+def parse_id(text: str) -> int:
+    if not re.fullmatch(r"\d{1,10}", text):
+        raise UsageError(f'"{text}" is not a numeric id')
+    return int(text)
+
+
+def parse_seconds(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", text):
+        raise UsageError(f'"{text}" is not a number of seconds')
+    return float(text)
+
+
+def parse_count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,3}", text):
+        raise UsageError(f'"{text}" is not a whole number above 0')
+    return int(text)
+
+
+address = value_of(parse_address, "address")
+port_range = value_of(parse_port_range, "port range")
+umask = value_of(parse_umask, "umask")
+numeric_id = value_of(parse_id, "id")
+seconds = value_of(parse_seconds, "seconds")
+whole_number = value_of(parse_count, "number")
+size = value_of(parse_size, "size")
+
+
+def add_general(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("general")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="tell more; twice: everything")
+    group.add_argument("-q", "--quiet", action="store_true", help="tell errors only")
+    group.add_argument("--log-file", type=absolute_path, metavar="FILE", help="write the log there")
+    group.add_argument(
+        "--config", type=absolute_path, metavar="FILE", help="instead of ~/.config/serpentfs/config.toml"
+    )
+
+
+def add_passphrase(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "passphrase", "Without these: the file that SERPENTFS_PASSWORD_FILE names, else you are asked."
+    )
+    one_of = group.add_mutually_exclusive_group()
+    one_of.add_argument(
+        "--password-file", type=Path, metavar="FILE", help="read the passphrase from FILE (-: standard input)"
+    )
+    one_of.add_argument(
+        "--password-command", metavar="COMMAND", help="run COMMAND (without a shell) and take what it prints"
+    )
+
+
+def add_drive(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("drive")
+    group.add_argument("--read-only", action="store_true", help="refuse changes")
+    group.add_argument(
+        "--durability", choices=DURABILITIES, default=None,
+        help="when close and fsync return: once this machine has it (local), or the store too (cloud)",
+    )
+    group.add_argument(
+        "--settle", type=seconds, metavar="SECONDS", help="time after the last close before a file goes up"
+    )
+    group.add_argument("--uploads", type=whole_number, metavar="N", help="uploads at a time")
+    cache = parser.add_argument_group("cache", "Sizes such as 512M or 20G.")
+    cache.add_argument("--cache-memory", type=size, metavar="SIZE", help="decrypted blocks in memory")
+    cache.add_argument("--cache-disk", type=size, metavar="SIZE", help="sealed blocks on disk; 0: none")
+    cache.add_argument(
+        "--cache-free-space", type=size, metavar="SIZE", help="stop filling the disk when less than this is free"
+    )
+    cache.add_argument("--cache-directory", type=absolute_path, metavar="DIR", help="keep sealed blocks there")
+
+
+def add_process(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument_group("process").add_argument(
+        "--daemon", action="store_true", help="go to the background; returns when the drive answers"
+    )
+
+
+def add_access(parser: argparse.ArgumentParser) -> None:
+    """Who may use a network door, over what."""
+    group = parser.add_argument_group("access to network doors")
+    group.add_argument("--user", metavar="NAME", help="user name that clients log in with")
+    group.add_argument("--pass-file", type=Path, metavar="FILE", help="file with that user's password")
+    group.add_argument("--no-auth", action="store_true", help="let every user of this machine in, without a password")
+    group.add_argument("--tls", action="store_true", help="encrypt (HTTPS, explicit FTPS); needs the next two")
+    group.add_argument("--certificate", type=absolute_path, metavar="FILE", help="certificate with its chain, PEM")
+    group.add_argument("--key", type=absolute_path, metavar="FILE", help="its private key, PEM")
+    group.add_argument("--public", action="store_true", help="allow an address that other machines reach")
+    group.add_argument("--insecure", action="store_true", help="with --public: allow passwords in clear text")
+
+
+def add_ftp(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("FTP")
+    group.add_argument("--data-ports", type=port_range, metavar="A-B", help="ports for passive transfers")
+    group.add_argument("--public-ip", metavar="ADDRESS", help="address to tell clients behind a NAT")

@@ -1,0 +1,104 @@
+"""``ls``, ``df``: look without changing anything.
+
+Asked of the owner where one runs (it knows what is not uploaded yet), else the drive is opened for the moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from serpentfs.cli import arguments as options
+from serpentfs.cli.exit_codes import ExitCode
+from serpentfs.cli.output import human_size, print_json, printable
+from serpentfs.cli.remotes import Target, owner_of, resolve, unlock_target
+from serpentfs.daemon import owner
+from serpentfs.daemon.control import Connection
+from serpentfs.daemon.listing import list_entries
+from serpentfs.vfs.drive import Drive
+
+T = TypeVar("T")
+
+
+def add_ls(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=ls)
+    parser.add_argument("remote", metavar="REMOTE", help=options.REMOTE_PATH_HELP)
+    parser.add_argument("-l", "--long", action="store_true", help="with kind, size and time")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options.add_passphrase(parser)
+
+
+def add_df(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=df)
+    parser.add_argument("remote", metavar="REMOTE", help=options.REMOTE_HELP)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options.add_passphrase(parser)
+
+
+def ls(arguments: argparse.Namespace) -> ExitCode:
+    target = resolve(arguments)
+    entries: list[Mapping[str, Any]] = []
+    if note := owner_of(target):
+        with Connection(Path(note.socket)) as connection:
+            connection.ask("list", entries.append, path=target.path)
+    else:
+
+        async def collect(drive: Drive) -> None:
+            entries.extend(asdict(entry) for entry in list_entries(drive, target.path))
+
+        _look(arguments, target, collect)
+    entries.sort(key=lambda entry: str(entry["name"]))
+    if arguments.json:
+        print_json(entries)
+        return ExitCode.OK
+    for entry in entries:
+        print(_long_line(entry) if arguments.long else _shown_name(entry))
+    return ExitCode.OK
+
+
+def _shown_name(entry: Mapping[str, Any]) -> str:
+    return printable(entry["name"]) + ("/" if entry["kind"] == "directory" else "")
+
+
+def _long_line(entry: Mapping[str, Any]) -> str:
+    letter = {"file": "-", "directory": "d", "symlink": "l"}[entry["kind"]]
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["mtime_ns"] // 1_000_000_000))
+    target = f" -> {printable(entry['target'])}" if entry["target"] is not None else ""
+    return f"{letter} {entry['size']:>15} {when} {_shown_name(entry)}{target}"
+
+
+def df(arguments: argparse.Namespace) -> ExitCode:
+    target = resolve(arguments)
+    if note := owner_of(target):
+        with Connection(Path(note.socket)) as connection:
+            quota: dict[str, int | None] = connection.ask("quota")
+    else:
+
+        async def ask(drive: Drive) -> dict[str, int | None]:
+            return asdict(drive.statfs())
+
+        quota = _look(arguments, target, ask)
+    if arguments.json:
+        print_json(quota)
+        return ExitCode.OK
+    for name in ("total", "used", "free"):
+        value = quota[name]
+        print(f"{name:<6} {'unknown' if value is None else human_size(value)}")
+    return ExitCode.OK
+
+
+def _look(arguments: argparse.Namespace, target: Target, ask: Callable[[Drive], Awaitable[T]]) -> T:
+    """Open the drive for one question."""
+    remote = unlock_target(arguments, target, read_only=True)
+
+    async def run() -> T:
+        async with owner.borrow(remote) as drive:
+            return await ask(drive)
+
+    return trio.run(run)

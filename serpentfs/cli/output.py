@@ -1,0 +1,84 @@
+"""What people read: sizes, times, a progress line. Machines get JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_LOG_INTERVAL = 10.0
+
+
+def human_size(size: int) -> str:
+    """"1.5 MiB"; whole numbers below 1 KiB."""
+    value, unit = float(size), _UNITS[0]
+    for unit in _UNITS:
+        if value < 1024 or unit == _UNITS[-1]:
+            break
+        value /= 1024
+    return f"{int(value)} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def human_duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{int(seconds)} s"
+    if seconds < 7200:
+        return f"{int(seconds // 60)} min"
+    return f"{int(seconds // 3600)} h" if seconds < 172800 else f"{int(seconds // 86400)} days"
+
+
+def count(number: int, noun: str) -> str:
+    """"1 change", "3 changes"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def printable(text: str) -> str:
+    """A name as it may go to a terminal: control characters and undecodable bytes are escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+class ProgressLine:
+    """Uploads still to be confirmed: one line that is rewritten on a terminal, a line every ten seconds else.
+
+    Takes the items that the owner sends (``daemon.progress.Progress`` as a dict). Nothing is printed while
+    nothing is left. Context manager: the line is wiped at the end.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._on_terminal = self._stream.isatty()
+        self._shown = ""
+        self._next = 0.0
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._on_terminal and self._shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+    def show(self, item: Mapping[str, Any]) -> None:
+        if item["changes"] == 0:
+            return
+        text = f"uploading: {count(item['changes'], 'change')}, {human_size(item['bytes'])} left"
+        if not item["online"]:
+            text += f" (offline: {printable(item['error'] or 'no connection')})"
+        elif item["error"]:
+            text += f" ({printable(item['error'])})"
+        if self._on_terminal:
+            if text != self._shown:
+                self._stream.write(f"\r\x1b[K{text}")
+                self._stream.flush()
+        elif time.monotonic() >= self._next:
+            self._next = time.monotonic() + _LOG_INTERVAL
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+        self._shown = text

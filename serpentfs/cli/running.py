@@ -1,0 +1,192 @@
+"""``umount``, ``status``, ``flush``: talk to the process that owns a remote."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from serpentfs.cli import arguments as options
+from serpentfs.cli.exit_codes import ExitCode
+from serpentfs.cli.output import ProgressLine, count, human_duration, human_size, print_json, printable
+from serpentfs.cli.remotes import owner_of, resolve, running_owners, unlock_target
+from serpentfs.daemon import mountpoints, owner
+from serpentfs.daemon.control import Connection
+from serpentfs.daemon.lock import OwnerNote
+from serpentfs.daemon.progress import upload_all
+from serpentfs.errors import NotFound, Unavailable
+
+# Doors, threads and the store are closed after the last upload; this is far above what that takes.
+_END_PATIENCE = 30.0
+_STATUS_PATIENCE = 10.0
+
+
+def add_umount(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=umount)
+    parser.add_argument("remote", metavar="DIR|REMOTE", help="the folder it is mounted at, or the remote itself")
+    parser.add_argument(
+        "--now", action="store_true", help="do not wait for uploads; the next start goes on with them"
+    )
+    parser.add_argument("--lazy", action="store_true", help="detach though files are open below the folder")
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=status)
+    parser.add_argument("remote", metavar="REMOTE", nargs="?", help=f"{options.REMOTE_HELP}; all without it")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_flush(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=flush)
+    parser.add_argument("remote", metavar="REMOTE", help=options.REMOTE_HELP)
+    options.add_passphrase(parser)
+
+
+def umount(arguments: argparse.Namespace) -> ExitCode:
+    path = options.absolute_path(arguments.remote)
+    note = next((one for one in running_owners() if one.doors.get("mount") == str(path)), None)
+    if note is None and mountpoints.is_ours(path):
+        # Its owner is dead, or another user's: then the kernel decides whether we may.
+        mountpoints.detach(path, lazy=arguments.lazy)
+        return ExitCode.OK
+    if note is None:
+        if path.exists():
+            raise NotFound(f"no drive is mounted at {path}")
+        note = owner_of(resolve(arguments))
+        if note is None:
+            raise NotFound(f"nothing is mounted at or running for {arguments.remote}")
+    mounted_at = Path(note.doors["mount"]) if "mount" in note.doors else None
+    return _stop_now(note, mounted_at, arguments.lazy) if arguments.now else _stop(note, mounted_at, arguments.lazy)
+
+
+def _stop(note: OwnerNote, mounted_at: Path | None, lazy: bool) -> ExitCode:
+    """Upload with the mount still there (files that are open make the unmount fail, and nothing has changed then),
+    unmount, upload what came meanwhile."""
+    with Connection(Path(note.socket)) as connection, ProgressLine() as line:
+        connection.ask("flush", line.show)
+        if mounted_at is None:
+            connection.send("stop")
+        else:
+            connection.send("follow")    # before the unmount, which may end the process at once
+            mountpoints.detach(mounted_at, lazy=lazy)
+        connection.receive(line.show)
+    _wait_for_end(note)
+    return ExitCode.OK
+
+
+def _stop_now(note: OwnerNote, mounted_at: Path | None, lazy: bool) -> ExitCode:
+    with Connection(Path(note.socket)) as connection:
+        pending = len(connection.ask("status").get("drive", {}).get("pending", ()))
+        if mounted_at is not None:
+            mountpoints.detach(mounted_at, lazy=lazy)
+        try:
+            connection.ask("stop", now=True)
+        except Unavailable:
+            pass    # it ends without an answer
+    _wait_for_end(note)
+    if pending:
+        print(f"{count(pending, 'change')} not uploaded yet; the next start goes on with that")
+    return ExitCode.PENDING if pending else ExitCode.OK
+
+
+def _wait_for_end(note: OwnerNote) -> None:
+    """Until the owner gave up its lock, so that the next command finds the remote free."""
+    give_up = time.monotonic() + _END_PATIENCE
+    while any(one.pid == note.pid and one.socket == note.socket for one in running_owners()):
+        if time.monotonic() > give_up:
+            raise Unavailable(f"process {note.pid} unmounted but does not end")
+        time.sleep(0.05)
+
+
+def status(arguments: argparse.Namespace) -> ExitCode:
+    if arguments.remote is not None:
+        note = owner_of(resolve(arguments))
+        if note is None:
+            if arguments.json:
+                print_json([])
+            raise NotFound(f"nothing is running for {arguments.remote}")
+        notes = [note]
+    else:
+        notes = running_owners()
+    answers = [_status_of(note) for note in notes]
+    if arguments.json:
+        print_json(answers)
+    elif not answers:
+        print("nothing is running")
+    for answer in answers if not arguments.json else ():
+        _print_status(answer)
+    return ExitCode.OK
+
+
+def _status_of(note: OwnerNote) -> dict[str, Any]:
+    """What the owner says; of one that does not answer what its lock says."""
+    try:
+        with Connection(Path(note.socket), timeout=_STATUS_PATIENCE) as connection:
+            answer: dict[str, Any] = connection.ask("status")
+            return answer
+    except (NotFound, Unavailable) as error:
+        return {"remote": note.remote, "pid": note.pid, "phase": "silent", "doors": note.doors, "error": str(error)}
+
+
+def _print_status(answer: Mapping[str, Any]) -> None:
+    since = f" for {human_duration(max(0.0, time.time() - answer['since']))}" if "since" in answer else ""
+    print(f"{printable(answer['remote'])}: {answer['phase']}{since}, process {answer['pid']}")
+    for door, address in answer["doors"].items():
+        print(f"  {door:<8} {printable(address)}")
+    if "error" in answer:
+        print(f"  error    {answer['error']}")
+    drive = answer.get("drive")
+    if drive is None:
+        return
+    trouble = drive["last_error"]
+    print(f"  store    {'online' if drive['online'] else 'offline'}{f' ({printable(trouble)})' if trouble else ''}")
+    pending = drive["pending"]
+    left = sum(max(0, change["size"] - change["sent"]) for change in pending)
+    uploads = f"{count(len(pending), 'change')}, {human_size(left)} left" if pending else "all done"
+    print(f"  uploads  {uploads}")
+    for change in pending:
+        print(f"    {_change_line(change)}")
+    disk = human_size(drive["cache_disk_bytes"]) if drive["cache_disk_usable"] else "out of use"
+    reads = f"{drive['cache_hits']} hits, {drive['cache_misses']} misses"
+    print(f"  cache    memory {human_size(drive['cache_memory_bytes'])}, disk {disk}; {reads}")
+    if drive["dirty_bytes"]:
+        print(f"  open     {human_size(drive['dirty_bytes'])} written and not closed yet")
+    if drive["conflicts"]:
+        print(f"  conflict copies made: {drive['conflicts']}")
+
+
+def _change_line(change: Mapping[str, Any]) -> str:
+    line = f"{change['state']:<8} {change['operation']:<8} {printable(change['path'])}"
+    if change["size"]:
+        line += f"  {human_size(change['sent'])} of {human_size(change['size'])}"
+    if change["error"]:
+        line += f"  {printable(change['error'])}"
+    if change["next_try_in"] is not None:
+        line += f"  next try in {human_duration(change['next_try_in'])}"
+    return line
+
+
+def flush(arguments: argparse.Namespace) -> ExitCode:
+    """Through the owner; without one this command becomes it until the journal is empty."""
+    target = resolve(arguments)
+    note = owner_of(target)
+    with ProgressLine() as line:
+        if note is not None:
+            with Connection(Path(note.socket)) as connection:
+                connection.ask("flush", line.show)
+            return ExitCode.OK
+        remote = unlock_target(arguments, target)
+
+        async def show(progress: owner.Progress) -> None:
+            line.show(progress.as_item())
+
+        async def run() -> None:
+            async with owner.borrow(remote) as drive:
+                await upload_all(drive, show)
+
+        trio.run(run)
+    return ExitCode.OK

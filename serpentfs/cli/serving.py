@@ -1,0 +1,224 @@
+"""``mount``, ``webdav``, ``ftp``: become the owner of a remote and serve its doors, here or in the background."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from serpentfs import logs
+from serpentfs.cli import arguments as options
+from serpentfs.cli.exit_codes import ExitCode
+from serpentfs.cli.failures import explain
+from serpentfs.cli.output import ProgressLine, count
+from serpentfs.cli.remotes import Target, refuse_owned, resolve, unlock_target
+from serpentfs.credentials import read_secret_file
+from serpentfs.daemon import owner
+from serpentfs.daemon.doors import Door, ftp_door, mount_door, webdav_door
+from serpentfs.daemon.places import default_log_file, make_private_directory
+from serpentfs.daemon.readiness import Report, Reporter, detach
+from serpentfs.errors import UsageError
+from serpentfs.gateways.access import FtpOptions, ServerOptions, TlsFiles
+from serpentfs.gateways.fuse import MountOptions
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_WEBDAV = ("127.0.0.1", 4443)
+DEFAULT_FTP = ("127.0.0.1", 4990)
+
+
+def add_mount(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=mount_remote)
+    parser.add_argument("remote", metavar="REMOTE", help=options.REMOTE_PATH_HELP)
+    parser.add_argument("directory", metavar="DIR", type=options.absolute_path, help="an empty folder")
+    group = parser.add_argument_group("mount")
+    group.add_argument("--allow-other", action="store_true", help="let other users of this machine in")
+    group.add_argument("--uid", type=options.numeric_id, help="owner of files that have none (default: you)")
+    group.add_argument("--gid", type=options.numeric_id, help="group of files that have none (default: yours)")
+    group.add_argument("--umask", type=options.umask, help="permission bits that files without a mode lack, octal")
+    group.add_argument(
+        "-o", dest="mount_options", action="append", default=[], metavar="A,B=C",
+        help="options as mount(8) has them: ro, allow_other, uid=, gid=, umask=, nonempty; others go to libfuse",
+    )
+    doors = parser.add_argument_group("further doors of the same process")
+    doors.add_argument("--webdav", type=options.address, metavar="HOST:PORT", help="serve over WebDAV too")
+    doors.add_argument("--ftp", type=options.address, metavar="HOST:PORT", help="serve over FTP too")
+    options.add_access(parser)
+    options.add_ftp(parser)
+    _add_owner_options(parser)
+
+
+def add_webdav(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=webdav_remote)
+    _add_server(parser, DEFAULT_WEBDAV)
+    _add_owner_options(parser)
+
+
+def add_ftp(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=ftp_remote)
+    _add_server(parser, DEFAULT_FTP)
+    options.add_ftp(parser)
+    _add_owner_options(parser)
+
+
+def _add_server(parser: argparse.ArgumentParser, default: tuple[str, int]) -> None:
+    parser.add_argument("remote", metavar="REMOTE", help=options.REMOTE_PATH_HELP)
+    parser.add_argument(
+        "--listen", type=options.address, metavar="HOST:PORT", default=default,
+        help=f"where to listen (default: {default[0]}:{default[1]})",
+    )
+    options.add_access(parser)
+
+
+def _add_owner_options(parser: argparse.ArgumentParser) -> None:
+    options.add_drive(parser)
+    options.add_passphrase(parser)
+    options.add_process(parser)
+
+
+def mount_remote(arguments: argparse.Namespace) -> ExitCode:
+    target = resolve(arguments)
+    mount = _mount_options(arguments, target)
+    arguments.read_only = mount.wants_read_only
+    doors = [mount_door(mount)]
+    if arguments.webdav is not None or arguments.ftp is not None:
+        users = _users(arguments)
+        if arguments.webdav is not None:
+            doors.append(webdav_door(_server_options(arguments, arguments.webdav, users, target.path)))
+        if arguments.ftp is not None:
+            doors.append(ftp_door(_ftp_options(arguments, arguments.ftp, users, target.path)))
+    return _own(arguments, target, doors)
+
+
+def webdav_remote(arguments: argparse.Namespace) -> ExitCode:
+    target = resolve(arguments)
+    door = webdav_door(_server_options(arguments, arguments.listen, _users(arguments), target.path))
+    return _own(arguments, target, [door])
+
+
+def ftp_remote(arguments: argparse.Namespace) -> ExitCode:
+    target = resolve(arguments)
+    door = ftp_door(_ftp_options(arguments, arguments.listen, _users(arguments), target.path))
+    return _own(arguments, target, [door])
+
+
+def _mount_options(arguments: argparse.Namespace, target: Target) -> MountOptions:
+    """The options of ``mount`` with what ``-o`` adds; the last word on a thing counts."""
+    mount = MountOptions(
+        mountpoint=arguments.directory, name=target.name, root=target.path, read_only=arguments.read_only,
+        allow_other=arguments.allow_other, uid=arguments.uid, gid=arguments.gid,
+    )
+    if arguments.umask is not None:
+        mount = replace(mount, umask=arguments.umask)
+    for word in (word for group in arguments.mount_options for word in group.split(",") if word):
+        key, _, value = word.partition("=")
+        if key == "allow_other":
+            mount = replace(mount, allow_other=True)
+        elif key == "uid":
+            mount = replace(mount, uid=options.parse_id(value))
+        elif key == "gid":
+            mount = replace(mount, gid=options.parse_id(value))
+        elif key == "umask":
+            mount = replace(mount, umask=options.parse_umask(value))
+        else:
+            mount = replace(mount, extra=(*mount.extra, word))
+    return mount
+
+
+def _users(arguments: argparse.Namespace) -> dict[str, str]:
+    """User name and password of the network doors. UsageError when they are asked for and missing."""
+    if arguments.no_auth:
+        if arguments.user or arguments.pass_file:
+            raise UsageError("--no-auth lets everybody in: it does not go together with --user and --pass-file")
+        return {}
+    if not arguments.user or not arguments.pass_file:
+        raise UsageError("a network door needs --user NAME and --pass-file FILE (or --no-auth)")
+    return {arguments.user: read_secret_file(arguments.pass_file.expanduser(), "password")}
+
+
+def _server_options(
+    arguments: argparse.Namespace, listen: tuple[str, int], users: dict[str, str], root: str
+) -> ServerOptions:
+    tls = None
+    if arguments.certificate and arguments.key:
+        tls = TlsFiles(arguments.certificate, arguments.key)
+    if arguments.tls and tls is None:
+        raise UsageError("--tls needs --certificate FILE and --key FILE")
+    if not arguments.tls and (arguments.certificate or arguments.key):
+        raise UsageError("--certificate and --key need --tls")
+    return ServerOptions(
+        host=listen[0], port=listen[1], users=users, no_auth=arguments.no_auth, tls=tls, public=arguments.public,
+        insecure=arguments.insecure, root=root, read_only=arguments.read_only,
+    )
+
+
+def _ftp_options(
+    arguments: argparse.Namespace, listen: tuple[str, int], users: dict[str, str], root: str
+) -> FtpOptions:
+    server = _server_options(arguments, listen, users, root)
+    return FtpOptions(server, data_ports=arguments.data_ports, public_ip=arguments.public_ip)
+
+
+def _own(arguments: argparse.Namespace, target: Target, doors: list[Door]) -> ExitCode:
+    """Serve until stopped. With --daemon this returns twice: in the command, and at the end in the daemon."""
+    refuse_owned(target)
+    remote = unlock_target(arguments, target)
+    reporter: Reporter | None = None
+    if arguments.daemon:
+        log_file = arguments.log_file or default_log_file()
+        if arguments.log_file is None:
+            make_private_directory(log_file.parent)
+        answer = detach(log_file)
+        if isinstance(answer, Report):
+            return _relay(answer, log_file)
+        reporter = answer
+        logs.configure(max(1, arguments.verbose), log_file)
+
+    def announce(addresses: dict[str, str]) -> None:
+        lines = tuple(_announcement(door, address) for door, address in addresses.items())
+        for line in lines:
+            logger.info("%s", line)
+        if reporter is not None:
+            reporter.report(ExitCode.OK, lines)
+        else:
+            print(*lines, sep="\n", flush=True)
+
+    with ProgressLine() as line:
+
+        async def show(progress: owner.Progress) -> None:
+            line.show(progress.as_item())
+
+        try:
+            outcome = trio.run(owner.serve, remote, doors, announce, show)
+        except BaseException as error:
+            code, message, _ = explain(error)
+            if reporter is not None:
+                reporter.report(code, (message,))
+            raise
+    if outcome.pending:
+        message = f"{count(outcome.pending, 'change')} not uploaded yet; the next start goes on with that"
+        logger.warning("%s", message)
+        return ExitCode.PENDING
+    return ExitCode.OK
+
+
+def _announcement(door: str, address: str) -> str:
+    words = {"mount": "mounted at", "webdav": "WebDAV at", "ftp": "FTP at"}
+    return f"{words.get(door, door)} {address}"
+
+
+def _relay(report: Report, log_file: Path) -> ExitCode:
+    """Print what the daemon reported, as if this process had done it."""
+    if report.code is None:
+        print(f"serpentfs: the background process died while it started; see {log_file}", file=sys.stderr)
+        return ExitCode.FAILURE
+    if report.code == ExitCode.OK:
+        print(*report.lines, sep="\n", flush=True)
+    else:
+        for line in report.lines:
+            print(f"serpentfs: {line}", file=sys.stderr)
+    return ExitCode(report.code)
