@@ -1,0 +1,121 @@
+"""Flights: one load of neighbouring blocks that any number of readers wait for, and the gate to the link.
+
+A flight is on the board from its start to its landing; ``layers`` owns the board and flies. The gate lets a fixed
+number of fetches run at a time and puts those that somebody waits for before those that only read ahead.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import trio
+
+from serpentfs.model import BlockIndex, ContentId, Span
+
+Fetch: TypeAlias = Callable[[Span], Awaitable[bytes]]
+"""Fetches cleartext of one content. The span starts at a block boundary and ends at one or at the content's end;
+the answer is exactly its bytes. Raises errors of ``serpentfs.errors``. It may be called after the reader that
+brought it was closed, and its answer may go to other readers of the same content."""
+
+
+class Flight:
+    """One load of ``blocks`` of a content of ``size`` bytes.
+
+    ``demand`` tells that a reader waits (or waited) for it, otherwise it only reads ahead; ``for_prefetch`` tells that
+    it began as read-ahead. When ``done`` is set, either ``error`` is set or ``landed`` holds every block. ``keep`` is
+    False once the content was forgotten: the readers get their bytes, the cache takes none.
+    """
+
+    __slots__ = (
+        "blocks", "content", "demand", "done", "error", "fetch", "fetching", "for_prefetch", "keep", "landed", "scope",
+        "size", "waiters",
+    )  # fmt: skip
+
+    def __init__(self, content: ContentId, size: int, blocks: range, fetch: Fetch, *, demand: bool) -> None:
+        self.content = content
+        self.size = size
+        self.blocks = blocks
+        self.fetch = fetch
+        self.demand = demand
+        self.for_prefetch = not demand
+        self.waiters = 0
+        self.fetching = False
+        self.keep = True
+        self.landed: dict[BlockIndex, bytes] = {}
+        self.error: Exception | None = None
+        self.done = trio.Event()
+        self.scope = trio.CancelScope()
+
+
+class FetchGate:
+    """At most ``slots`` fetches at a time. Of several slots one is never given to read-ahead, so that a reader
+    does not wait for a whole fetch that nobody asked for."""
+
+    def __init__(self, slots: int) -> None:
+        if slots < 1:
+            raise ValueError("at least one fetch must be allowed")
+        self._slots = slots
+        self._prefetch_slots = max(1, slots - 1)
+        self._inside: set[Flight] = set()
+        self._demand: OrderedDict[Flight, trio.Event] = OrderedDict()
+        self._prefetch: OrderedDict[Flight, trio.Event] = OrderedDict()
+
+    @property
+    def inside(self) -> int:
+        """Fetches that run now."""
+        return len(self._inside)
+
+    @property
+    def has_room_for_prefetch(self) -> bool:
+        """Whether a read-ahead that came now would get in at once."""
+        return not self._demand and not self._prefetch and self._may_enter(demand=False)
+
+    def _may_enter(self, *, demand: bool) -> bool:
+        if len(self._inside) >= self._slots:
+            return False
+        return demand or sum(not flight.demand for flight in self._inside) < self._prefetch_slots
+
+    async def enter(self, flight: Flight) -> None:
+        """Wait for a slot. ``leave`` must follow, however the fetch ends."""
+        if not self._demand and self._may_enter(demand=flight.demand):
+            self._inside.add(flight)
+            return
+        granted = trio.Event()
+        (self._demand if flight.demand else self._prefetch)[flight] = granted
+        try:
+            await granted.wait()
+        except BaseException:
+            self._demand.pop(flight, None)
+            self._prefetch.pop(flight, None)
+            self.leave(flight)  # the slot may have been granted in the moment of the cancellation
+            raise
+
+    def leave(self, flight: Flight) -> None:
+        self._inside.discard(flight)
+        self._admit()
+
+    def promote(self, flight: Flight) -> None:
+        """A reader waits for this read-ahead now: it counts and queues as a demand from here on."""
+        if flight.demand:
+            return
+        flight.demand = True
+        waiting = self._prefetch.pop(flight, None)
+        if waiting is not None:
+            self._demand[flight] = waiting
+        self._admit()
+
+    def _admit(self) -> None:
+        while True:
+            if self._demand:
+                queue, demand = self._demand, True
+            elif self._prefetch:
+                queue, demand = self._prefetch, False
+            else:
+                return
+            if not self._may_enter(demand=demand):
+                return
+            flight, granted = queue.popitem(last=False)
+            self._inside.add(flight)
+            granted.set()

@@ -1,0 +1,491 @@
+"""The block cache as readers see it: one look-up through memory, sealed disk and fetch; one flight per block.
+
+``Reader.read_nowait`` answers from memory alone; ``Reader.read`` boards flights for what is missing and waits.
+A fault of the cache is a miss, never an error; errors of a fetch reach every reader that waits for it and are not
+kept. Knows no cloud, no tree and no handle: contents are named by content id and come through a fetch function.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from serpentfs.cache import slots
+from serpentfs.cache.blocks import blocks_of, runs, span_of
+from serpentfs.cache.disk import DiskCache, discard
+from serpentfs.cache.flights import Fetch, FetchGate, Flight
+from serpentfs.cache.memory import MemoryCache
+from serpentfs.cache.prefetch import LONGEST_RUN, Prefetcher, Stream
+from serpentfs.cache.seal import BlockSeal
+from serpentfs.cache.window import ReadAhead, Window
+from serpentfs.errors import SerpentError, Unavailable
+from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
+
+__all__ = ["BlockCache", "CacheLimits", "CacheStatistics", "Fetch", "Reader"]
+
+log = logging.getLogger(__name__)
+
+MiB = 1024 * 1024
+GiB = 1024 * MiB
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLimits:
+    """Budgets, in bytes."""
+
+    memory_bytes: int = 64 * MiB
+    """Cleartext in memory, with 512 bytes of overhead for each block."""
+    disk_bytes: int = 10 * GiB
+    """Sealed blocks on disk, in whole pages."""
+    free_space_floor: int = 1 * GiB
+    """The cache writes nothing that would leave the file system with less."""
+    prefetch_bytes: int = 32 * MiB
+    """In flight for read-ahead or landed and not yet read, of all readers together. At most half of
+    ``memory_bytes`` is used, so that what was read ahead is still there when it is read."""
+    window_bytes: int = 16 * MiB
+    """The furthest that one reader reads ahead."""
+    parallel_fetches: int = 8
+    """Fetches at a time. Each is of at most 4 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatistics:
+    """Gauges (what is so now) and counters (since the start)."""
+
+    memory_bytes: int
+    disk_bytes: int
+    prefetched_bytes: int
+    fetches_in_flight: int
+    queued_write_bytes: int
+    """Gauge: cleartext waiting to be written to disk."""
+    open_readers: int
+    disk_usable: bool
+    """False without a disk cache, and once the disk was taken out of use."""
+    hits: int
+    """Counter: blocks that reads found in memory or on disk."""
+    misses: int
+    """Counter: blocks that reads had to wait for."""
+    fetches: int
+    fetched_bytes: int
+    damaged_slots: int
+    """Counter: slots on disk that did not open and were fetched again."""
+    unwritten_blocks: int
+    """Counter: blocks that did not go to disk for want of room or time."""
+
+
+class BlockCache:
+    """See the module. ``run`` must be running for anything to be fetched; what is in memory is answered without.
+
+    Without ``directory`` or ``seal`` there is no disk cache."""
+
+    def __init__(self, *, seal: BlockSeal | None, directory: Path | None, limits: CacheLimits) -> None:
+        self._limits = limits
+        self._memory = MemoryCache(limits.memory_bytes)
+        self._pins: Counter[ContentId] = Counter()
+        self._disk: DiskCache | None = None
+        if seal is not None and directory is not None:
+            self._disk = DiskCache(
+                directory, seal, limits.disk_bytes, limits.free_space_floor, self._pins.__contains__
+            )
+        self._gate = FetchGate(limits.parallel_fetches)
+        self._board: dict[tuple[ContentId, BlockIndex], Flight] = {}
+        self._approaching: set[Flight] = set()
+        """Demanded flights that took off and have not come to the gate: no read-ahead may slip in before them."""
+        self._prefetcher = Prefetcher(min(limits.prefetch_bytes, limits.memory_bytes // 2), self)
+        self._nursery: trio.Nursery | None = None
+        self._hits = 0
+        self._misses = 0
+        self._fetches = 0
+        self._fetched_bytes = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the tasks of the cache until cancelled. Disk writes that are still queued then are dropped. Readers
+        that wait get Unavailable. What the disk holds is found out in the background; reads wait for it where
+        they need it."""
+        try:
+            async with trio.open_nursery() as nursery:
+                if self._disk is not None:
+                    await nursery.start(self._disk.run)
+                self._nursery = nursery
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+
+    def reader(self, content: ContentId, size: int, fetch: Fetch) -> Reader:
+        """A reader of a content of ``size`` bytes with a read-ahead window of its own: one for each open handle.
+        While one is open, its content is not evicted from disk."""
+        return Reader(self, content, size, fetch, Window(size, self._limits.window_bytes))
+
+    async def read_span(self, content: ContentId, size: int, span: Span, fetch: Fetch) -> bytes:
+        """The bytes of ``span``, clamped to ``size``, without read-ahead."""
+        span = span.clamp(size)
+        ticket = await self.book(content, size, blocks_of(span), fetch)
+        return bytes(_cut(await ticket.arrive(), span))
+
+    def store(self, content: ContentId, block: BlockIndex, data: bytes | memoryview) -> None:
+        """Keep a known block, all of its bytes, in memory."""
+        self._memory.put(content, block, bytes(data))
+
+    def warm(self, content: ContentId, size: int, span: Span, fetch: Fetch) -> None:
+        """Load ``span`` when nothing more urgent is to be done: the head of a file that is probably opened next.
+        Only a hint; it may be dropped."""
+        blocks = blocks_of(span.clamp(size))
+        if blocks and not all(self.is_known(content, BlockIndex(block)) for block in blocks):
+            self._prefetcher.warm(Stream(content, size, fetch), blocks)
+
+    async def adopt(self, content: ContentId, slots: Path, blocks: Collection[BlockIndex]) -> None:
+        """Make the file ``slots``, sealed for this content with the cache's seal, the content's disk cache. Only the
+        slots in ``blocks`` count. It is removed instead when there is no room or no disk cache; afterwards
+        ``slots`` does not exist in any case, unless it could not be removed, which is logged."""
+        if self._disk is None:
+            await discard(slots)
+        else:
+            await self._disk.adopt(content, slots, blocks)
+
+    def forget(self, content: ContentId) -> None:
+        """The content is gone: drop it from memory and disk. Who waits for it still gets it."""
+        self._prefetcher.forget(content)
+        for flight in {flight for (of, _), flight in self._board.items() if of == content}:
+            flight.keep = False
+            self._cancel_if_useless(flight)
+        self._memory.forget(content)
+        if self._disk is not None:
+            self._disk.forget(content)
+
+    def statistics(self) -> CacheStatistics:
+        disk = self._disk
+        return CacheStatistics(
+            memory_bytes=self._memory.charged_bytes,
+            disk_bytes=disk.taken_bytes if disk else 0,
+            prefetched_bytes=self._prefetcher.claimed,
+            fetches_in_flight=self._gate.inside,
+            queued_write_bytes=disk.queued_bytes if disk else 0,
+            open_readers=self._pins.total(),
+            disk_usable=disk is not None and disk.usable,
+            hits=self._hits,
+            misses=self._misses,
+            fetches=self._fetches,
+            fetched_bytes=self._fetched_bytes,
+            damaged_slots=disk.damaged_slots if disk else 0,
+            unwritten_blocks=disk.unwritten_blocks if disk else 0,
+        )
+
+    async def wait_written(self) -> None:
+        """Until every block fetched so far is on disk, or dropped, and forgotten contents are gone from it."""
+        if self._disk is not None:
+            await self._disk.wait_written()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    # what Reader needs
+
+    def in_memory(self, content: ContentId, span: Span) -> bytes | memoryview | None:
+        """The bytes of a span (not empty) that lies wholly in memory, else None. One block's are not copied."""
+        get = self._memory.get
+        first = span.start // BLOCK_SIZE
+        last = (span.stop - 1) // BLOCK_SIZE
+        if first == last:
+            data = get((content, BlockIndex(first)))
+            if data is None:
+                return None
+            self._hits += 1
+            start = span.start - first * BLOCK_SIZE
+            stop = span.stop - first * BLOCK_SIZE
+            return data if start == 0 and stop == len(data) else memoryview(data)[start:stop]
+        found: list[bytes] = []
+        for block in range(first, last + 1):
+            data = get((content, BlockIndex(block)))
+            if data is None:
+                return None
+            found.append(data)
+        self._hits += len(found)
+        return _cut(found, span)
+
+    async def book(self, content: ContentId, size: int, blocks: range, fetch: Fetch) -> Ticket:
+        """Find what is here, and board flights for what is not. The ticket must be used."""
+        await trio.lowlevel.checkpoint()
+        disk = self._disk
+        found, missing = self._find(content, blocks)
+        if missing and disk is not None and disk.must_look(content):
+            await disk.look(content)
+            found, missing = self._find(content, blocks)
+        missing = [block for block in missing if (content, block) not in self._board]
+        on_disk: list[int] = []
+        if missing and disk is not None:
+            on_disk = [block for block in missing if disk.holds(content, BlockIndex(block))]
+            for run in runs(on_disk, slots.PIECE):
+                opened = disk.read_nowait(content, run, size)
+                if opened is None:
+                    break
+                for block, data in zip(run, opened, strict=True):
+                    if data is not None:
+                        self._memory.put(content, BlockIndex(block), data)
+                        found[block] = data
+            missing = [block for block in missing if block not in found]
+            on_disk = [block for block in missing if disk.holds(content, BlockIndex(block))]
+        self._hits += len(found)
+        self._misses += len(blocks) - len(found)
+        to_fetch = sorted({*missing} - {*on_disk})
+        for part in (on_disk, to_fetch):
+            for run in runs(part, LONGEST_RUN):
+                self._take_off(Flight(content, size, run, fetch, demand=True))
+        return Ticket(self, content, blocks, found)
+
+    def _find(self, content: ContentId, blocks: range) -> tuple[dict[int, bytes], list[int]]:
+        """Split blocks into those in memory and the others."""
+        found: dict[int, bytes] = {}
+        missing: list[int] = []
+        for block in blocks:
+            data = self._memory.get((content, BlockIndex(block)))
+            if data is None:
+                missing.append(block)
+            else:
+                found[block] = data
+        return found, missing
+
+    def join(self, content: ContentId, blocks: Iterable[int]) -> dict[int, Flight]:
+        """The flights of blocks on the board, which count as demanded from now on."""
+        flights = {block: self._board[content, BlockIndex(block)] for block in blocks}
+        for flight in set(flights.values()):
+            flight.waiters += 1
+            self._gate.promote(flight)
+        return flights
+
+    def leave(self, flight: Flight) -> None:
+        """A waiter of a flight has its bytes or went away."""
+        flight.waiters -= 1
+        self._cancel_if_useless(flight)
+
+    # what Prefetcher needs
+
+    def has_room(self) -> bool:
+        return self._nursery is not None and not self._approaching and self._gate.has_room_for_prefetch
+
+    def is_known(self, content: ContentId, block: BlockIndex) -> bool:
+        key = (content, block)
+        return key in self._memory or key in self._board
+
+    def launch(self, stream: Stream, blocks: range) -> Flight:
+        flight = Flight(stream.content, stream.size, blocks, stream.fetch, demand=False)
+        self._take_off(flight)
+        return flight
+
+    # flights
+
+    def _take_off(self, flight: Flight) -> None:
+        if self._nursery is None:
+            raise Unavailable("the block cache is not running")
+        for block in flight.blocks:
+            self._board[flight.content, BlockIndex(block)] = flight
+        if flight.demand:
+            self._approaching.add(flight)
+        self._nursery.start_soon(self._fly, flight)
+
+    async def _fly(self, flight: Flight) -> None:
+        try:
+            with flight.scope:
+                await self._load(flight)
+        except trio.Cancelled:
+            self._nursery = None  # the cache is ending: nothing may take off any more
+            raise
+        except SerpentError as error:
+            flight.error = error
+            log.debug("cache: a fetch failed: %s", error)
+        except Exception as error:  # a fault in one fetch is its readers' matter, not the drive's end
+            flight.error = error
+            if not flight.waiters:
+                log.exception("cache: a fetch that nobody waits for failed")
+        finally:
+            if flight.error is None and len(flight.landed) < len(flight.blocks):
+                flight.error = Unavailable("the read was given up")
+            self._take_off_board(flight)
+            flight.done.set()
+            self._approaching.discard(flight)
+            if flight.for_prefetch:
+                self._prefetcher.landed(flight)
+            else:
+                self._prefetcher.pump()
+
+    def _take_off_board(self, flight: Flight) -> None:
+        for block in flight.blocks:
+            if self._board.get((flight.content, BlockIndex(block))) is flight:
+                del self._board[flight.content, BlockIndex(block)]
+
+    def _cancel_if_useless(self, flight: Flight) -> None:
+        """Nobody waits for a flight any more: end it, unless its fetch already runs."""
+        if not flight.waiters and not flight.fetching and not flight.done.is_set():
+            self._take_off_board(flight)
+            flight.scope.cancel()
+
+    async def _load(self, flight: Flight) -> None:
+        """Disk first, then the rest by fetches of neighbouring blocks."""
+        content, disk = flight.content, self._disk
+        if disk is not None:
+            if disk.must_look(content):
+                await disk.look(content)
+            held = [block for block in flight.blocks if disk.holds(content, BlockIndex(block))]
+            for run in runs(held, LONGEST_RUN):
+                opened = await disk.read(content, run, flight.size)
+                for block, data in zip(run, opened, strict=True):
+                    if data is not None:
+                        self._land(flight, BlockIndex(block), data)
+        for run in runs((block for block in flight.blocks if block not in flight.landed), LONGEST_RUN):
+            await self._fetch(flight, run)
+
+    async def _fetch(self, flight: Flight, blocks: range) -> None:
+        span = span_of(blocks, flight.size)
+        self._approaching.discard(flight)
+        await self._gate.enter(flight)
+        try:
+            self._prefetcher.pump()
+            flight.fetching = True
+            self._fetches += 1
+            data = await flight.fetch(span)
+        finally:
+            flight.fetching = False
+            self._gate.leave(flight)
+        if len(data) != len(span):
+            raise Unavailable(f"{len(data)} bytes came where {len(span)} were asked for")
+        self._fetched_bytes += len(data)
+        view = memoryview(data)
+        for block in blocks:
+            start = block * BLOCK_SIZE - span.start
+            # A copy of its own for each block, or one block in use would pin the whole fetch; of a fetch of one
+            # block ``bytes`` makes none.
+            cleartext = bytes(data) if len(blocks) == 1 else bytes(view[start : start + BLOCK_SIZE])
+            self._land(flight, BlockIndex(block), cleartext)
+            if self._disk is not None and flight.keep:
+                self._disk.offer(flight.content, BlockIndex(block), cleartext)
+
+    def _land(self, flight: Flight, block: BlockIndex, data: bytes) -> None:
+        flight.landed[block] = data
+        if flight.keep:
+            self._memory.put(flight.content, block, data)
+
+    # readers
+
+    def opened(self, content: ContentId) -> None:
+        self._pins[content] += 1
+        if self._disk is not None:
+            self._disk.used(content)
+
+    def closed(self, content: ContentId) -> None:
+        self._pins[content] -= 1
+        if not self._pins[content]:
+            del self._pins[content]
+
+    def read_ahead(self, window: Window, stream: Stream, span: Span) -> None:
+        """A reader asked for ``span``: move its window, and start or stop what follows from it."""
+        commands = window.got_read(span)
+        position = -(-window.position // BLOCK_SIZE)
+        if position > stream.position:
+            self._prefetcher.read_up_to(stream, position)
+        for command in commands:
+            if isinstance(command, ReadAhead):
+                self._prefetcher.want(stream, blocks_of(command.span))
+            else:
+                self.drop_ahead(stream, position)
+
+    def drop_ahead(self, stream: Stream, position: int) -> None:
+        useless = [flight for flight in stream.flights if not flight.waiters]
+        self._prefetcher.stop(stream, position)
+        for flight in useless:
+            self._cancel_if_useless(flight)
+
+
+class Ticket:
+    """Blocks that a read needs: some are here, the others on flights that it has joined."""
+
+    __slots__ = ("_blocks", "_cache", "_flights", "_found")
+
+    def __init__(self, cache: BlockCache, content: ContentId, blocks: range, found: dict[int, bytes]) -> None:
+        self._cache = cache
+        self._blocks = blocks
+        self._found = found
+        self._flights = cache.join(content, (block for block in blocks if block not in found))
+
+    async def arrive(self) -> list[bytes]:
+        """All blocks in order. Raises what a flight's fetch raised."""
+        flights = dict.fromkeys(self._flights.values())
+        try:
+            for flight in flights:
+                await flight.done.wait()
+                if flight.error is not None:
+                    raise flight.error
+        finally:
+            for flight in flights:
+                self._cache.leave(flight)
+        found = self._found
+        for block, flight in self._flights.items():
+            found[block] = flight.landed[BlockIndex(block)]
+        return [found[block] for block in self._blocks]
+
+
+class Reader:
+    """One open handle's way into the cache."""
+
+    __slots__ = ("_cache", "_content", "_fetch", "_open", "_size", "_stream", "_window")
+
+    def __init__(self, cache: BlockCache, content: ContentId, size: int, fetch: Fetch, window: Window) -> None:
+        self._cache = cache
+        self._content = content
+        self._size = size
+        self._fetch = fetch
+        self._window = window
+        self._stream = Stream(content, size, fetch)
+        self._open = True
+        cache.opened(content)
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read_nowait(self, span: Span) -> bytes | memoryview | None:
+        """The bytes of ``span``, clamped to the content, when all are in memory, else None."""
+        if span.stop > self._size:
+            span = span.clamp(self._size)
+        if span.start == span.stop:
+            return b""
+        data = self._cache.in_memory(self._content, span)
+        if data is not None and self._open:
+            self._cache.read_ahead(self._window, self._stream, span)
+        return data
+
+    async def read(self, span: Span) -> bytes | memoryview:
+        """The bytes of ``span``, clamped to the content. Raises what the fetch raises, Unavailable when the cache
+        does not run."""
+        span = span.clamp(self._size)
+        ticket = await self._cache.book(self._content, self._size, blocks_of(span), self._fetch)
+        if span.start < span.stop and self._open:
+            self._cache.read_ahead(self._window, self._stream, span)
+        return _cut(await ticket.arrive(), span)
+
+    def close(self) -> None:
+        """Give up what was read ahead. Closing again does nothing."""
+        if self._open:
+            self._open = False
+            self._cache.drop_ahead(self._stream, 0)
+            self._cache.closed(self._content)
+
+
+def _cut(blocks: list[bytes], span: Span) -> bytes | memoryview:
+    """``span`` out of the neighbouring blocks that it touches; joined once, and of one block not copied."""
+    if not blocks:
+        return b""
+    start = span.start % BLOCK_SIZE
+    if len(blocks) == 1:
+        data = blocks[0]
+        return data if len(span) == len(data) else memoryview(data)[start : start + len(span)]
+    parts: list[bytes | memoryview] = list(blocks)
+    if start:
+        parts[0] = memoryview(blocks[0])[start:]
+    end = span.stop % BLOCK_SIZE
+    if end and end < len(blocks[-1]):
+        parts[-1] = memoryview(blocks[-1])[:end]
+    return b"".join(parts)

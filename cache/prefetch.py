@@ -1,0 +1,180 @@
+"""Read-ahead of all readers under one byte budget: who may fetch how much ahead, and when.
+
+A *stream* is what one reader wants ahead: a range of blocks not yet under way (pending), and blocks that landed
+and were not read yet (unread). The budget counts what is in flight for read-ahead and what is unread, of all
+streams together. Streams take turns, so that one fast reader does not starve the others; heads that were asked to
+be warmed come after every reader. Decides synchronously and launches flights through a callback; it has no task
+of its own and knows neither disk nor link.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Protocol
+
+from serpentfs.cache.blocks import block_length
+from serpentfs.cache.flights import Fetch, Flight
+from serpentfs.model import BlockIndex, ContentId
+
+LONGEST_RUN = 32
+"""Blocks in one fetch: 4 MiB. Large enough that a request's round trip is small beside its transfer on a home link,
+small enough that its memory and a reader's wait for its first byte stay bounded. A guess."""
+
+MOST_WARM = 64
+"""Heads that may wait to be warmed; the oldest is dropped for a new one, since a browser moves on."""
+
+_NONE = range(0)
+
+
+class Stream:
+    """What is read ahead of one place of one content."""
+
+    __slots__ = ("content", "fetch", "flights", "pending", "position", "size", "unread")
+
+    def __init__(self, content: ContentId, size: int, fetch: Fetch) -> None:
+        self.content = content
+        self.size = size
+        self.fetch = fetch
+        self.pending = _NONE
+        self.position = 0
+        """The first block that was not read yet; those below are of no use ahead."""
+        self.unread: dict[int, int] = {}
+        """Landed blocks that wait to be read, and their bytes."""
+        self.flights: set[Flight] = set()
+
+
+class Launcher(Protocol):
+    """What the prefetcher asks of the cache."""
+
+    def has_room(self) -> bool:
+        """Whether a read-ahead could start fetching now."""
+        ...
+
+    def is_known(self, content: ContentId, block: BlockIndex) -> bool:
+        """Whether a block is in memory or in flight."""
+        ...
+
+    def launch(self, stream: Stream, blocks: range) -> Flight:
+        """Start loading blocks that are not known; ``Prefetcher.landed`` must follow."""
+        ...
+
+
+class Prefetcher:
+    """See the module. ``claimed`` never exceeds ``budget``."""
+
+    def __init__(self, budget: int, launcher: Launcher) -> None:
+        self._budget = budget
+        self._launcher = launcher
+        self._claimed = 0
+        self._readers: OrderedDict[Stream, None] = OrderedDict()
+        self._warm: OrderedDict[Stream, None] = OrderedDict()
+        self._running: dict[Flight, tuple[Stream, int]] = {}
+
+    @property
+    def claimed(self) -> int:
+        """Bytes in flight for read-ahead, and landed but unread."""
+        return self._claimed
+
+    def want(self, stream: Stream, blocks: range) -> None:
+        """A reader wants these blocks next, after those it already asked for."""
+        start = stream.pending.start if stream.pending else blocks.start
+        stream.pending = range(max(start, stream.position), blocks.stop)
+        if stream.pending:
+            self._readers[stream] = None
+            self.pump()
+
+    def warm(self, stream: Stream, blocks: range) -> None:
+        """Load blocks when no reader wants anything ahead. They do not count as unread: nobody may ever come."""
+        stream.pending = blocks
+        stream.position = blocks.stop
+        while len(self._warm) >= MOST_WARM:
+            self._warm.popitem(last=False)[0].pending = _NONE
+        self._warm[stream] = None
+        self.pump()
+
+    def read_up_to(self, stream: Stream, position: int) -> None:
+        """Every block below ``position`` was read or passed over."""
+        if position <= stream.position:
+            return
+        released = 0
+        if stream.unread:
+            for block in [block for block in stream.unread if block < position]:
+                released += stream.unread.pop(block)
+        stream.position = position
+        if stream.pending:
+            stream.pending = range(max(stream.pending.start, position), max(stream.pending.stop, position))
+        if released:
+            self._claimed -= released
+            self.pump()
+
+    def stop(self, stream: Stream, position: int = 0) -> None:
+        """The reader went to another ``position`` or away: nothing it wanted ahead is wanted any more. What is in
+        flight stays in the budget until it lands."""
+        self._readers.pop(stream, None)
+        self._warm.pop(stream, None)
+        stream.pending = _NONE
+        stream.position = position
+        stream.flights.clear()
+        self._claimed -= sum(stream.unread.values())
+        stream.unread.clear()
+        self.pump()
+
+    def forget(self, content: ContentId) -> None:
+        """Ask for nothing more of a content."""
+        for queue in (self._readers, self._warm):
+            for stream in [stream for stream in queue if stream.content == content]:
+                self.stop(stream)
+
+    def landed(self, flight: Flight) -> None:
+        """A flight that ``launch`` started has ended. A failed one ends its stream's wishes: the reader will come to
+        the place by itself, and only then it is worth another try."""
+        stream, claim = self._running.pop(flight)
+        self._claimed -= claim
+        if flight in stream.flights:
+            stream.flights.discard(flight)
+            for block in flight.blocks:
+                if block >= stream.position and block in flight.landed:
+                    amount = len(flight.landed[BlockIndex(block)])
+                    stream.unread[block] = amount
+                    self._claimed += amount
+            if flight.error is not None:
+                stream.pending = _NONE
+        self.pump()
+
+    def pump(self) -> None:
+        """Launch whatever gate and budget allow."""
+        while self._launcher.has_room():
+            queue = self._readers or self._warm
+            if not queue:
+                return
+            stream = next(iter(queue))
+            run, claim = self._next_run(stream)
+            if run:
+                flight = self._launcher.launch(stream, run)
+                self._running[flight] = (stream, claim)
+                stream.flights.add(flight)
+                self._claimed += claim
+            elif stream.pending:
+                return  # the budget is used up; whoever releases some of it pumps again
+            if stream.pending:
+                queue.move_to_end(stream)
+            else:
+                del queue[stream]
+
+    def _next_run(self, stream: Stream) -> tuple[range, int]:
+        """Take the next unknown blocks off what the stream wants, as far as the budget goes, and their bytes."""
+        pending = stream.pending
+        known = self._launcher.is_known
+        start = pending.start
+        while start < pending.stop and known(stream.content, BlockIndex(start)):
+            start += 1
+        stop = start
+        claim = 0
+        while stop < pending.stop and stop - start < LONGEST_RUN and not known(stream.content, BlockIndex(stop)):
+            length = block_length(stop, stream.size)
+            if self._claimed + claim + length > self._budget:
+                break
+            claim += length
+            stop += 1
+        stream.pending = range(stop, pending.stop)
+        return range(start, stop), claim

@@ -1,0 +1,326 @@
+"""Slot files as threads see them: open, look over, read, write, adopt, remove.
+
+Every function here blocks and is called in a thread of the bridge with immutable arguments, except
+``read_cached``, which never waits for a disk and is called on the loop. The format of a slot is ``seal``'s.
+All of them raise OSError and leave judging it to ``disk``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from serpentfs.cache.blocks import BlockSet, block_length, runs
+from serpentfs.cache.seal import HEADER_SIZE, SLOT_SIZE, TAG_SIZE, BlockSeal
+from serpentfs.errors import IntegrityError
+from serpentfs.model import BlockIndex, ContentId
+
+PIECE = 8
+"""Slots read by one call: 1 MiB, the largest read a kernel sends. The buffers for it are kept and used again,
+because memory touched for the first time is far slower than the disk's page cache."""
+
+PAGE = 4096
+FILE_CHARGE = PAGE
+"""Bytes charged for a file beyond its slots (inode, place in its folder)."""
+
+NEW_SUFFIX = ".new"
+"""Ends the name of a file that is being copied in and is not valid yet."""
+
+_WRITE_RUN = 256
+_SCRATCH = threading.local()
+_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What ``look`` saw: an open descriptor, bytes of disk taken, and where a slot may be."""
+
+    descriptor: int
+    taken: int
+    blocks: BlockSet
+
+
+def slot_charge(block: int, length: int) -> int:
+    """Bytes of disk, in whole pages, that a slot of ``length`` bytes of cleartext takes at most."""
+    start = block * SLOT_SIZE
+    stop = start + HEADER_SIZE + length + TAG_SIZE
+    return (-(-stop // PAGE) - start // PAGE) * PAGE
+
+
+def scratch() -> bytearray:
+    """A buffer of PIECE slots."""
+    return bytearray(PIECE * SLOT_SIZE)
+
+
+def look(path: Path) -> Found | None:
+    """Open a slot file and find the slots whose headers are not in a hole. None when there is no such file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        blocks = BlockSet()
+        for start, stop in _extents(descriptor, status.st_size):
+            for block in _headers_in(start, stop):
+                blocks.add(block)
+        return Found(descriptor, status.st_blocks * 512 + FILE_CHARGE, blocks)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where a sparse file has data."""
+    stop = 0
+    while stop < size:
+        try:
+            start = os.lseek(descriptor, stop, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return
+            raise
+        stop = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, stop
+
+
+def _headers_in(start: int, stop: int) -> range:
+    """The slots with a byte of their header in ``[start, stop)``."""
+    return range(max(0, -(-(start - HEADER_SIZE + 1) // SLOT_SIZE)), -(-stop // SLOT_SIZE))
+
+
+Opened = list[bytes | None]
+"""Cleartext of neighbouring blocks, None for what is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """What was read: cleartext in order, and how many slots were there but did not open."""
+
+    blocks: Opened
+    damaged: int
+
+
+def read_cached(
+    descriptor: int, seal: BlockSeal, content: ContentId, blocks: range, size: int, buffer: bytearray
+) -> Slots | None:
+    """``read`` of at most PIECE blocks when the page cache has them all, else None. Never waits for the disk.
+
+    OSError with EOPNOTSUPP where the file system cannot tell."""
+    if _NOWAIT is None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    wanted = _sealed_length(blocks, size)
+    view = memoryview(buffer)[:wanted]
+    try:
+        if os.preadv(descriptor, [view], blocks.start * SLOT_SIZE, _NOWAIT) < wanted:
+            return None
+    except BlockingIOError:
+        return None
+    return _open_slots(seal, content, blocks, size, view)
+
+
+def read(path: Path, seal: BlockSeal, content: ContentId, blocks: range, size: int) -> tuple[Slots, int]:
+    """Read and open neighbouring blocks of a content of ``size`` bytes. The second value is the descriptor, left
+    open for the caller."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        buffer: bytearray | None = getattr(_SCRATCH, "buffer", None)
+        if buffer is None:
+            buffer = _SCRATCH.buffer = scratch()
+        opened: Opened = []
+        damaged = 0
+        for start in range(blocks.start, blocks.stop, PIECE):
+            piece = range(start, min(start + PIECE, blocks.stop))
+            view = memoryview(buffer)[: _sealed_length(piece, size)]
+            got = os.preadv(descriptor, [view], piece.start * SLOT_SIZE)
+            slots = _open_slots(seal, content, piece, size, view[:got])
+            opened += slots.blocks
+            damaged += slots.damaged
+        return Slots(opened, damaged), descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _sealed_length(blocks: range, size: int) -> int:
+    """Bytes from the start of the first slot to the end of the last one's tag."""
+    last = blocks.stop - 1
+    return (last - blocks.start) * SLOT_SIZE + HEADER_SIZE + block_length(last, size) + TAG_SIZE
+
+
+def _open_slots(seal: BlockSeal, content: ContentId, blocks: range, size: int, view: memoryview) -> Slots:
+    opened: Opened = []
+    damaged = 0
+    for index, block in enumerate(blocks):
+        try:
+            cleartext = seal.open(content, BlockIndex(block), view[index * SLOT_SIZE : (index + 1) * SLOT_SIZE])
+        except IntegrityError:
+            cleartext = None
+            damaged += 1
+        else:
+            if cleartext is not None and len(cleartext) != block_length(block, size):
+                cleartext = None
+                damaged += 1
+        opened.append(cleartext)
+    return Slots(opened, damaged)
+
+
+def write(path: Path, seal: BlockSeal, content: ContentId, blocks: Mapping[BlockIndex, bytes]) -> None:
+    """Seal blocks and write them into the file of their content, which is made when it is not there."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, flags, 0o600)
+    try:
+        for run in runs(sorted(blocks), _WRITE_RUN):
+            sealed = [seal.seal(content, BlockIndex(block), blocks[BlockIndex(block)]) for block in run]
+            _write_all(descriptor, sealed, run.start * SLOT_SIZE)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, parts: Sequence[bytes], offset: int) -> None:
+    """Write neighbouring slots. Only the last block of a content is short, so that the parts lie end to end."""
+    written = os.pwritev(descriptor, parts, offset)
+    total = sum(len(part) for part in parts)
+    if written == total:
+        return
+    rest = memoryview(b"".join(parts))
+    while written < total:
+        written += os.pwrite(descriptor, rest[written:], offset + written)
+
+
+def remove(paths: Iterable[Path], descriptors: Iterable[int] = ()) -> None:
+    """Remove files that may be gone already, after closing descriptors of theirs: the last close of a removed
+    file is what frees its bytes, and takes long for a large one."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def free_bytes(directory: Path) -> int:
+    """Bytes that an ordinary user can still write on the file system of ``directory``, which is made again when
+    somebody removed it."""
+    try:
+        status = os.statvfs(directory)
+    except FileNotFoundError:
+        directory.mkdir(mode=0o700, parents=True)
+        status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
+def touch(times: Mapping[Path, int]) -> None:
+    """Set modification times (ns): the order of use that the next start reads."""
+    for path, time_ns in times.items():
+        try:
+            os.utime(path, ns=(time_ns, time_ns))
+        except FileNotFoundError:
+            continue
+
+
+def scan(directory: Path) -> list[tuple[ContentId, int]]:
+    """Every content's file with the bytes it takes, the longest unused first. Makes the directory if needed and
+    removes copies that were never finished; names that are not ours are left alone."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found: list[tuple[int, ContentId, int]] = []
+    with os.scandir(directory) as folders:
+        for folder in folders:
+            if len(folder.name) != 2 or not folder.is_dir(follow_symlinks=False):
+                continue
+            with os.scandir(folder.path) as entries:
+                for entry in entries:
+                    if entry.name.endswith(NEW_SUFFIX):
+                        Path(entry.path).unlink(missing_ok=True)
+                        continue
+                    content = content_of(entry.name)
+                    if content is None or entry.name[-2:] != folder.name:
+                        continue
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    found.append((status.st_mtime_ns, content, status.st_blocks * 512 + FILE_CHARGE))
+    found.sort()
+    return [(content, taken) for _, content, taken in found]
+
+
+def path_of(directory: Path, content: ContentId) -> Path:
+    """``<directory>/<last two digits>/<16 hex digits>``: 256 folders, so that none grows huge."""
+    name = f"{content:016x}"
+    return directory / name[-2:] / name
+
+
+def content_of(name: str) -> ContentId | None:
+    """The content id of a file name as ``path_of`` makes it, None for any other name."""
+    try:
+        content = ContentId(int(name, 16))
+    except ValueError:
+        return None
+    return content if f"{content:016x}" == name else None
+
+
+def prepare(source: Path, blocks: Collection[BlockIndex], directory: Path) -> tuple[int, int]:
+    """Make ``source`` fit to be adopted: empty every slot that is not in ``blocks``. The answer is the bytes of disk
+    that the file takes, and those that moving it into ``directory`` would still have to write.
+
+    A staging file may hold slots that a later write made invalid (a truncated and regrown file). They would
+    authenticate, so they must be gone before the file counts as a cache of this content."""
+    kept = BlockSet(blocks)
+    descriptor = os.open(source, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        for start, stop in list(_extents(descriptor, status.st_size)):
+            for block in _headers_in(start, stop):
+                if block not in kept:
+                    os.pwrite(descriptor, bytes(HEADER_SIZE), block * SLOT_SIZE)
+        taken = os.fstat(descriptor).st_blocks * 512 + FILE_CHARGE
+    finally:
+        os.close(descriptor)
+    return taken, 0 if directory.stat().st_dev == status.st_dev else taken
+
+
+def move_in(source: Path, target: Path) -> None:
+    """Make ``source`` the file ``target``, by rename or, from another file system, by a sparse copy."""
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        source.replace(target)
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    copy = target.with_name(target.name + NEW_SUFFIX)
+    try:
+        _copy_data(source, copy)
+        copy.replace(target)
+    except BaseException:
+        copy.unlink(missing_ok=True)
+        raise
+    source.unlink()
+
+
+def _copy_data(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("wb", opener=_private) as writer:
+        size = os.fstat(reader.fileno()).st_size
+        for start, stop in list(_extents(reader.fileno(), size)):
+            reader.seek(start)
+            writer.seek(start)
+            left = stop - start
+            while left:
+                data = reader.read(min(left, 1 << 20))
+                if not data:
+                    break
+                writer.write(data)
+                left -= len(data)
+        writer.truncate(size)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
