@@ -1,0 +1,152 @@
+"""One mount from its start to its end: what runs beside the request loop, and the order of taking it down.
+
+The end, whatever its cause: the loop stops, what the kernel left open is closed in the core, the notifier's thread
+ends, the connection is closed and the mount point freed. Nothing of it may be skipped, and nothing of it may wait
+for the kernel without a limit.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import trio
+
+from serpentfs.bridge import run_in_thread
+from serpentfs.errors import NotADirectory, NotFound, Unavailable, UsageError
+from serpentfs.gateways.fuse import mountpoint
+from serpentfs.gateways.fuse.mount_options import MountOptions
+from serpentfs.gateways.fuse.mountpoint import Mount
+from serpentfs.gateways.fuse.notifier import Notifier
+from serpentfs.gateways.fuse.nudge import Nudge
+from serpentfs.gateways.fuse.operations import Operations
+from serpentfs.gateways.fuse.session import PyfuseSession
+from serpentfs.vfs.core import Vfs
+
+log = logging.getLogger(__name__)
+
+_STUCK_AFTER = 60.0
+"""Seconds after which a call of the notifier to the kernel counts as a deadlock. It may well wait for a READ, and
+that for the network; the core answers within its deadlines, which are shorter."""
+_CLEAN_UNMOUNT_WITHIN = 15.0
+_CLOSE_WITHIN = 30.0
+
+
+async def serve(vfs: Vfs, options: MountOptions, *, task_status: trio.TaskStatus[None]) -> None:
+    """See the package's ``serve``."""
+    path = await run_in_thread(
+        "disk",
+        lambda: mountpoint.prepare(
+            options.mountpoint, allow_other=options.allow_other, allow_nonempty=options.allows_nonempty
+        ),
+    )
+    session = PyfuseSession()
+    notifier = Notifier(session)
+    try:
+        operations = Operations(vfs, options, notifier, owner=(os.getuid(), os.getgid()))
+    except (NotFound, NotADirectory) as error:
+        raise UsageError(f"{options.root} is not a folder of the drive") from error
+    libfuse_options = options.for_libfuse(read_only=operations.read_only)
+    mount: Mount | None = None
+    try:
+        await run_in_thread("disk", session.mount, operations, path, libfuse_options)
+        mount = mountpoint.find_mount(path)
+        if mount is None:
+            raise Unavailable(f"{path} was unmounted at once")
+        notifier.start()
+        unsubscribe = vfs.subscribe(operations.on_invalidation)
+        try:
+            await _run(session, operations, notifier, mount, task_status)
+        finally:
+            unsubscribe()
+            with trio.CancelScope(shield=True):
+                await _close_files(operations)
+                await _stop(notifier, mount)
+    finally:
+        with trio.CancelScope(shield=True):
+            # Only what we mounted is unmounted: after a lazy unmount another mount may be there.
+            ours = mountpoint.find_mount(path) == mount
+            await run_in_thread("disk", lambda: session.close(unmount=ours))
+            if ours and mountpoint.find_mount(path) == mount:  # libfuse leaves it when the connection was aborted
+                await run_in_thread("disk", lambda: mountpoint.unmount(path, lazy=True))
+            log.info("%s is unmounted", path)
+
+
+async def _run(
+    session: PyfuseSession,
+    operations: Operations,
+    notifier: Notifier,
+    mount: Mount,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    """Serve until unmounted; when cancelled, unmount in good order first, while requests are still answered."""
+    ended = trio.Event()
+    # The loop outlives a cancellation until the kernel has written back what it holds.
+    loop_scope = trio.CancelScope(shield=True)
+
+    async def loop() -> None:
+        try:
+            with loop_scope:
+                await session.run()
+        finally:
+            ended.set()
+
+    async def watch() -> None:
+        while True:
+            nudge.beat()
+            if notifier.stuck_for() > _STUCK_AFTER:
+                log.error("the kernel does not take an invalidation for %.0f s: ending %s", _STUCK_AFTER, mount.path)
+                await run_in_thread("disk", mount.abort)
+                return
+            await trio.sleep(1)
+
+    async def announce() -> None:
+        await operations.ready.wait()
+        await run_in_thread("disk", mount.raise_read_ahead)
+        log.info("mounted on %s", mount.path)
+        task_status.started()
+
+    with Nudge(mount.path) as nudge:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(loop)
+            nursery.start_soon(watch)
+            nursery.start_soon(announce)
+            try:
+                await ended.wait()
+            except trio.Cancelled:
+                if not ended.is_set():
+                    with trio.CancelScope(shield=True):
+                        await _unmount_in_good_order(mount, ended)
+                raise
+            finally:
+                loop_scope.cancel()
+                nursery.cancel_scope.cancel()
+    if mountpoint.find_mount(mount.path) == mount or not operations.ready.is_set():
+        raise Unavailable(f"the kernel's connection of {mount.path} was aborted")
+
+
+async def _unmount_in_good_order(mount: Mount, ended: trio.Event) -> None:
+    with trio.move_on_after(_CLEAN_UNMOUNT_WITHIN):
+        unmounted = await run_in_thread(
+            "disk", lambda: mountpoint.unmount(mount.path, lazy=False), abandon=True
+        )
+        if unmounted:
+            await ended.wait()
+        else:
+            log.warning("%s is in use; unmounting it all the same", mount.path)
+
+
+async def _close_files(operations: Operations) -> None:
+    with trio.move_on_after(_CLOSE_WITHIN) as scope:
+        await operations.release_all()
+    if scope.cancelled_caught:
+        log.error("not all files left open by the mount could be closed within %.0f s", _CLOSE_WITHIN)
+
+
+async def _stop(notifier: Notifier, mount: Mount) -> None:
+    """End the notifier's thread. The loop has ended, so a call that waits for a request waits for ever: abort."""
+    notifier.stop()
+    if not await run_in_thread("disk", notifier.wait_stopped, 1.0):
+        mount.abort()
+        if not await run_in_thread("disk", notifier.wait_stopped, 10.0):
+            log.error("the thread that notifies the kernel does not end")

@@ -1,0 +1,521 @@
+"""FUSE requests translated to ``vfs.core`` and its answers back. No meaning of its own.
+
+Inode numbers are the core's, except that the kernel's root (1) is whichever folder the mount shows. The core
+keeps removed inodes as tombstones, so look-up counts are not kept here. What is kept: open files and folders, and
+which contents the kernel's page cache may be believed to hold.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import itertools
+import logging
+import os
+import stat
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from serpentfs.errors import IntegrityError, NotFound, SerpentError, Unsupported
+from serpentfs.gateways.fuse.errnos import errno_of
+from serpentfs.gateways.fuse.mount_options import MountOptions
+from serpentfs.gateways.fuse.notifier import Notifier
+from serpentfs.model import Attributes, ContentId, HandleId, Ino, Kind
+from serpentfs.vfs.core import Invalidation, RenameMode, SetAttributes, Vfs
+
+log = logging.getLogger(__name__)
+
+DOOR = "mount"
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_TYPE_BITS = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.SYMLINK: stat.S_IFLNK}
+
+_BLKSIZE = 64 * 1024
+"""st_blksize, which stdio takes for its buffers: without the write-back cache each flush of a buffer is a request.
+Just under the size from which malloc asks the kernel for every single buffer."""
+
+_STATFS_UNIT = 4096
+_UNKNOWN_SPACE = 1 << 50
+"""Shown as free where the store does not tell: programs refuse to write to a disk with nothing free."""
+
+_DOT, _DOTDOT, _COOKIE_OFFSET = 1, 2, 2
+"""Readdir cookies: 1 after ".", 2 after "..", inode + 2 after an entry (inode 1, the root, is never an entry)."""
+
+
+def _decode(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _encode(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _answer(
+    handler: Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]]:
+    """Turn whatever a handler raises into FUSEError: anything else would end the mount."""
+
+    @functools.wraps(handler)
+    async def answering(self: Operations, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except SerpentError as error:
+            if isinstance(error, IntegrityError):
+                log.error("%s: %s", handler.__name__, error)
+            else:
+                log.debug("%s: %s: %s", handler.__name__, type(error).__name__, error)
+            raise FUSEError(errno_of(error)) from error
+        except Exception as error:
+            log.exception("%s failed", handler.__name__)
+            raise FUSEError(errno.EIO) from error
+
+    return answering
+
+
+def _changing(
+    handler: Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]]:
+    """``_answer`` for a handler that changes something: EROFS on a read-only mount, also if root remounts it."""
+
+    @functools.wraps(handler)
+    async def changing(self: Operations, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        if self.read_only:
+            raise FUSEError(errno.EROFS)
+        return await handler(self, *args, **kwargs)
+
+    return _answer(changing)
+
+
+@dataclass(slots=True)
+class _OpenFile:
+    ino: Ino
+    append: bool
+    wrote: bool = False
+
+
+@dataclass(slots=True)
+class _OpenFolder:
+    ino: Ino
+    page: int = 32
+    """How many entries the last reply held: as many are asked for next time."""
+
+
+class Operations(pyfuse3.Operations):
+    """One mount of one folder of a Vfs."""
+
+    supports_dot_lookup = True
+
+    def __init__(self, vfs: Vfs, options: MountOptions, notifier: Notifier, *, owner: tuple[int, int]) -> None:
+        """``owner``: who mounts, (uid, gid). Raises NotFound, NotADirectory when ``options.root`` is no folder."""
+        self.ready = trio.Event()
+        self.read_only = options.wants_read_only or vfs.read_only
+        self._vfs = vfs
+        self._notifier = notifier
+        self._timeout = options.attribute_timeout
+        self._uid = owner[0] if options.uid is None else options.uid
+        self._gid = owner[1] if options.gid is None else options.gid
+        self._creators_own = options.uid is None
+        self._file_mode = 0o666 & ~options.umask
+        self._folder_mode = 0o777 & ~options.umask
+        self._root = vfs.resolve(options.root).ino
+        vfs.readdir(self._root, limit=1)  # NotADirectory
+        self._files: dict[HandleId, _OpenFile] = {}
+        self._folders: dict[int, _OpenFolder] = {}
+        self._folder_handles = itertools.count(1)
+        # Which content of an inode the kernel's page cache holds pages of, if any. An entry appears when the file
+        # is opened (the kernel then drops other pages), follows our own writes, which went through that cache,
+        # and goes when somebody else changes the content.
+        self._cached: dict[Ino, tuple[ContentId, int]] = {}
+
+    def init(self) -> None:
+        self.ready.set()
+
+    # --- translation
+
+    def _ino(self, kernel_ino: int) -> Ino:
+        return self._root if kernel_ino == pyfuse3.ROOT_INODE else Ino(kernel_ino)
+
+    def _kernel_ino(self, ino: Ino) -> InodeT:
+        return pyfuse3.ROOT_INODE if ino == self._root else InodeT(ino)
+
+    def _entry(self, attributes: Attributes) -> EntryAttributes:
+        entry = EntryAttributes()
+        entry.st_ino = self._kernel_ino(attributes.ino)
+        entry.attr_timeout = entry.entry_timeout = self._timeout
+        kind, mode = attributes.kind, attributes.mode
+        if kind is Kind.SYMLINK:
+            mode = 0o777
+        elif mode is None:
+            mode = self._folder_mode if kind is Kind.DIRECTORY else self._file_mode
+        entry.st_mode = ModeT(_TYPE_BITS[kind] | mode)
+        entry.st_nlink = attributes.nlink
+        entry.st_uid = self._uid if attributes.uid is None else attributes.uid
+        entry.st_gid = self._gid if attributes.gid is None else attributes.gid
+        entry.st_size = attributes.size
+        entry.st_blksize = _BLKSIZE
+        entry.st_blocks = (attributes.size + 511) // 512
+        entry.st_atime_ns = attributes.atime_ns
+        entry.st_mtime_ns = attributes.mtime_ns
+        entry.st_ctime_ns = attributes.ctime_ns
+        return entry
+
+    async def _owned(self, created: Attributes, ctx: RequestContext) -> Attributes:
+        """A new entry, given to its creator unless that is who owns entries anyway."""
+        if not self._creators_own or (ctx.uid, ctx.gid) == (self._uid, self._gid):
+            return created
+        owner = SetAttributes(uid=ctx.uid, gid=ctx.gid)
+        return await self._vfs.setattr(created.ino, owner, door=DOOR)
+
+    def on_invalidation(self, invalidation: Invalidation) -> None:
+        """A listener for ``Vfs.subscribe``: what others changed, told to the kernel."""
+        if invalidation.origin == DOOR:
+            return
+        if invalidation.ino is not None:
+            if invalidation.data:
+                self._cached.pop(invalidation.ino, None)
+            self._notifier.inode_changed(self._kernel_ino(invalidation.ino), data=invalidation.data)
+        if invalidation.entry is not None:
+            parent, name = invalidation.entry
+            self._notifier.entry_changed(self._kernel_ino(parent), _encode(name))
+
+    # --- look-ups and attributes
+
+    @_answer
+    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        parent = self._ino(parent_inode)
+        if name == b".":
+            return self._entry(self._vfs.getattr(parent))
+        if name == b"..":
+            return self._entry(self._vfs.getattr(self._vfs.getattr(parent).parent))
+        try:
+            return self._entry(self._vfs.lookup(parent, _decode(name)).attributes)
+        except NotFound:
+            if len(name) > self._vfs.capabilities.longest_name_bytes:
+                raise FUSEError(errno.ENAMETOOLONG) from None
+            absent = EntryAttributes()
+            absent.st_ino = InodeT(0)  # so that the kernel remembers that there is nothing
+            absent.entry_timeout = self._timeout
+            return absent
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for inode, _ in inode_list:
+            # With the inode go its pages. Should the kernel still hold some, one cache is dropped for nothing.
+            self._cached.pop(self._ino(inode), None)
+
+    @_answer
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return self._entry(self._vfs.getattr(self._ino(inode)))
+
+    @_changing
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        changes = SetAttributes(
+            size=attr.st_size if fields.update_size else None,
+            mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        ino = self._ino(inode)
+        handle = None if fh is None else HandleId(fh)
+        attributes = await self._vfs.setattr(ino, changes, handle, door=DOOR)
+        if fields.update_size:
+            self._cache_follows(attributes)
+        return self._entry(attributes)
+
+    @_answer
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        return FileNameT(_encode(self._vfs.readlink(self._ino(inode))))
+
+    @_answer
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        quota = self._vfs.statfs()
+        used = quota.used or 0
+        free = quota.free
+        if free is None:
+            free = _UNKNOWN_SPACE if quota.total is None else max(quota.total - used, 0)
+        total = used + free if quota.total is None else quota.total
+        data = StatvfsData()
+        data.f_bsize = data.f_frsize = _STATFS_UNIT
+        data.f_blocks = total // _STATFS_UNIT
+        data.f_bfree = data.f_bavail = free // _STATFS_UNIT
+        data.f_namemax = self._vfs.capabilities.longest_name_bytes
+        return data
+
+    # --- namespace
+
+    @_changing
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        parent = self._ino(parent_inode)
+        created = await self._vfs.mkdir(parent, _decode(name), stat.S_IMODE(mode), door=DOOR)
+        return self._entry(await self._owned(created, ctx))
+
+    @_changing
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        if not stat.S_ISREG(mode):
+            raise FUSEError(errno.EPERM)
+        created, handle = await self._vfs.create(
+            self._ino(parent_inode), _decode(name), stat.S_IMODE(mode), exclusive=True, door=DOOR
+        )
+        try:
+            created = await self._owned(created, ctx)
+        finally:
+            await self._vfs.release(handle)
+        return self._entry(created)
+
+    @_changing
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        parent = self._ino(parent_inode)
+        try:
+            created = await self._vfs.symlink(parent, _decode(name), _decode(target), door=DOOR)
+        except Unsupported as error:
+            raise FUSEError(errno.EPERM) from error  # what symlink(2) says of such filesystems
+        return self._entry(await self._owned(created, ctx))
+
+    @_changing
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        raise FUSEError(errno.EPERM)
+
+    @_changing
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._vfs.unlink(self._ino(parent_inode), _decode(name), door=DOOR)
+
+    @_changing
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._vfs.rmdir(self._ino(parent_inode), _decode(name), door=DOOR)
+
+    @_changing
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        modes = {
+            0: RenameMode.REPLACE,
+            pyfuse3.RENAME_NOREPLACE: RenameMode.NO_REPLACE,
+            pyfuse3.RENAME_EXCHANGE: RenameMode.EXCHANGE,
+        }
+        if flags not in modes:
+            raise FUSEError(errno.EINVAL)
+        await self._vfs.rename(
+            self._ino(parent_inode_old),
+            _decode(name_old),
+            self._ino(parent_inode_new),
+            _decode(name_new),
+            modes[flags],
+            door=DOOR,
+        )
+
+    # --- open files
+
+    def _opened(self, handle: HandleId, flags: int) -> FileInfo:
+        attributes = self._vfs.attributes_of(handle)
+        now = (attributes.content, attributes.generation)
+        keep_cache = self._cached.get(attributes.ino) == now
+        self._cached[attributes.ino] = now
+        self._files[handle] = _OpenFile(attributes.ino, append=bool(flags & os.O_APPEND))
+        return FileInfo(fh=FileHandleT(handle), keep_cache=keep_cache)
+
+    def _cache_follows(self, attributes: Attributes) -> None:
+        """This content came about through the kernel, so its pages are as good as before."""
+        if attributes.ino in self._cached:
+            self._cached[attributes.ino] = (attributes.content, attributes.generation)
+
+    @_answer
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        write = flags & os.O_ACCMODE != os.O_RDONLY
+        truncate = bool(flags & os.O_TRUNC)
+        if self.read_only and (write or truncate):
+            raise FUSEError(errno.EROFS)
+        handle = await self._vfs.open(self._ino(inode), write=write, truncate=truncate, door=DOOR)
+        return self._opened(handle, flags)
+
+    @_changing
+    async def create(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        attributes, handle = await self._vfs.create(
+            self._ino(parent_inode),
+            _decode(name),
+            stat.S_IMODE(mode),
+            exclusive=bool(flags & os.O_EXCL),
+            door=DOOR,
+        )
+        try:
+            if attributes.size and flags & os.O_TRUNC:  # it was there after all: somebody else was faster
+                attributes = await self._vfs.setattr(attributes.ino, SetAttributes(size=0), handle, door=DOOR)
+            attributes = await self._owned(attributes, ctx)
+            return self._opened(handle, flags), self._entry(attributes)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._vfs.release(handle)
+            raise
+
+    # pyfuse3 is content with anything that has the buffer interface, whatever its annotation says.
+    @_answer
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]
+        data = self._vfs.read_nowait(HandleId(fh), off, size)
+        if data is None:
+            data = await self._vfs.read(HandleId(fh), off, size)
+        return data
+
+    @_changing
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        handle = HandleId(fh)
+        file = self._files[handle]
+        file.wrote = True
+        written = await self._vfs.write(handle, None if file.append else off, buf)
+        if file.append and self._vfs.attributes_of(handle).size != off + written:
+            # Somebody else appended, too. The kernel has put these bytes where it took the end to be.
+            self._cached.pop(file.ino, None)
+            self._notifier.inode_changed(self._kernel_ino(file.ino), data=True)
+        return written
+
+    @_answer
+    async def flush(self, fh: FileHandleT) -> None:
+        await self._vfs.flush(HandleId(fh))
+        self._note_own_writes(HandleId(fh))
+
+    @_answer
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._vfs.fsync(HandleId(fh))
+
+    @_answer
+    async def release(self, fh: FileHandleT) -> None:
+        handle = HandleId(fh)
+        self._note_own_writes(handle)
+        try:
+            await self._vfs.release(handle)
+        except trio.Cancelled:
+            raise  # not closed: ``release_all`` will
+        except BaseException:
+            del self._files[handle]
+            raise
+        del self._files[handle]
+
+    def _note_own_writes(self, handle: HandleId) -> None:
+        if self._files[handle].wrote:
+            self._cache_follows(self._vfs.attributes_of(handle))
+
+    async def release_all(self) -> None:
+        """Close what the kernel left open when the mount ended. Failures are logged: nobody is left to be told."""
+        while self._files:
+            handle, file = self._files.popitem()
+            try:
+                await self._vfs.release(handle)
+            except SerpentError as error:
+                log.error("closing inode %d, left open by the mount: %s", file.ino, error)
+
+    # --- open folders
+
+    @_answer
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        handle = next(self._folder_handles)
+        self._folders[handle] = _OpenFolder(self._ino(inode))
+        return FileHandleT(handle)
+
+    @_answer
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        folder = self._folders[fh]
+        if start_id < _DOT and not self._reply_dot(token, b".", folder.ino, _DOT):
+            return
+        if start_id < _DOTDOT:
+            parent = folder.ino if folder.ino == self._root else self._vfs.getattr(folder.ino).parent
+            if not self._reply_dot(token, b"..", parent, _DOTDOT):
+                return
+        after = max(start_id - _COOKIE_OFFSET, 0)
+        replied = 0
+        # One entry more than the last reply took, so that it is full again; read at once and not kept, because
+        # a reply that holds attributes must not hold old ones.
+        while entries := self._vfs.readdir(folder.ino, after, folder.page + 1):
+            for entry in entries:
+                after = entry.attributes.ino
+                name = FileNameT(_encode(entry.name))
+                attributes = self._entry(entry.attributes)
+                if not pyfuse3.readdir_reply(token, name, attributes, after + _COOKIE_OFFSET):
+                    folder.page = max(replied, 1)
+                    return
+                replied += 1
+
+    def _reply_dot(self, token: ReaddirToken, name: bytes, ino: Ino, cookie: int) -> bool:
+        attributes = self._entry(self._vfs.getattr(ino))
+        return pyfuse3.readdir_reply(token, FileNameT(name), attributes, cookie)
+
+    @_answer
+    async def releasedir(self, fh: FileHandleT) -> None:
+        del self._folders[fh]
+
+    @_answer
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._vfs.fsync_directory(self._folders[fh].ino)
+
+    # --- extended attributes
+
+    @_answer
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        # The kernel asks for security.capability before the first write to every file, ls for ACLs and labels.
+        # EOPNOTSUPP, unlike ENODATA, also keeps ls from asking for each file. ENOSYS would end user.*, too.
+        if not name.startswith(b"user."):
+            raise FUSEError(errno.EOPNOTSUPP)
+        try:
+            return self._vfs.getxattr(self._ino(inode), _decode(name))
+        except NotFound:
+            raise FUSEError(pyfuse3.ENOATTR) from None
+
+    @_answer
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        return [XAttrNameT(_encode(name)) for name in self._vfs.listxattr(self._ino(inode))]
+
+    @_changing
+    async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
+        # XATTR_CREATE and XATTR_REPLACE are pyfuse3's business: it asks getxattr first.
+        await self._vfs.setxattr(self._ino(inode), _decode(name), value)
+
+    @_changing
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        try:
+            await self._vfs.removexattr(self._ino(inode), _decode(name))
+        except NotFound:
+            raise FUSEError(pyfuse3.ENOATTR) from None
