@@ -6,8 +6,7 @@ passphrase a drive starts offline, serves what it knows and takes changes.
 
 from __future__ import annotations
 
-import logging
-
+from serpentfs.bridge import run_in_thread
 from serpentfs.clouds.blobs.base import BlobStore
 from serpentfs.clouds.registry import RemoteSpec
 from serpentfs.clouds.vault import VaultCloud, VaultFiles, open_vault
@@ -20,9 +19,6 @@ from serpentfs.daemon.places import (
     state_home,
     write_private,
 )
-from serpentfs.errors import RetryableError
-
-logger = logging.getLogger(__name__)
 
 MASTERKEY_FILE = "masterkey.cryptomator"
 CONFIG_FILE = "vault.cryptomator"
@@ -34,14 +30,7 @@ async def unlock(store: BlobStore, spec: RemoteSpec, passphrase: str) -> VaultCl
     WrongPassphrase, BadVault, NotFound; Unavailable when the store does not answer and the vault was never
     opened on this machine.
     """
-    try:
-        return await open_vault(store, passphrase, offline=None)
-    except RetryableError as error:
-        files = _kept_files(spec)
-        if files is None:
-            raise
-        logger.warning("starting offline: %s", error)
-        return await open_vault(store, passphrase, offline=files)
+    return await open_vault(store, passphrase, offline=await run_in_thread("disk", _kept_files, spec))
 
 
 def _kept_files(spec: RemoteSpec) -> VaultFiles | None:
@@ -50,9 +39,7 @@ def _kept_files(spec: RemoteSpec) -> VaultFiles | None:
         return None
     state = places_of(remote_id).state
     try:
-        return VaultFiles(
-            masterkey=(state / MASTERKEY_FILE).read_bytes(), config=(state / CONFIG_FILE).read_bytes()
-        )
+        return VaultFiles((state / CONFIG_FILE).read_bytes(), (state / MASTERKEY_FILE).read_bytes())
     except FileNotFoundError:
         return None
 
