@@ -253,6 +253,9 @@ class DiskCache:
             self._adopting = content
             try:
                 adopted = await self._adopt(content, source, blocks)
+            except FileNotFoundError as error:
+                log.warning("cache: there is nothing to adopt: %s", error)
+                adopted = False
             except OSError as error:
                 self._failed(error)
                 adopted = False

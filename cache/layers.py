@@ -16,7 +16,7 @@ from pathlib import Path
 import trio
 
 from serpentfs.cache import slots
-from serpentfs.cache.blocks import blocks_of, runs, span_of
+from serpentfs.cache.blocks import block_length, blocks_of, runs, span_of
 from serpentfs.cache.disk import DiskCache, discard
 from serpentfs.cache.flights import Fetch, FetchGate, Flight
 from serpentfs.cache.memory import MemoryCache
@@ -192,16 +192,16 @@ class BlockCache:
         last = (span.stop - 1) // BLOCK_SIZE
         if first == last:
             data = get((content, BlockIndex(first)))
-            if data is None:
+            stop = span.stop - first * BLOCK_SIZE
+            if data is None or stop > len(data):
                 return None
             self._hits += 1
             start = span.start - first * BLOCK_SIZE
-            stop = span.stop - first * BLOCK_SIZE
             return data if start == 0 and stop == len(data) else memoryview(data)[start:stop]
         found: list[bytes] = []
         for block in range(first, last + 1):
             data = get((content, BlockIndex(block)))
-            if data is None:
+            if data is None or len(data) < min(BLOCK_SIZE, span.stop - block * BLOCK_SIZE):
                 return None
             found.append(data)
         self._hits += len(found)
@@ -211,10 +211,10 @@ class BlockCache:
         """Find what is here, and board flights for what is not. The ticket must be used."""
         await trio.lowlevel.checkpoint()
         disk = self._disk
-        found, missing = self._find(content, blocks)
+        found, missing = self._find(content, size, blocks)
         if missing and disk is not None and disk.must_look(content):
             await disk.look(content)
-            found, missing = self._find(content, blocks)
+            found, missing = self._find(content, size, blocks)
         missing = [block for block in missing if (content, block) not in self._board]
         on_disk: list[int] = []
         if missing and disk is not None:
@@ -237,16 +237,17 @@ class BlockCache:
                 self._take_off(Flight(content, size, run, fetch, demand=True))
         return Ticket(self, content, blocks, found)
 
-    def _find(self, content: ContentId, blocks: range) -> tuple[dict[int, bytes], list[int]]:
-        """Split blocks into those in memory and the others."""
+    def _find(self, content: ContentId, size: int, blocks: range) -> tuple[dict[int, bytes], list[int]]:
+        """Split blocks into those in memory and the others. One of another length than the content's size says was
+        stored by mistake and is not used."""
         found: dict[int, bytes] = {}
         missing: list[int] = []
         for block in blocks:
             data = self._memory.get((content, BlockIndex(block)))
-            if data is None:
-                missing.append(block)
-            else:
+            if data is not None and len(data) == block_length(block, size):
                 found[block] = data
+            else:
+                missing.append(block)
         return found, missing
 
     def join(self, content: ContentId, blocks: Iterable[int]) -> dict[int, Flight]:

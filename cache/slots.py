@@ -31,6 +31,7 @@ NEW_SUFFIX = ".new"
 """Ends the name of a file that is being copied in and is not valid yet."""
 
 _WRITE_RUN = 256
+_COPY_PIECE = 1024 * 1024
 _SCRATCH = threading.local()
 _NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
@@ -283,6 +284,7 @@ def prepare(source: Path, blocks: Collection[BlockIndex], directory: Path) -> tu
         taken = os.fstat(descriptor).st_blocks * 512 + FILE_CHARGE
     finally:
         os.close(descriptor)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return taken, 0 if directory.stat().st_dev == status.st_dev else taken
 
 
@@ -306,21 +308,19 @@ def move_in(source: Path, target: Path) -> None:
 
 
 def _copy_data(source: Path, target: Path) -> None:
-    with source.open("rb") as reader, target.open("wb", opener=_private) as writer:
-        size = os.fstat(reader.fileno()).st_size
-        for start, stop in list(_extents(reader.fileno(), size)):
-            reader.seek(start)
-            writer.seek(start)
-            left = stop - start
-            while left:
-                data = reader.read(min(left, 1 << 20))
-                if not data:
-                    break
-                writer.write(data)
-                left -= len(data)
-        writer.truncate(size)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
+    reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(reader).st_size
+            for start, stop in _extents(reader, size):
+                while start < stop:
+                    data = os.pread(reader, min(stop - start, _COPY_PIECE), start)
+                    if not data:
+                        raise OSError(errno.EIO, "the file shrank while it was copied", str(source))
+                    start += os.pwrite(writer, data, start)
+            os.ftruncate(writer, size)
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)

@@ -18,9 +18,13 @@ GROWTH = 4
 """Window over run. Four lets a reader on a link of one round trip per request catch up within a few requests;
 more would fetch more for nothing when the reader stops. A guess."""
 
-NEAR_SEEK = 1024 * 1024
-"""Bytes a read may jump ahead of or back behind the position and still belong to the run: the kernel sends the
-parts of its own read-ahead (at most 1 MiB a request) in any order, and players skip over small things."""
+NEAR_AHEAD = 1024 * 1024
+"""Bytes a read may jump over and still belong to the run: the kernel sends the parts of its own read-ahead (at most
+1 MiB a request) in any order, and players skip over small things."""
+
+NEAR_BEHIND = 4 * 1024 * 1024
+"""Bytes a read may begin behind the position. More than ahead: what lies there was read, so that nothing is fetched
+for it, and a few requests that overtook one another must not end a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class Window:
     def got_read(self, span: Span) -> tuple[Command, ...]:
         """A read of ``span`` (not empty, within the content) was asked for."""
         position = self._position
-        if self._reads and position - NEAR_SEEK <= span.start <= max(position + NEAR_SEEK, self._ahead):
+        if self._reads and position - NEAR_BEHIND <= span.start <= max(position + NEAR_AHEAD, self._ahead):
             if span.stop <= position:
                 return _NOTHING
             self._run += span.stop - max(span.start, position)
