@@ -115,6 +115,8 @@ CREATE TABLE journal (
     replaces INTEGER,
     content INTEGER NOT NULL,
     mtime_ns INTEGER,
+    ancestors TEXT NOT NULL,        -- inodes, blank separated
+    leaf INTEGER NOT NULL,
     recorded REAL NOT NULL
 );
 
@@ -196,6 +198,8 @@ class JournalRow(NamedTuple):
     replaces: Ino | None
     content: ContentId
     mtime_ns: int | None
+    ancestors: tuple[Ino, ...]
+    leaf: bool
     recorded: float
 
 
@@ -232,7 +236,7 @@ class Store:
         with _mapped():
             self._db = self._connect()
             self._create_or_check(secret)
-        self._next = {"ino": 0, "content": 0, "seq": 0}
+        self._next = {"ino": 0, "content": 0}
         self._reserved = dict(self._next)
         for counter in self._next:
             self._next[counter] = self._reserved[counter] = self._meta_int(f"next_{counter}")
@@ -266,7 +270,7 @@ class Store:
             # executescript() would commit by itself; one statement at a time keeps creation all or nothing.
             for statement in _SCHEMA.split(";\n"):
                 self._db.execute(statement)
-            meta: dict[str, int | bytes] = {"schema": SCHEMA_VERSION, "salt": salt, "check": self._check, "next_ino": ROOT_INO + 1, "next_content": 1, "next_seq": 1}
+            meta: dict[str, int | bytes] = {"schema": SCHEMA_VERSION, "salt": salt, "check": self._check, "next_ino": ROOT_INO + 1, "next_content": 1}
             self._db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             self.insert_entry(EntryRow(ROOT_INO, Ino(0), "", Kind.DIRECTORY, 0, now, now, now, NO_CONTENT, 0))
 
@@ -360,10 +364,6 @@ class Store:
 
     def new_content(self) -> ContentId:
         return ContentId(self._take("content"))
-
-    def new_seq(self) -> int:
-        """A journal entry's number: never reused, also after the journal was empty, as upload tokens depend on it."""
-        return self._take("seq")
 
     # entries
 
@@ -485,13 +485,9 @@ class Store:
             self._db.executemany(f"DELETE FROM {table} WHERE ino = ?", [(ino,) for ino in gone])
         return gone
 
-    def live_contents(self) -> set[ContentId]:
-        """Every content that an entry or a stage names: what the cache may keep."""
-        rows = self._db.execute(
-            "SELECT content FROM entries WHERE content > 0 UNION SELECT content FROM stages"
-            " UNION SELECT base FROM stages WHERE base > 0"
-        )
-        return {ContentId(content) for (content,) in rows}
+    def entry_contents(self) -> set[ContentId]:
+        """Every content that an entry shows."""
+        return {ContentId(content) for (content,) in self._db.execute("SELECT content FROM entries WHERE content > 0")}
 
     # nodes
 
@@ -580,12 +576,17 @@ class Store:
         self._db.execute("DELETE FROM stages WHERE content = ?", (content,))
         self._db.execute("DELETE FROM stage_blocks WHERE content = ?", (content,))
 
+    def drop_draft(self, ino: Ino, content: ContentId) -> None:
+        """Forget a kept draft and its content."""
+        self._db.execute("DELETE FROM entries WHERE ino = ? AND state = ?", (ino, DRAFT))
+        self.drop_stage(content)
+
     # journal
 
     def journal(self) -> list[JournalRow]:
         rows = self._db.execute(
             "SELECT seq, operation, ino, source_parent, source_name, target_parent, target_name, replaces, content,"
-            " mtime_ns, recorded FROM journal ORDER BY seq"
+            " mtime_ns, ancestors, leaf, recorded FROM journal ORDER BY seq"
         )
         return [
             JournalRow(
@@ -597,19 +598,24 @@ class Store:
                 replaces,
                 content,
                 mtime_ns,
+                tuple(Ino(int(ino)) for ino in ancestors.split()),
+                bool(leaf),
                 recorded,
             )
-            for seq, operation, ino, source, source_name, target, target_name, replaces, content, mtime_ns, recorded in rows
-        ]
+            for (
+                seq, operation, ino, source, source_name, target, target_name, replaces, content, mtime_ns,
+                ancestors, leaf, recorded,
+            ) in rows
+        ]  # fmt: skip
 
     def put_journal(self, row: JournalRow) -> None:
         source_parent, source_name = self._sealed_place(row.source)
         target_parent, target_name = self._sealed_place(row.target)
         self._db.execute(
-            "INSERT OR REPLACE INTO journal VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO journal VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 row.seq, row.operation, row.ino, source_parent, source_name, target_parent, target_name, row.replaces,
-                row.content, row.mtime_ns, row.recorded,
+                row.content, row.mtime_ns, " ".join(map(str, row.ancestors)), row.leaf, row.recorded,
             ),
         )  # fmt: skip
 

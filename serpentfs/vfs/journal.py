@@ -83,6 +83,7 @@ class Journal:
         self._next_seq = 1
         self._version = 0
         self._holds: dict[Ino, int] = {}
+        self._pins: dict[Ino, int] = {}
         self._hurried_to = 0
         self._carrier: dict[int, int] = {}              # superseded entry -> the pending one that took over
         self._carried: dict[int, list[int]] = {}        # the same, backwards
@@ -170,6 +171,20 @@ class Journal:
                 if slot.since is None:
                     slot.since = now
                 self._offer(slot)
+
+    def pin(self, ino: Ino) -> None:
+        """Somebody has the file open, perhaps only to read: what takes its node away (a REMOVE, an entry that
+        replaces it) is not sent. Counts; ``unpin`` as often."""
+        self._pins[ino] = self._pins.get(ino, 0) + 1
+
+    def unpin(self, ino: Ino) -> None:
+        count = self._pins[ino] - 1
+        if count:
+            self._pins[ino] = count
+            return
+        del self._pins[ino]
+        for seq in self._claims.writers(ino):
+            self._offer(self._slots[seq])
 
     def hurry(self, seq: int) -> None:
         """Entries up to ``seq``, and what carries them later, need not settle. Files held open still wait."""
@@ -280,6 +295,17 @@ class Journal:
         slot.state = EntryState.STUCK
         slot.error = error
         self._version += 1
+
+    def retarget(self, seq: int, place: Place) -> Delta:
+        """The name of a queued entry is taken in the cloud: what to store so that it goes to ``place``, a name that
+        no entry touches, and replaces nothing. A CONTENT becomes a CREATE there: its own node is somebody else's."""
+        slot = self._slots[seq]
+        if slot.state is not EntryState.QUEUED:
+            raise ValueError(f"entry {seq} is {slot.state.value}, not queued")
+        entry = slot.entry
+        operation = Operation.CREATE if entry.operation is Operation.CONTENT else entry.operation
+        changed = replace(entry, operation=operation, target=place, replaces=None, seen=None, replaces_seen=None)
+        return Delta((changed,), (), {}, (), (), self._version)
 
     def unpark(self, seq: int, *, unsent: bool = False) -> None:
         """Try a stuck entry again. ``unsent``: nothing of it is in the cloud, so that it may be rewritten."""
@@ -436,10 +462,11 @@ class Journal:
     # --- when ---
 
     def _is_held(self, slot: _Slot) -> bool:
+        entry = slot.entry
+        if entry.replaces in self._pins or (entry.operation is Operation.REMOVE and entry.ino in self._pins):
+            return True
         return (
-            slot.entry.operation in (Operation.CREATE, Operation.CONTENT)
-            and slot.entry.ino in self._holds
-            and not slot.forced
+            entry.operation in (Operation.CREATE, Operation.CONTENT) and entry.ino in self._holds and not slot.forced
         )
 
     def _may_start(self, slot: _Slot) -> bool:

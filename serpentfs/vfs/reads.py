@@ -69,6 +69,15 @@ class Contents:
         if stage is not None:
             stage.delete()
 
+    def reload_stage(self, content: ContentId) -> None:
+        """Back to what the database says of a stage (or to nothing)."""
+        stage = self._stages.pop(content, None)
+        if stage is not None:
+            stage.close()
+        for row in self._store.stages():
+            if row.content == content:
+                self._stages[content] = Stage(self._staging, self._seal, row, self._store.stage_blocks(content))
+
     async def adopt(self, content: ContentId) -> None:
         """The cloud has this stage's content: hand its blocks to the cache and forget it."""
         stage = self._stages.pop(content, None)

@@ -231,7 +231,7 @@ class Stage:
             first = last + (1 if inner else 0)
             for blocks in (self._dirty, self._spilled, self._committed):
                 for block in [b for b in blocks if b >= first]:
-                    del blocks[block]  # type: ignore[attr-defined]
+                    del blocks[block]
             self._cut = first if self._cut is None else min(self._cut, first)
             self.base_limit = min(self.base_limit, size)
             self._last_opened = None

@@ -1,0 +1,1063 @@
+"""The drive: ``vfs.core`` over tree, journal, staging, cache and cloud.
+
+Everything that changes the tree is written so that it checks, opens one transaction (``Ledger.change``) and only
+then tells others, without an await in between: two doors can never both pass a check and then both act. What must
+await (sealing blocks, fetching a base) happens before, under the open file's lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from serpentfs.cache.layers import BlockCache, CacheLimits
+from serpentfs.clouds.base import Capabilities, Cloud
+from serpentfs.errors import (
+    AlreadyExists,
+    BadHandle,
+    DirectoryNotEmpty,
+    FileTooLarge,
+    InvalidArgument,
+    IsADirectory,
+    NotADirectory,
+    NotFound,
+    PermissionDenied,
+    PreconditionFailed,
+    ReadOnly,
+    SerpentError,
+    Unavailable,
+    Unsupported,
+)
+from serpentfs.model import (
+    NO_CONTENT,
+    ROOT_INO,
+    Attributes,
+    ContentId,
+    DirEntry,
+    HandleId,
+    Ino,
+    Kind,
+    NodeRef,
+    Quota,
+)
+from serpentfs.tree.store import DRAFT, REMOVED, EntryRow, StageRow, Store
+from serpentfs.vfs.core import (
+    Invalidation,
+    PendingChange,
+    Precondition,
+    RenameMode,
+    SetAttributes,
+    Status,
+)
+from serpentfs.vfs.entries import Entry, EntryState, Operation
+from serpentfs.vfs.handles import Handle, HandleTable, OpenFile
+from serpentfs.vfs.ledger import Ledger
+from serpentfs.vfs.reads import Contents
+from serpentfs.vfs.writes import Stage
+
+log = logging.getLogger(__name__)
+
+MAX_FILE_SIZE = 1 << 50
+"""A petabyte: beyond every store, and far below where offsets of sealed slots overflow."""
+_FACTS = "user.serpentfs."
+_COPY_PIECE = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class DriveOptions:
+    """``settle``: seconds after the last change of an entry before it is sent. ``durability`` ``"cloud"`` makes
+    every change wait until the cloud confirmed it, at most ``confirm_within`` seconds. ``uploads``: changes sent at
+    the same time. ``host`` names this machine in conflict copies."""
+
+    settle: float = 1.0
+    read_only: bool = False
+    durability: str = "local"
+    confirm_within: float = 300.0
+    uploads: int = 8
+    cache: CacheLimits = field(default_factory=CacheLimits)
+    host: str = field(default_factory=socket.gethostname)
+    dirty_seconds: float = 5.0
+    """Files that stay open and dirty are journalled this often."""
+
+
+class Drive:
+    """See ``vfs.core.Vfs``, which this implements. Made by ``opening.open_drive``."""
+
+    def __init__(
+        self, cloud: Cloud, store: Store, ledger: Ledger, contents: Contents, cache: BlockCache, options: DriveOptions
+    ) -> None:
+        self._cloud = cloud
+        self._store = store
+        self._ledger = ledger
+        self._journal = ledger.journal
+        self._contents = contents
+        self._cache = cache
+        self._options = options
+        self._handles = HandleTable()
+        self._listeners: list[Callable[[Invalidation], None]] = []
+        self._quota = Quota(None, None, None)
+        self._sent: dict[int, int] = {}
+        self.online = True
+        self.last_error: str | None = None
+        self.conflicts = 0
+        ledger.on_unneeded(self._let_go)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._cloud.capabilities
+
+    @property
+    def read_only(self) -> bool:
+        return self._options.read_only
+
+    @property
+    def host(self) -> str:
+        return self._options.host
+
+    # telling others
+
+    def subscribe(self, listener: Callable[[Invalidation], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def _tell(self, origin: str | None, ino: Ino | None = None, *, data: bool = False, entry: tuple[Ino, str] | None = None) -> None:
+        if self._listeners:
+            invalidation = Invalidation(ino, data, entry, origin)
+            for listener in list(self._listeners):
+                listener(invalidation)
+
+    def _tell_entry(self, origin: str, parent: Ino, name: str) -> None:
+        self._tell(origin, parent)
+        self._tell(origin, entry=(parent, name))
+
+    # what the feed asks (tree.feed.Local)
+
+    def is_pending(self, ino: Ino) -> bool:
+        if self._journal.is_pending(ino):
+            return True
+        file = self._handles.file(ino)
+        return file is not None and file.dirty_since is not None
+
+    def touches(self, parent: Ino, name: str) -> bool:
+        return self._journal.touches(parent, self._cloud.name_key(name))
+
+    def is_open(self, ino: Ino) -> bool:
+        return self._handles.file(ino) is not None
+
+    def changed(self, ino: Ino | None, *, data: bool = False, entry: tuple[Ino, str] | None = None) -> None:
+        self._tell(None, ino, data=data, entry=entry)
+
+    # look-ups
+
+    def _row(self, ino: Ino) -> EntryRow:
+        """An entry with what its open file has on top. NotFound for tombstones that nobody has open."""
+        file = self._handles.file(ino)
+        row = self._store.entry(ino)
+        if row is None:
+            if file is None:
+                raise NotFound("no such entry")
+            return file.row
+        if file is None:
+            if row.state == REMOVED:
+                raise NotFound("no such entry")
+            return row
+        return self._overlay(row, file)
+
+    @staticmethod
+    def _overlay(row: EntryRow, file: OpenFile) -> EntryRow:
+        if file.dirty_since is None:
+            return row
+        return row._replace(size=file.row.size, mtime_ns=file.row.mtime_ns, ctime_ns=file.row.ctime_ns)
+
+    def _folder(self, ino: Ino) -> EntryRow:
+        row = self._row(ino)
+        if row.kind is not Kind.DIRECTORY:
+            raise NotADirectory("not a folder")
+        return row
+
+    def _child(self, parent: Ino, name: str) -> EntryRow | None:
+        row = self._store.child(parent, name)
+        if row is None:
+            return None
+        file = self._handles.file(row.ino)
+        return row if file is None else self._overlay(row, file)
+
+    def _existing(self, parent: Ino, name: str) -> EntryRow:
+        self._folder(parent)
+        row = self._child(parent, name)
+        if row is None:
+            raise NotFound("no such entry")
+        return row
+
+    def getattr(self, ino: Ino) -> Attributes:
+        return self._row(ino).attributes()
+
+    def lookup(self, parent: Ino, name: str) -> DirEntry:
+        row = self._child(parent, name)
+        if row is None:
+            self._folder(parent)
+            raise NotFound("no such entry")
+        return DirEntry(row.name, row.attributes())
+
+    def resolve(self, path: str) -> Attributes:
+        if "\0" in path:
+            raise InvalidArgument("a path cannot hold NUL")
+        ino = ROOT_INO
+        for part in path.split("/"):
+            if part == "..":
+                raise InvalidArgument("'..' is not followed")
+            if part not in ("", "."):
+                ino = self.lookup(ino, part).attributes.ino
+        return self.getattr(ino)
+
+    def path_of(self, ino: Ino) -> str:
+        parts: list[str] = []
+        while ino != ROOT_INO:
+            row = self._store.entry(ino)
+            if row is None or not row.parent:
+                raise NotFound("this entry has no path")
+            parts.append(row.name)
+            ino = row.parent
+        return "/" + "/".join(reversed(parts))
+
+    def readdir(self, ino: Ino, after: int = 0, limit: int = 1000) -> list[DirEntry]:
+        self._folder(ino)
+        entries = []
+        for row in self._store.children(ino, after, limit):
+            file = self._handles.file(row.ino)
+            shown = row if file is None else self._overlay(row, file)
+            entries.append(DirEntry(shown.name, shown.attributes()))
+        return entries
+
+    def readlink(self, ino: Ino) -> str:
+        row = self._row(ino)
+        if row.kind is not Kind.SYMLINK or row.target is None:
+            raise InvalidArgument("not a link")
+        return row.target
+
+    def statfs(self) -> Quota:
+        return self._quota
+
+    def set_quota(self, quota: Quota) -> None:
+        """What the store last said of its room."""
+        self._quota = quota
+
+    # namespace
+
+    def _writable(self) -> None:
+        if self._options.read_only:
+            raise ReadOnly("the drive is read-only")
+
+    def _check_new_name(self, name: str) -> None:
+        if name in ("", ".", ".."):
+            raise InvalidArgument("not a name")
+        self._cloud.check_name(name)
+
+    def _touch_folder(self, ino: Ino, now: int) -> None:
+        self._store.set_times(ino, now, None, now)
+
+    async def mkdir(self, parent: Ino, name: str, mode: int | None = None, *, door: str) -> Attributes:
+        row = self._new_entry(parent, name, Kind.DIRECTORY, mode)
+        with self._ledger.change() as change:
+            self._store.insert_entry(row)
+            self._touch_folder(parent, row.ctime_ns)
+            change.entries.append(self._birth(Operation.MKDIR, row))
+        self._tell_entry(door, parent, name)
+        await self._confirmed(change.seqs)
+        return row.attributes()
+
+    async def symlink(self, parent: Ino, name: str, target: str, *, door: str) -> Attributes:
+        if not self._cloud.capabilities.symlinks:
+            raise Unsupported("this cloud has no symbolic links")
+        if not target or "\0" in target or len(target) > 4095:
+            raise InvalidArgument("not a link target")
+        try:
+            size = len(target.encode())
+        except UnicodeEncodeError as error:
+            raise InvalidArgument("a link target must be UTF-8") from error
+        row = self._new_entry(parent, name, Kind.SYMLINK, None)._replace(target=target, size=size)
+        with self._ledger.change() as change:
+            self._store.insert_entry(row)
+            self._touch_folder(parent, row.ctime_ns)
+            change.entries.append(self._birth(Operation.SYMLINK, row))
+        self._tell_entry(door, parent, name)
+        await self._confirmed(change.seqs)
+        return row.attributes()
+
+    def _new_entry(self, parent: Ino, name: str, kind: Kind, mode: int | None) -> EntryRow:
+        """A row for a name that must be free."""
+        self._writable()
+        folder = self._folder(parent)
+        if folder.state == REMOVED:
+            raise NotFound("the folder was removed")
+        self._check_new_name(name)
+        if self._store.child(parent, name) is not None:
+            raise AlreadyExists("the name is taken")
+        now = time.time_ns()
+        content = self._store.new_content() if kind is Kind.FILE else NO_CONTENT
+        return EntryRow(self._store.new_ino(), parent, name, kind, 0, now, now, now, content, 1, mode)
+
+    def _birth(self, operation: Operation, row: EntryRow, replaces: EntryRow | None = None) -> Entry:
+        return Entry(
+            0,
+            operation,
+            row.ino,
+            target=self._ledger.place(row.parent, row.name),
+            replaces=None if replaces is None else replaces.ino,
+            content=row.content,
+            mtime_ns=row.mtime_ns,
+            recorded=time.time(),
+        )
+
+    def _removal(self, row: EntryRow) -> Entry:
+        return Entry(
+            0,
+            Operation.REMOVE,
+            row.ino,
+            source=self._ledger.place(row.parent, row.name),
+            leaf=row.kind is not Kind.DIRECTORY,
+            recorded=time.time(),
+        )
+
+    async def unlink(self, parent: Ino, name: str, *, door: str) -> None:
+        self._writable()
+        row = self._existing(parent, name)
+        if row.kind is Kind.DIRECTORY:
+            raise IsADirectory("a folder")
+        await self._remove(row, door)
+
+    async def rmdir(self, parent: Ino, name: str, *, door: str) -> None:
+        self._writable()
+        row = self._existing(parent, name)
+        if row.kind is not Kind.DIRECTORY:
+            raise NotADirectory("not a folder")
+        if self._store.has_children(row.ino):
+            raise DirectoryNotEmpty("the folder is not empty")
+        await self._remove(row, door)
+
+    async def _remove(self, row: EntryRow, door: str) -> None:
+        with self._ledger.change() as change:
+            self._store.remove_entry(row.ino)
+            self._touch_folder(row.parent, time.time_ns())
+            change.entries.append(self._removal(row))
+        self._gone(row, door)
+        self._tell_entry(door, row.parent, row.name)
+        await self._confirmed(change.seqs)
+
+    def _gone(self, row: EntryRow, door: str) -> None:
+        """An entry lost its name: its open file lives on without one."""
+        file = self._handles.file(row.ino)
+        if file is not None:
+            file.row = file.row._replace(parent=Ino(0), state=REMOVED)
+        self._tell(door, row.ino)
+
+    async def rename(
+        self,
+        parent: Ino,
+        name: str,
+        new_parent: Ino,
+        new_name: str,
+        mode: RenameMode = RenameMode.REPLACE,
+        *,
+        door: str,
+    ) -> None:
+        self._writable()
+        source = self._existing(parent, name)
+        if self._folder(new_parent).state == REMOVED:
+            raise NotFound("the folder was removed")
+        target = self._child(new_parent, new_name)
+        if mode is RenameMode.EXCHANGE:
+            if target is None:
+                raise NotFound("no such entry")
+            seqs = self._exchange(source, target)
+        else:
+            self._check_new_name(new_name)
+            if target is not None and mode is RenameMode.NO_REPLACE:
+                raise AlreadyExists("the name is taken")
+            seqs = self._rename(source, target, new_parent, new_name, door)
+        self._tell_entry(door, parent, name)
+        self._tell_entry(door, new_parent, new_name)
+        self._tell(door, source.ino)
+        if mode is RenameMode.EXCHANGE and target is not None:
+            self._tell(door, target.ino)
+        await self._confirmed(seqs)
+
+    def _above(self, folder: Ino) -> tuple[Ino, ...]:
+        """The folder and every folder above it, without the root."""
+        above: list[Ino] = []
+        while folder != ROOT_INO:
+            above.append(folder)
+            row = self._store.entry(folder)
+            if row is None or not row.parent:
+                break
+            folder = row.parent
+        return tuple(above)
+
+    def _move_entry(self, row: EntryRow, parent: Ino, name: str, replaces: Ino | None = None) -> Entry:
+        above: tuple[Ino, ...] = ()
+        if row.kind is Kind.DIRECTORY and parent != row.parent:
+            above = self._above(parent)
+            if row.ino in above:
+                raise InvalidArgument("a folder cannot move into itself")
+        return Entry(
+            0,
+            Operation.RENAME,
+            row.ino,
+            source=self._ledger.place(row.parent, row.name),
+            target=self._ledger.place(parent, name),
+            replaces=replaces,
+            ancestors=above,
+            leaf=row.kind is not Kind.DIRECTORY,
+            recorded=time.time(),
+        )
+
+    def _rename(
+        self, source: EntryRow, target: EntryRow | None, new_parent: Ino, new_name: str, door: str
+    ) -> tuple[int | None, ...]:
+        if target is not None and target.ino == source.ino:
+            target = None
+            if (source.parent, source.name) == (new_parent, new_name):
+                return ()
+        if target is not None:
+            if target.kind is Kind.DIRECTORY and source.kind is not Kind.DIRECTORY:
+                raise IsADirectory("the target is a folder")
+            if target.kind is not Kind.DIRECTORY and source.kind is Kind.DIRECTORY:
+                raise NotADirectory("the target is not a folder")
+            if target.kind is Kind.DIRECTORY and self._store.has_children(target.ino):
+                raise DirectoryNotEmpty("the target is not empty")
+        now = time.time_ns()
+        same_key = source.parent == new_parent and self._cloud.name_key(source.name) == self._cloud.name_key(new_name)
+        with self._ledger.change() as change:
+            if target is not None:
+                self._store.remove_entry(target.ino)
+                if target.kind is Kind.DIRECTORY:
+                    change.entries.append(self._removal(target))
+            replaces = target.ino if target is not None and target.kind is not Kind.DIRECTORY else None
+            if not same_key:
+                change.entries.append(self._move_entry(source, new_parent, new_name, replaces))
+            self._store.place_entry(source.ino, new_parent, new_name, now)
+            self._touch_folder(source.parent, now)
+            if new_parent != source.parent:
+                self._touch_folder(new_parent, now)
+        if target is not None:
+            self._gone(target, door)
+        return change.seqs
+
+    def _exchange(self, one: EntryRow, other: EntryRow) -> tuple[int | None, ...]:
+        """Swap two names: three renames in the cloud, through a name of their own; one step here."""
+        if one.ino == other.ino:
+            return ()
+        now = time.time_ns()
+        passing = one._replace(name=f".serpentfs-exchange-{one.ino:x}-{other.ino:x}")
+        with self._ledger.change() as change:
+            change.entries.append(self._move_entry(one, passing.parent, passing.name))
+            change.entries.append(self._move_entry(other, one.parent, one.name))
+            change.entries.append(self._move_entry(passing, other.parent, other.name))
+            self._store.place_entry(one.ino, passing.parent, passing.name, now)
+            self._store.place_entry(other.ino, one.parent, one.name, now)
+            self._store.place_entry(one.ino, other.parent, other.name, now)
+            for folder in {one.parent, other.parent}:
+                self._touch_folder(folder, now)
+        return change.seqs
+
+    async def setattr(
+        self, ino: Ino, changes: SetAttributes, handle: HandleId | None = None, *, door: str
+    ) -> Attributes:
+        self._writable()
+        row = self._row(ino)
+        if changes.size is not None:
+            if row.kind is not Kind.FILE:
+                raise IsADirectory("not a file")
+            if not 0 <= changes.size <= MAX_FILE_SIZE:
+                raise FileTooLarge("no file can have this size")
+            if handle is None:
+                handle = await self.open(ino, write=True, door=door)
+                try:
+                    await self._truncate(self._handles.get(handle), changes.size)
+                finally:
+                    await self.release(handle)
+            else:
+                await self._truncate(self._handles.get(handle), changes.size)
+        seqs: tuple[int | None, ...] = ()
+        now = time.time_ns()
+        file = self._handles.file(ino)
+        if changes.mtime_ns is not None and file is not None:
+            file.row = file.row._replace(mtime_ns=changes.mtime_ns, ctime_ns=now)
+        if file is None or not file.draft:
+            with self._ledger.change() as change:
+                if changes.mode is not None or changes.uid is not None or changes.gid is not None:
+                    self._store.set_permissions(ino, changes.mode, changes.uid, changes.gid, now)
+                if changes.mtime_ns is not None or changes.atime_ns is not None:
+                    self._store.set_times(ino, changes.mtime_ns, changes.atime_ns, now)
+                if changes.mtime_ns is not None and self._sends_mtime(ino):
+                    change.entries.append(
+                        Entry(0, Operation.SETATTR, ino, mtime_ns=changes.mtime_ns, recorded=time.time())
+                    )
+            seqs = change.seqs
+        self._tell(door, ino)
+        await self._confirmed(seqs)
+        return self._row(ino).attributes()
+
+    def _sends_mtime(self, ino: Ino) -> bool:
+        """Whether a file's new time is worth a journal entry: uploads carry the time they find in the tree."""
+        row = self._store.entry(ino)
+        if row is None or row.kind is not Kind.FILE or row.state == REMOVED:
+            return False
+        return self._cloud.capabilities.set_mtime or self._journal.is_pending(ino)
+
+    # open files
+
+    async def create(
+        self, parent: Ino, name: str, mode: int | None = None, *, exclusive: bool, door: str
+    ) -> tuple[Attributes, HandleId]:
+        existing = self._child(parent, name)
+        if existing is not None:
+            if exclusive:
+                raise AlreadyExists("the name is taken")
+            handle = await self.open(existing.ino, write=True, door=door)
+            return self.attributes_of(handle), handle
+        row = self._new_entry(parent, name, Kind.FILE, mode)
+        stage_row = StageRow(row.content, 0, NO_CONTENT, 0)
+        with self._ledger.change() as change:
+            self._store.insert_entry(row)
+            self._store.put_stage(stage_row)
+            self._touch_folder(parent, row.ctime_ns)
+            change.entries.append(self._birth(Operation.CREATE, row))
+        stage = self._contents.new_stage(stage_row)
+        opened = self._open(OpenFile(row, stage), door=door, writable=True)
+        self._tell_entry(door, parent, name)
+        return row.attributes(), opened.id
+
+    def _open(self, file: OpenFile, *, door: str, writable: bool) -> Handle:
+        handle = self._handles.add(file, door=door, writable=writable)
+        self._journal.pin(file.ino)
+        if writable:
+            self._journal.hold(file.ino)
+        return handle
+
+    async def open(self, ino: Ino, *, write: bool, truncate: bool = False, door: str) -> HandleId:
+        if write:
+            self._writable()
+        row = self._row(ino)
+        if row.kind is Kind.DIRECTORY:
+            raise IsADirectory("a folder")
+        if row.kind is not Kind.FILE:
+            raise InvalidArgument("not a file")
+        file = self._handles.file(ino) or self._opened_file(row)
+        handle = self._open(file, door=door, writable=write)
+        if truncate and write:
+            try:
+                await self._truncate(handle, 0)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self.release(handle.id)
+                raise
+        else:
+            await trio.lowlevel.checkpoint()
+        return handle.id
+
+    def _opened_file(self, row: EntryRow) -> OpenFile:
+        node = self._store.node_of(row.ino)
+        ref = node.ref(Kind.FILE) if node is not None else None
+        return OpenFile(row, self._contents.stage(row.content), ref)
+
+    def attributes_of(self, handle: HandleId) -> Attributes:
+        file = self._handles.get(handle).file
+        return file.attributes() if file.draft else self._row(file.ino).attributes()
+
+    def read_nowait(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview | None:
+        return self._contents.read_file_nowait(self._handles.get(handle), offset, size)
+
+    async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:
+        return await self._contents.read_file(self._handles.get(handle), offset, size)
+
+    def _for_writing(self, handle: HandleId) -> Handle:
+        found = self._handles.get(handle)
+        if not found.writable:
+            raise BadHandle("this handle is not open for writing")
+        return found
+
+    async def write(self, handle: HandleId, offset: int | None, data: bytes | memoryview) -> int:
+        opened = self._for_writing(handle)
+        file = opened.file
+        async with file.lock:
+            at = file.size if offset is None else offset
+            if at < 0 or at + len(data) > MAX_FILE_SIZE:
+                raise FileTooLarge("no file can have this size")
+            stage = self._stage_for_writing(file)
+            try:
+                await stage.write(at, data, self._contents.base_reader(file.ino, stage, file.ref))
+            finally:
+                self._grew(file, stage)
+        return len(data)
+
+    def _stage_for_writing(self, file: OpenFile, *, empty: bool = False) -> Stage:
+        """The stage that takes this file's writes: its own, or a new one on top of what is being uploaded."""
+        if file.stage is not None and not file.stage.frozen and not (empty and file.stage.base):
+            return file.stage
+        base = NO_CONTENT if empty or not file.size else file.content
+        size = 0 if empty else file.size
+        stage = self._contents.new_stage(StageRow(self._store.new_content(), size, base, size if base else 0))
+        stage.changed = True
+        file.stage = stage
+        file.row = file.row._replace(content=stage.content)
+        return stage
+
+    def _grew(self, file: OpenFile, stage: Stage) -> None:
+        if stage.changed:
+            now = time.time_ns()
+            file.row = file.row._replace(size=stage.size, mtime_ns=now, ctime_ns=now)
+            if file.dirty_since is None:
+                file.dirty_since = trio.current_time()
+
+    async def _truncate(self, handle: Handle, size: int) -> None:
+        file = handle.file
+        async with file.lock:
+            if size == file.size and size:
+                return
+            stage = self._stage_for_writing(file, empty=size == 0)
+            try:
+                await stage.truncate(size, self._contents.base_reader(file.ino, stage, file.ref))
+            finally:
+                stage.changed = True
+                self._grew(file, stage)
+
+    async def flush(self, handle: HandleId) -> None:
+        opened = self._handles.get(handle)
+        async with opened.file.lock:
+            seqs = await self._commit(opened.file, opened.door)
+        await self._confirmed(seqs)
+
+    async def _commit(self, file: OpenFile, door: str | None) -> tuple[int | None, ...]:
+        """Journal what was written. The file's lock is held."""
+        stage = file.stage
+        if stage is None or file.dirty_since is None:
+            return ()
+        await stage.spill()
+        if file.draft or file.row.state == REMOVED:
+            return ()
+        row = file.row
+        with self._ledger.change() as change:
+            stage.commit(self._store)
+            self._store.set_content(file.ino, stage.content, row.size, row.mtime_ns, row.ctime_ns)
+            change.entries.append(
+                Entry(
+                    0,
+                    Operation.CONTENT,
+                    file.ino,
+                    content=stage.content,
+                    mtime_ns=row.mtime_ns,
+                    recorded=time.time(),
+                )
+            )
+        stage.committed()
+        file.dirty_since = None
+        file.row = row._replace(generation=row.generation + 1)
+        self._tell(door, file.ino, data=True)
+        return change.seqs
+
+    async def commit_old_writes(self) -> None:
+        """Journal files that stay open and dirty, every ``dirty_seconds``, until cancelled."""
+        while True:
+            await trio.sleep(self._options.dirty_seconds / 5)
+            due = trio.current_time() - self._options.dirty_seconds
+            for file in self._handles.files():
+                if file.dirty_since is not None and file.dirty_since <= due:
+                    async with file.lock:
+                        await self._commit_visibly(file)
+
+    async def _commit_visibly(self, file: OpenFile) -> None:
+        """A commit that nobody waits for: its trouble is kept for ``status``; the next flush meets it again."""
+        try:
+            await self._commit(file, None)
+        except SerpentError as error:
+            self.last_error = str(error)
+
+    async def commit_everything(self) -> None:
+        """At the end: whatever is open and dirty is journalled as if it had been closed."""
+        for file in self._handles.files():
+            async with file.lock:
+                await self._commit_visibly(file)
+
+    async def fsync(self, handle: HandleId) -> None:
+        opened = self._handles.get(handle)
+        file = opened.file
+        async with file.lock:
+            seqs = await self._commit(file, opened.door)
+            if file.stage is not None:
+                await file.stage.sync()
+            await self._store.sync()
+            if file.stage is not None:
+                file.stage.synced()
+        await self._confirmed(seqs)
+
+    async def fsync_directory(self, ino: Ino) -> None:
+        await self._store.sync()
+
+    async def release(self, handle: HandleId) -> None:
+        opened = self._handles.get(handle)
+        file = opened.file
+        try:
+            if opened.writable:
+                async with file.lock:
+                    await self._commit(file, opened.door)
+        finally:
+            self._close(opened)
+
+    def _close(self, opened: Handle) -> None:
+        file = opened.file
+        self._handles.remove(opened)
+        if opened.writable:
+            self._journal.unhold(file.ino, time.time())
+        self._journal.unpin(file.ino)
+        if not file.handles and file.stage is not None:
+            if file.draft or file.row.state == REMOVED:
+                self._drop_stage(file.stage.content)
+            elif file.dirty_since is not None:
+                # The last commit failed and its caller was told: go back to what was journalled.
+                self._contents.reload_stage(file.stage.content)
+            else:
+                file.stage.close()
+        self._ledger.moved()
+
+    def _let_go(self, content: ContentId) -> None:
+        """Nobody will upload this content any more (inside the transaction that says so)."""
+        if any(stage.base == content for stage in self._contents.stages()):
+            return
+        self._store.drop_stage(content)
+        if not any(file.stage is not None and file.stage.content == content for file in self._handles.files()):
+            self._contents.drop_stage(content)
+
+    def _drop_stage(self, content: ContentId) -> None:
+        """A nameless file was closed for good. What is being uploaded is dropped when that ends."""
+        stage = self._contents.stage(content)
+        if stage is not None and not stage.frozen and not any(s.base == content for s in self._contents.stages()):
+            self._contents.drop_stage(content)
+
+    # drafts
+
+    async def create_draft(self, *, door: str) -> HandleId:
+        self._writable()
+        await trio.lowlevel.checkpoint()
+        now = time.time_ns()
+        content = self._store.new_content()
+        row = EntryRow(
+            self._store.new_ino(), Ino(0), "", Kind.FILE, 0, now, now, now, content, 1, state=DRAFT
+        )
+        stage = self._contents.new_stage(StageRow(content, 0, NO_CONTENT, 0))
+        return self._open(OpenFile(row, stage, draft=True), door=door, writable=True).id
+
+    def _draft(self, handle: HandleId) -> Handle:
+        opened = self._for_writing(handle)
+        if not opened.file.draft:
+            raise BadHandle("not a draft")
+        return opened
+
+    async def publish(
+        self,
+        draft: HandleId,
+        parent: Ino,
+        name: str,
+        *,
+        precondition: Precondition = Precondition(),
+        mtime_ns: int | None = None,
+        door: str,
+    ) -> tuple[Attributes, bool]:
+        self._writable()
+        opened = self._draft(draft)
+        file = opened.file
+        stage = file.stage
+        assert stage is not None
+        async with file.lock:
+            await stage.spill()
+            if self._folder(parent).state == REMOVED:
+                raise NotFound("the folder was removed")
+            self._check_new_name(name)
+            existing = self._child(parent, name)
+            self._check_precondition(existing, precondition)
+            if existing is not None and existing.kind is Kind.DIRECTORY:
+                raise IsADirectory("the target is a folder")
+            now = time.time_ns()
+            kept = existing if existing is not None and existing.kind is Kind.FILE else None
+            row = file.row._replace(
+                parent=parent,
+                name=name if existing is None else existing.name,
+                mtime_ns=now if mtime_ns is None else mtime_ns,
+                ctime_ns=now,
+                atime_ns=now,
+                mode=None if kept is None else kept.mode,
+                uid=None if kept is None else kept.uid,
+                gid=None if kept is None else kept.gid,
+                state=0,
+            )
+            with self._ledger.change() as change:
+                if existing is not None:
+                    self._store.remove_entry(existing.ino)
+                    self._store.copy_xattrs(existing.ino, row.ino)
+                stage.commit(self._store)
+                self._store.insert_entry(row)
+                self._touch_folder(parent, now)
+                change.entries.append(self._birth(Operation.CREATE, row, existing))
+            stage.committed()
+            file.row = row
+            file.draft = False
+            file.dirty_since = None
+        if existing is not None:
+            self._gone(existing, door)
+        self._tell_entry(door, parent, name)
+        self._close(opened)
+        await self._confirmed(change.seqs)
+        return row.attributes(), existing is None
+
+    def _check_precondition(self, existing: EntryRow | None, precondition: Precondition) -> None:
+        if precondition.must_not_exist and existing is not None:
+            raise PreconditionFailed("the name is taken")
+        if existing is None and (precondition.must_exist or precondition.content is not None):
+            raise PreconditionFailed("there is no such file")
+        if (
+            existing is not None
+            and precondition.content is not None
+            and precondition.content != (existing.content, existing.generation)
+        ):
+            raise PreconditionFailed("the file has changed")
+
+    async def discard(self, draft: HandleId) -> None:
+        opened = self._draft(draft)
+        async with opened.file.lock:
+            if self._store.entry(opened.file.ino) is not None:
+                with self._store.transaction():
+                    self._store.drop_draft(opened.file.ino, opened.file.content)
+            self._close(opened)
+
+    async def keep_draft(self, draft: HandleId) -> Ino:
+        opened = self._draft(draft)
+        file = opened.file
+        stage = file.stage
+        assert stage is not None
+        async with file.lock:
+            await stage.spill()
+            with self._store.transaction():
+                stage.commit(self._store)
+                self._store.insert_entry(file.row._replace(ctime_ns=time.time_ns()))
+            stage.committed()
+            file.draft = False  # closing must not drop it
+            file.dirty_since = None
+            self._close(opened)
+        return file.ino
+
+    async def reopen_draft(self, ino: Ino, *, door: str) -> HandleId:
+        self._writable()
+        await trio.lowlevel.checkpoint()
+        row = self._store.entry(ino)
+        stage = None if row is None else self._contents.stage(row.content)
+        if row is None or row.state != DRAFT or stage is None:
+            raise NotFound("this partial upload is no longer kept")
+        if self._handles.file(ino) is not None:
+            raise PermissionDenied("this partial upload is being continued already")
+        return self._open(OpenFile(row, stage, draft=True), door=door, writable=True).id
+
+    async def copy_file(
+        self, ino: Ino, parent: Ino, name: str, *, precondition: Precondition = Precondition(), door: str
+    ) -> tuple[Attributes, bool]:
+        row = self._row(ino)
+        if row.kind is Kind.SYMLINK:
+            existing = self._child(parent, name)
+            self._check_precondition(existing, precondition)
+            if existing is not None:
+                await self.unlink(parent, name, door=door)
+            return await self.symlink(parent, name, row.target or "", door=door), existing is None
+        source = await self.open(ino, write=False, door=door)
+        try:
+            draft = await self.create_draft(door=door)
+            try:
+                offset = 0
+                while data := await self.read(source, offset, _COPY_PIECE):
+                    await self.write(draft, offset, data)
+                    offset += len(data)
+                return await self.publish(draft, parent, name, precondition=precondition, door=door)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self.discard(draft)
+                raise
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.release(source)
+
+    # extended attributes
+
+    def _facts(self, row: EntryRow) -> dict[str, bytes]:
+        node = self._store.node_of(row.ino)
+        pending = self.is_pending(row.ino)
+        facts = {
+            "id": node.node if node is not None else "",
+            "revision": node.revision if node is not None else "",
+            "state": "pending" if pending else "uploaded",
+        }
+        return {_FACTS + name: value.encode("utf-8", "surrogateescape") for name, value in facts.items()}
+
+    def getxattr(self, ino: Ino, name: str) -> bytes:
+        row = self._row(ino)
+        found = self._facts(row) if name.startswith(_FACTS) else self._store.xattrs(ino)
+        if name not in found:
+            raise NotFound("no such attribute")
+        return found[name]
+
+    def listxattr(self, ino: Ino) -> list[str]:
+        return [*self._facts(self._row(ino)), *self._store.xattrs(ino)]
+
+    async def setxattr(self, ino: Ino, name: str, value: bytes, *, create: bool = False, replace: bool = False) -> None:
+        self._writable()
+        self._row(ino)
+        if not name.startswith("user.") or name.startswith(_FACTS):
+            raise Unsupported("only user.* attributes can be set")
+        exists = name in self._store.xattrs(ino)
+        if create and exists:
+            raise AlreadyExists("the attribute exists")
+        if replace and not exists:
+            raise NotFound("no such attribute")
+        await trio.lowlevel.checkpoint()
+        with self._store.transaction():
+            self._store.put_xattr(ino, name, value)
+
+    async def removexattr(self, ino: Ino, name: str) -> None:
+        self._writable()
+        if name not in self._store.xattrs(self._row(ino).ino):
+            raise NotFound("no such attribute")
+        await trio.lowlevel.checkpoint()
+        with self._store.transaction():
+            self._store.put_xattr(ino, name, None)
+
+    # records of doors
+
+    def load_records(self, door: str) -> dict[str, bytes]:
+        return self._store.records(door)
+
+    def save_record(self, door: str, key: str, value: bytes | None) -> None:
+        with self._store.transaction():
+            self._store.put_record(door, key, value)
+
+    # the whole
+
+    # what the replay tells (vfs.replay.Observer)
+
+    def cloud_answered(self, error: SerpentError | None) -> None:
+        if error is None:
+            if not self.online:
+                self._journal.wake()
+            self.online = True
+        else:
+            self.last_error = str(error)
+            self.online = not isinstance(error, Unavailable)
+
+    def note_sent(self, seq: int, sent: int | None) -> None:
+        if sent is None:
+            self._sent.pop(seq, None)
+        else:
+            self._sent[seq] = sent
+
+    def uploaded(self, ino: Ino, stage: Stage, ref: NodeRef) -> None:
+        file = self._handles.file(ino)
+        if file is not None:
+            file.ref = ref
+            if file.stage is stage:
+                file.stage = None
+
+    def conflict_copied(self, ino: Ino, parent: Ino, name: str, new_name: str) -> None:
+        self.conflicts += 1
+        log.warning("a conflict copy was made; see `serpentfs status`")
+        for changed in (name, new_name):
+            self._tell(None, entry=(parent, changed))
+        self._tell(None, parent)
+        self._tell(None, ino)
+
+    async def commit_open(self, ino: Ino) -> None:
+        file = self._handles.file(ino)
+        if file is None:
+            raise Unavailable("a staged content changed without its file being open")
+        async with file.lock:
+            await self._commit(file, None)
+
+    def _path_or_name(self, entry: Entry) -> str:
+        try:
+            return self.path_of(entry.ino)
+        except NotFound:
+            place = entry.target or entry.source
+            return f"(removed) {place.name}" if place is not None else "(removed)"
+
+    def status(self) -> Status:
+        now = time.time()
+        pending = []
+        for view in self._journal.pending():
+            entry = view.entry
+            row = self._store.entry(entry.ino)
+            waits = view.held or view.blocked or (view.not_before is None and now < entry.recorded + self._options.settle)
+            state = view.state.value
+            if view.state is EntryState.QUEUED:
+                state = "failed" if view.error else "waiting" if waits else "queued"
+            pending.append(
+                PendingChange(
+                    seq=entry.seq,
+                    operation=entry.operation.value,
+                    path=self._path_or_name(entry),
+                    size=row.size if row is not None and entry.content else 0,
+                    sent=self._sent.get(entry.seq, 0),
+                    state=state,
+                    error=view.error,
+                    next_try_in=None if view.not_before is None else max(0.0, view.not_before - now),
+                )
+            )
+        cache = self._cache.statistics()
+        return Status(
+            pending=tuple(pending),
+            online=self.online,
+            last_error=self.last_error,
+            cache_memory_bytes=cache.memory_bytes,
+            cache_disk_bytes=cache.disk_bytes,
+            cache_hits=cache.hits,
+            cache_misses=cache.misses,
+            cache_disk_usable=cache.disk_usable,
+            dirty_bytes=sum(stage.dirty_bytes for stage in self._contents.stages()),
+            conflicts=self.conflicts,
+        )
+
+    async def wait_until_uploaded(self) -> None:
+        last = self._journal.next_seq() - 1
+        self._journal.hurry(last)
+        self._journal.wake()
+        self._ledger.moved()
+        waiting = {view.entry.seq for view in self._journal.pending()}
+        while self._moving(self._journal.outstanding(waiting)):
+            await self._ledger.wait_moved()
+
+    def _moving(self, seqs: set[int]) -> bool:
+        """Whether time or the cloud alone will bring any of these on: what waits for a file to be closed, or is
+        stuck, does not, nor does what waits behind it."""
+        views = [view for view in self._journal.pending() if view.entry.seq in seqs]
+        return any(
+            view.state is EntryState.SENDING
+            or (view.state is EntryState.QUEUED and not view.held and not view.blocked)
+            for view in views
+        )
+
+    async def _confirmed(self, seqs: tuple[int | None, ...]) -> None:
+        """With ``durability = "cloud"``: until the cloud has what was just journalled. Always a checkpoint."""
+        wanted = [seq for seq in seqs if seq is not None]
+        if self._options.durability != "cloud" or not wanted:
+            await trio.lowlevel.checkpoint()
+            return
+        for seq in wanted:
+            self._journal.force(seq)
+        self._ledger.moved()
+        with trio.move_on_after(self._options.confirm_within):
+            while waiting := self._journal.outstanding(wanted):
+                for view in self._journal.pending():
+                    if view.entry.seq in waiting and view.state is EntryState.STUCK:
+                        raise Unavailable(f"kept here, but the cloud refused it: {view.error}")
+                await self._ledger.wait_moved()
+            return
+        raise Unavailable("kept here, but the cloud has not confirmed it in time")

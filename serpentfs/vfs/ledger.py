@@ -1,0 +1,117 @@
+"""The journal together with its rows: a change of the tree and its entries are one transaction, or nothing.
+
+The machine (``journal``) decides, the database keeps, and only when the database has it does the machine move. All
+of it is plain code without an await, so no other task sees a half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from serpentfs.model import ContentId, Ino
+from serpentfs.tree.store import JournalRow, Store
+from serpentfs.vfs.entries import Delta, Entry, Operation, Place
+from serpentfs.vfs.journal import Journal
+
+
+@dataclass
+class Change:
+    """One transaction being put together: what is appended to ``entries`` is journalled with it."""
+
+    entries: list[Entry] = field(default_factory=list)
+    seqs: tuple[int | None, ...] = ()
+    """After the transaction: where each entry's effect is carried, None where nothing is left to do."""
+
+
+class Ledger:
+    """``unneeded`` is asked to let go of contents that nobody will upload any more."""
+
+    def __init__(self, store: Store, journal: Journal, name_key: Callable[[str], str]) -> None:
+        self.store = store
+        self.journal = journal
+        self._name_key = name_key
+        self._moved = trio.Event()
+        self._unneeded: Callable[[ContentId], None] = lambda content: None
+
+    def on_unneeded(self, let_go: Callable[[ContentId], None]) -> None:
+        """``let_go`` is called inside the transaction that drops the last entry of a content."""
+        self._unneeded = let_go
+
+    def place(self, parent: Ino, name: str) -> Place:
+        return Place(parent, self._name_key(name), name)
+
+    def load(self) -> None:
+        """At start: hand the stored entries to the machine."""
+        self.journal.load(self._entry(row) for row in self.store.journal())
+
+    def _entry(self, row: JournalRow) -> Entry:
+        return Entry(
+            seq=row.seq,
+            operation=Operation(row.operation),
+            ino=row.ino,
+            source=None if row.source is None else self.place(*row.source),
+            target=None if row.target is None else self.place(*row.target),
+            replaces=row.replaces,
+            content=row.content,
+            mtime_ns=row.mtime_ns,
+            ancestors=row.ancestors,
+            leaf=row.leaf,
+            recorded=row.recorded,
+        )
+
+    @contextmanager
+    def change(self) -> Iterator[Change]:
+        """A transaction of the tree with the journal entries that the block appends. Nothing in it may await."""
+        change = Change()
+        with self.store.transaction():
+            yield change
+            delta = self.journal.propose(*change.entries)
+            self._persist(delta)
+        self._apply(delta)
+        change.seqs = delta.seqs
+
+    @contextmanager
+    def outcome(self, delta: Delta) -> Iterator[None]:
+        """A transaction of the tree with what the machine answered to an outcome (``confirm``)."""
+        with self.store.transaction():
+            yield
+            self._persist(delta)
+        self._apply(delta)
+
+    def _persist(self, delta: Delta) -> None:
+        if delta.drop:
+            self.store.drop_journal(delta.drop)
+        for entry in delta.put:
+            self.store.put_journal(
+                JournalRow(
+                    entry.seq,
+                    entry.operation.value,
+                    entry.ino,
+                    None if entry.source is None else (entry.source.parent, entry.source.name),
+                    None if entry.target is None else (entry.target.parent, entry.target.name),
+                    entry.replaces,
+                    entry.content,
+                    entry.mtime_ns,
+                    entry.ancestors,
+                    entry.leaf,
+                    entry.recorded,
+                )
+            )
+        for content in delta.unneeded:
+            self._unneeded(content)
+
+    def _apply(self, delta: Delta) -> None:
+        self.journal.apply(delta)
+        self.moved()
+
+    def moved(self) -> None:
+        """Wake whoever waits for the journal to move."""
+        self._moved.set()
+        self._moved = trio.Event()
+
+    async def wait_moved(self) -> None:
+        await self._moved.wait()

@@ -1,0 +1,128 @@
+"""Opening a drive: the parts put together, and the tasks that keep it going.
+
+Order of opening: state, journal, cache, then the tree as the cloud has it. A drive that has seen its whole cloud
+once starts from the local tree at once and catches up behind; one that has not must hear the cloud first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from serpentfs.cache.layers import BlockCache
+from serpentfs.cache.seal import BlockSeal
+from serpentfs.clouds.base import Batch, Cloud
+from serpentfs.errors import RetryableError, SerpentError
+from serpentfs.model import NO_CONTENT, ROOT_INO, Ino, Revision
+from serpentfs.tree.feed import Feed
+from serpentfs.tree.store import NodeRow, Store
+from serpentfs.vfs.drive import Drive, DriveOptions
+from serpentfs.vfs.journal import Journal
+from serpentfs.vfs.ledger import Ledger
+from serpentfs.vfs.reads import Contents
+from serpentfs.vfs.recovery import recover
+from serpentfs.vfs.replay import Replay
+
+log = logging.getLogger(__name__)
+
+_CATCH_UP = 3.0
+"""Seconds that a start with a known tree waits for a fresh listing: a folder on disk makes it, and shows what
+happened meanwhile from the first moment; a slow or absent cloud does not hold the start up."""
+_QUOTA_EVERY = 60.0
+
+
+@asynccontextmanager
+async def open_drive(
+    cloud: Cloud,
+    *,
+    remote_id: str,
+    secret: bytes,
+    state_directory: Path,
+    cache_directory: Path | None,
+    options: DriveOptions = DriveOptions(),
+) -> AsyncIterator[Drive]:
+    """A drive over ``cloud``, until the block ends. Then what is open and dirty is journalled; what is not uploaded
+    stays in the journal for the next start (``Drive.wait_until_uploaded`` waits for it).
+
+    ``secret`` is the remote's own: every local key derives from it. Raises what the cloud raises when the first
+    listing cannot be had, BadVault when the local state is damaged or belongs to another key.
+    """
+    state_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    staging = state_directory / "staging"
+    staging.mkdir(exist_ok=True, mode=0o700)
+    store = Store(state_directory / "state.db", secret, cloud.name_key)
+    try:
+        seal = BlockSeal(store.block_key, remote_id.encode())
+        cache = BlockCache(seal=seal, directory=cache_directory, limits=options.cache)
+        ledger = Ledger(store, Journal(settle=options.settle), cloud.name_key)
+
+        def content_gone(ino: Ino) -> None:
+            row = store.entry(ino)
+            node = None if row is None else store.node_of(row.parent)
+            if node is not None:
+                cloud.recheck(node.node)
+
+        contents = Contents(store, cloud, cache, staging, seal, content_gone)
+        recover(store, ledger, contents, staging)
+        if store.node_of(ROOT_INO) is None:
+            with store.transaction():
+                store.put_node(NodeRow(ROOT_INO, ROOT_INO, cloud.root, "", Revision(""), 0, NO_CONTENT))
+        drive = Drive(cloud, store, ledger, contents, cache, options)
+        feed = Feed(store, cloud, drive)
+        replay = Replay(
+            cloud, store, ledger, contents, feed, drive, workers=options.uploads, host=options.host
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(cache.run)
+            await _first_listing(cloud, store, feed)
+            nursery.start_soon(_follow, cloud, store, feed)
+            nursery.start_soon(_refresh_quota, cloud, drive)
+            nursery.start_soon(store.run_checkpoints)
+            nursery.start_soon(drive.commit_old_writes)
+            if not options.read_only:
+                nursery.start_soon(replay.run)
+            try:
+                yield drive
+            finally:
+                with trio.CancelScope(shield=True):
+                    await drive.commit_everything()
+                    await store.sync()
+                nursery.cancel_scope.cancel()
+    finally:
+        store.close()
+
+
+async def _first_listing(cloud: Cloud, store: Store, feed: Feed) -> None:
+    if not store.is_complete():
+        await feed.apply(await cloud.snapshot(store.known))
+        return
+    with trio.move_on_after(_CATCH_UP):
+        try:
+            await feed.apply(await cloud.snapshot(store.known))
+        except RetryableError as error:
+            log.warning("starting from the local tree: %s", error)
+
+
+async def _follow(cloud: Cloud, store: Store, feed: Feed) -> None:
+    send, receive = trio.open_memory_channel[Batch](8)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cloud.changes, store.known, send)
+        async for batch in receive:
+            try:
+                await feed.apply(batch)
+            except SerpentError as error:
+                # A full disk must not end the drive; the next listing brings the same news.
+                log.error("what the cloud reported could not be stored: %s", error)
+
+
+async def _refresh_quota(cloud: Cloud, drive: Drive) -> None:
+    while True:
+        try:
+            drive.set_quota(await cloud.quota())
+        except SerpentError as error:
+            log.info("the store does not tell its room: %s", error)
+        await trio.sleep(_QUOTA_EVERY)

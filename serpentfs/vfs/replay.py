@@ -1,0 +1,450 @@
+"""Journal → cloud: sends what the journal says is ready, several at a time, and writes down the outcome.
+
+The journal decides what may be sent and in which order; this module knows how each operation is said to a cloud and
+what to do with the answer. An outcome is one transaction: the node as it is now, and the entry gone. A task that is
+cancelled half-way leaves its entry pending, and it is sent again at the next start with ``retry``.
+
+When the cloud moved on (``Conflict``, ``AlreadyExists``, ``NotFound``), the newer thing there stays, and what was
+done here goes to a name of its own; see ``_resolve``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+import trio
+
+from serpentfs.clouds.base import Cloud
+from serpentfs.errors import (
+    AlreadyExists,
+    Conflict,
+    DirectoryNotEmpty,
+    IntegrityError,
+    NoSpace,
+    NotFound,
+    PermanentError,
+    RateLimited,
+    RetryableError,
+    RevisionGone,
+    SerpentError,
+    Unavailable,
+    Unsupported,
+)
+from serpentfs.model import NO_CONTENT, ROOT_INO, Ino, Kind, NodeId, NodeInfo, NodeRef, Span
+from serpentfs.tree.feed import Feed
+from serpentfs.tree.store import REMOVED, EntryRow, NodeRow, Store
+from serpentfs.vfs.conflicts import conflict_name
+from serpentfs.vfs.entries import Entry, Operation, Place
+from serpentfs.vfs.ledger import Ledger
+from serpentfs.vfs.reads import Contents
+from serpentfs.vfs.writes import ReadBase, Stage
+
+log = logging.getLogger(__name__)
+
+_LONGEST_BACKOFF = 60.0
+
+
+class Observer(Protocol):
+    """Who is told how it goes (the drive)."""
+
+    def cloud_answered(self, error: SerpentError | None) -> None:
+        """The outcome of a call; None: it succeeded."""
+        ...
+
+    def note_sent(self, seq: int, sent: int | None) -> None:
+        """``sent`` bytes of an upload went out; None: it ended."""
+        ...
+
+    def uploaded(self, ino: Ino, stage: Stage, ref: NodeRef) -> None:
+        """The cloud has this stage's content."""
+        ...
+
+    def conflict_copied(self, ino: Ino, parent: Ino, name: str, new_name: str) -> None:
+        """An entry had to take another name."""
+        ...
+
+    async def commit_open(self, ino: Ino) -> None:
+        """Journal what an open file holds on top of its last commit."""
+        ...
+
+
+class _StagedContent:
+    """A stage as the source of an upload."""
+
+    def __init__(self, stage: Stage, read_base: Callable[[Span], Awaitable[bytes]], sent: Callable[[int], None]) -> None:
+        self._stage = stage
+        self._read_base = read_base
+        self._sent = sent
+        self.size = stage.size
+
+    async def read(self, span: Span) -> bytes:
+        data = await self._stage.read(span, self._read_base)
+        self._sent(span.stop)
+        return data
+
+
+class Replay:
+    """``workers``: entries under way at the same time."""
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        store: Store,
+        ledger: Ledger,
+        contents: Contents,
+        feed: Feed,
+        observer: Observer,
+        *,
+        workers: int,
+        host: str,
+    ) -> None:
+        self._cloud = cloud
+        self._store = store
+        self._ledger = ledger
+        self._journal = ledger.journal
+        self._contents = contents
+        self._feed = feed
+        self._observer = observer
+        self._workers = workers
+        self._host = host
+        self._active = 0
+        self._failures: dict[int, int] = {}
+        self._making_folders = trio.Lock()
+        self._copied_from: dict[Ino, tuple[Ino, str]] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                now = time.time()
+                free = self._workers - self._active
+                for entry in self._journal.ready(now, free) if free else []:
+                    started = self._journal.start(entry.seq)
+                    self._active += 1
+                    nursery.start_soon(self._carry, started)
+                again = self._journal.next_time(now) if self._workers > self._active else None
+                with trio.move_on_after(float("inf") if again is None else max(0.0, again - now)):
+                    await self._ledger.wait_moved()
+
+    async def _carry(self, entry: Entry) -> None:
+        """One attempt at one entry, whatever comes of it."""
+        try:
+            await self._attempt(entry)
+            self._failures.pop(entry.seq, None)
+            self._observer.cloud_answered(None)
+            self._feed.revisit_settled()
+        except (RetryableError, NoSpace) as error:
+            self._observer.cloud_answered(error)
+            self._fail(entry, error)
+        except (Conflict, AlreadyExists, NotFound, DirectoryNotEmpty) as error:
+            self._resolve(entry, error)
+        except PermanentError as error:
+            log.error("a change cannot be uploaded (%s): %s", entry.operation.value, error)
+            self._journal.park(entry.seq, str(error))
+        except Exception as error:
+            log.exception("unexpected trouble while uploading (%s)", entry.operation.value)
+            self._fail(entry, error)
+        finally:
+            self._active -= 1
+            self._observer.note_sent(entry.seq, None)
+            self._ledger.moved()
+
+    def _fail(self, entry: Entry, error: Exception) -> None:
+        failures = self._failures[entry.seq] = self._failures.get(entry.seq, 0) + 1
+        pause = min(_LONGEST_BACKOFF, 0.25 * 2**failures) * random.uniform(0.8, 1.2)
+        if isinstance(error, RateLimited) and error.retry_after is not None:
+            pause = max(pause, error.retry_after)
+        self._journal.fail(entry.seq, time.time() + pause, str(error) or type(error).__name__)
+
+    # saying it to the cloud
+
+    async def _attempt(self, entry: Entry) -> None:
+        match entry.operation:
+            case Operation.CREATE | Operation.CONTENT:
+                await self._put(entry)
+            case Operation.MKDIR:
+                token = self._token("mkdir", entry.ino, entry.goal)
+                await self._born(
+                    entry,
+                    await self._cloud.mkdir(
+                        await self._folder(entry.goal.parent), entry.goal.name, token=token, retry=entry.attempted
+                    ),
+                )
+            case Operation.SYMLINK:
+                row = self._row(entry.ino)
+                info = await self._cloud.symlink(
+                    await self._folder(entry.goal.parent),
+                    entry.goal.name,
+                    row.target or "",
+                    mtime_ns=row.mtime_ns,
+                    retry=entry.attempted,
+                )
+                await self._born(entry, info)
+            case Operation.RENAME:
+                await self._move(entry)
+            case Operation.REMOVE:
+                await self._remove(entry)
+            case Operation.SETATTR:
+                await self._set_mtime(entry)
+
+    def _token(self, purpose: str, ino: Ino, place: Place, content: int = 0) -> bytes:
+        """32 bytes that are the same for every attempt of one change, and for no other."""
+        text = "\0".join((purpose, str(ino), str(content), str(place.parent), place.key))
+        return hmac.new(self._store.token_key, text.encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
+
+    def _row(self, ino: Ino) -> EntryRow:
+        row = self._store.entry(ino)
+        if row is None:
+            raise IntegrityError("the local state lost an entry that the journal names")
+        return row
+
+    async def _folder(self, ino: Ino) -> NodeId:
+        """The cloud's folder for an inode. One that was removed there while changes below it waited is made again."""
+        node = self._store.node_of(ino)
+        if node is not None:
+            return node.node
+        async with self._making_folders:
+            return await self._make_folder(ino)
+
+    async def _make_folder(self, ino: Ino) -> NodeId:
+        node = self._store.node_of(ino)
+        if node is not None:
+            return node.node
+        row = self._row(ino)
+        if row.state == REMOVED or ino == ROOT_INO:
+            raise NotFound("the folder is gone")
+        parent = await self._make_folder(row.parent)
+        info = await self._cloud.mkdir(parent, row.name, token=secrets.token_bytes(32))
+        with self._store.transaction():
+            self._store.put_node(NodeRow(ino, row.parent, info.id, info.locator, info.revision, 0, NO_CONTENT))
+        self._feed.confirmed(ino)
+        return info.id
+
+    def _replaced(self, entry: Entry) -> NodeRef | None:
+        """The node that goes away with this entry."""
+        if entry.replaces is None:
+            return None
+        node = self._store.node_of(entry.replaces)
+        return None if node is None else node.ref(self._row(entry.replaces).kind)
+
+    def _cloud_place(self, entry: Entry, row: EntryRow) -> Place:
+        """Where the cloud has (or shall have) the inode at this point of the journal."""
+        if entry.target is not None:
+            return entry.target
+        for later in self._journal.entries_of(entry.ino):
+            if later.seq > entry.seq and later.source is not None:
+                return later.source
+        return self._ledger.place(row.parent, row.name)
+
+    async def _put(self, entry: Entry) -> None:
+        stage = self._contents.stage(entry.content)
+        if stage is None:
+            raise IntegrityError("the staged content is missing")
+        while stage.changed:
+            await self._observer.commit_open(entry.ino)
+        stage.frozen = True
+        row = self._row(entry.ino)
+        node = self._store.node_of(entry.ino)
+        place = self._cloud_place(entry, row)
+        if row.state == REMOVED and not place.parent:
+            await self._confirm(entry)  # its file was removed here, and the cloud never had it
+            return
+        replaced = self._replaced(entry)
+        target = node.ref(Kind.FILE) if node is not None else replaced
+        if target is not None and target.kind is not Kind.FILE:
+            await self._cloud.remove(target, retry=entry.attempted)
+            target = None
+        pinned = node.ref(Kind.FILE) if node is not None else None
+        content = _StagedContent(
+            stage,
+            partial(self._read_base, entry.ino, self._contents.base_reader(entry.ino, stage, pinned)),
+            lambda sent: self._observer.note_sent(entry.seq, sent),
+        )
+        info = await self._cloud.put(
+            await self._folder(place.parent),
+            place.name,
+            content,
+            replaces=target,
+            mtime_ns=row.mtime_ns,
+            token=self._token("put", entry.ino, place, entry.content),
+            retry=entry.attempted,
+        )
+        left = target.id if target is not None and target.id != info.id else None
+        with self._ledger.outcome(self._journal.confirm(entry.seq)):
+            if entry.replaces is not None:
+                self._store.drop_node(entry.replaces)
+            self._store.put_node(
+                NodeRow(entry.ino, place.parent, info.id, info.locator, info.revision, stage.size, entry.content)
+            )
+            self._store.drop_stage(entry.content)
+        self._feed.confirmed(entry.ino, left=left)
+        self._observer.uploaded(entry.ino, stage, replace(info.ref, size=stage.size))
+        await self._contents.adopt(entry.content)
+
+    async def _read_base(self, ino: Ino, read_base: ReadBase, span: Span) -> bytes:
+        """What shows through a stage. Where the cloud has replaced the base meanwhile, what was not written here
+        comes from the file that is now at the old name: no other bytes are to be had."""
+        try:
+            return await read_base(span)
+        except RevisionGone as error:
+            origin = self._copied_from.get(ino)
+            if origin is None:
+                raise
+            newer = self._store.child(*origin)
+            node = None if newer is None else self._store.node_of(newer.ino)
+            if newer is None or node is None or newer.kind is not Kind.FILE:
+                raise Unavailable("the new content of a conflicting file is not listed yet") from error
+            found = await self._cloud.read(node.ref(Kind.FILE), span.clamp(node.size))
+            return found + bytes(len(span) - len(found))
+
+    async def _born(self, entry: Entry, info: NodeInfo) -> None:
+        with self._ledger.outcome(self._journal.confirm(entry.seq)):
+            self._store.put_node(
+                NodeRow(entry.ino, entry.goal.parent, info.id, info.locator, info.revision, info.size, NO_CONTENT)
+            )
+        self._feed.confirmed(entry.ino)
+
+    async def _confirm(self, entry: Entry) -> None:
+        """Nothing had to be sent, or nothing is left to be written down."""
+        await trio.lowlevel.checkpoint()
+        with self._ledger.outcome(self._journal.confirm(entry.seq)):
+            if entry.content:
+                self._store.drop_stage(entry.content)
+        if entry.content:
+            self._contents.drop_stage(entry.content)
+
+    async def _move(self, entry: Entry) -> None:
+        node = self._store.node_of(entry.ino)
+        if node is None:
+            await self._confirm(entry)
+            return
+        info = await self._cloud.move(
+            node.ref(self._row(entry.ino).kind),
+            await self._folder(entry.goal.parent),
+            entry.goal.name,
+            replaces=self._replaced(entry),
+            retry=entry.attempted,
+        )
+        with self._ledger.outcome(self._journal.confirm(entry.seq)):
+            if entry.replaces is not None:
+                self._store.drop_node(entry.replaces)
+            self._store.put_node(
+                node._replace(parent=entry.goal.parent, node=info.id, locator=info.locator, revision=info.revision)
+            )
+        self._feed.confirmed(entry.ino, left=node.node if info.id != node.node else None)
+
+    async def _remove(self, entry: Entry) -> None:
+        node = self._store.node_of(entry.ino)
+        if node is not None:
+            try:
+                await self._cloud.remove(node.ref(self._row(entry.ino).kind), retry=entry.attempted)
+            except NotFound:
+                log.info("what was to be removed is gone already")
+        with self._ledger.outcome(self._journal.confirm(entry.seq)):
+            self._store.drop_node(entry.ino)
+        if node is not None:
+            self._feed.confirmed(entry.ino, left=node.node)
+
+    async def _set_mtime(self, entry: Entry) -> None:
+        node = self._store.node_of(entry.ino)
+        row = self._row(entry.ino)
+        if node is None or row.state == REMOVED:
+            await self._confirm(entry)
+            return
+        try:
+            info = await self._cloud.set_mtime(node.ref(row.kind), row.mtime_ns)
+        except Unsupported:
+            await self._confirm(entry)
+            return
+        with self._ledger.outcome(self._journal.confirm(entry.seq)):
+            self._store.put_node(node._replace(locator=info.locator, revision=info.revision))
+        self._feed.confirmed(entry.ino)
+
+    # when the cloud moved on
+
+    def _resolve(self, entry: Entry, error: SerpentError) -> None:
+        """What the cloud has stays. Plain code: what is decided here is decided in one step.
+
+        - a name is taken, or the file changed there: what we have goes to a conflict name;
+        - a file that we changed is gone there: it is uploaded anew; a folder for it is made again;
+        - what we renamed is gone there: it is gone here, too, unless a change of it waits;
+        - what we removed was changed there: it comes back with the next listing.
+        """
+        parents = {place.parent for place in (entry.source, entry.target) if place is not None}
+        row = self._store.entry(entry.ino)
+        node = self._store.node_of(entry.ino)
+        if row is not None and row.parent:
+            parents.add(row.parent)
+        log.warning("the cloud moved on under a change (%s): %s", entry.operation.value, error)
+        match entry.operation, error:
+            case (Operation.REMOVE | Operation.SETATTR, _):
+                with self._ledger.outcome(self._journal.confirm(entry.seq)):
+                    if entry.operation is Operation.REMOVE:
+                        self._store.drop_node(entry.ino)
+            case (Operation.RENAME, NotFound()):
+                self._lost_under_rename(entry, row)
+            case (Operation.CREATE | Operation.CONTENT | Operation.MKDIR | Operation.SYMLINK, NotFound()):
+                # First its own node is forgotten, and if that was not it its folder's; the next attempt makes them
+                # anew.
+                gone = entry.ino if node is not None else row.parent if row is not None else None
+                with self._store.transaction():
+                    if gone and gone != ROOT_INO:
+                        self._store.drop_node(gone)
+                self._fail(entry, error)
+            case _:
+                self._copy_aside(entry, row)
+        for parent in parents:
+            self._feed.leave_for_later(parent)
+        self._feed.revisit_settled()
+
+    def _lost_under_rename(self, entry: Entry, row: EntryRow | None) -> None:
+        with self._ledger.outcome(self._journal.confirm(entry.seq)):
+            self._store.drop_node(entry.ino)
+            if (
+                row is not None
+                and row.parent
+                and not self._store.has_children(row.ino)
+                and len(self._journal.entries_of(entry.ino)) == 1
+            ):
+                self._store.remove_entry(entry.ino)
+        if row is not None and row.parent:
+            self._observer.conflict_copied(entry.ino, row.parent, row.name, row.name)
+
+    def _copy_aside(self, entry: Entry, row: EntryRow | None) -> None:
+        """Give what we have a name of its own, and try again under that one."""
+        if row is None or (row.state == REMOVED and entry.operation is Operation.CONTENT):
+            with self._ledger.outcome(self._journal.confirm(entry.seq)):
+                self._store.drop_node(entry.ino)
+            return
+        place = self._cloud_place(entry, row)
+        now = time.time()
+        name = conflict_name(
+            place.name,
+            self._host,
+            now,
+            lambda name: self._store.child(place.parent, name) is None
+            and not self._journal.touches(place.parent, self._ledger.place(place.parent, name).key),
+            self._cloud.capabilities.longest_name_bytes,
+        )
+        new_place = self._ledger.place(place.parent, name)
+        self._journal.fail(entry.seq, now, "the cloud has another version: kept under a conflict name")
+        with self._ledger.outcome(self._journal.retarget(entry.seq, new_place)):
+            if entry.operation is Operation.CONTENT:
+                self._store.drop_node(entry.ino)
+            if entry.replaces is not None:
+                self._store.drop_node(entry.replaces)
+            here = self._ledger.place(row.parent, row.name) if row.parent else None
+            if here is not None and here.slot == place.slot:
+                self._store.place_entry(entry.ino, place.parent, name, time.time_ns())
+        if entry.content:
+            self._copied_from[entry.ino] = (place.parent, place.name)
+        self._observer.conflict_copied(entry.ino, place.parent, place.name, name)
