@@ -23,6 +23,7 @@ from serpentfs.errors import (
     DirectoryNotEmpty,
     FileTooLarge,
     InvalidArgument,
+    InvalidName,
     IsADirectory,
     NotADirectory,
     NotFound,
@@ -172,7 +173,13 @@ class Drive:
     def _overlay(row: EntryRow, file: OpenFile) -> EntryRow:
         if file.dirty_since is None:
             return row
-        return row._replace(size=file.row.size, mtime_ns=file.row.mtime_ns, ctime_ns=file.row.ctime_ns)
+        return row._replace(
+            size=file.row.size,
+            mtime_ns=file.row.mtime_ns,
+            ctime_ns=file.row.ctime_ns,
+            content=file.row.content,
+            generation=row.generation + 1,  # what the next commit will make it
+        )
 
     def _folder(self, ino: Ino) -> EntryRow:
         row = self._row(ino)
@@ -207,10 +214,11 @@ class Drive:
     def resolve(self, path: str) -> Attributes:
         if "\0" in path:
             raise InvalidArgument("a path cannot hold NUL")
+        parts = path.split("/")
+        if ".." in parts:
+            raise InvalidArgument("'..' is not followed")
         ino = ROOT_INO
-        for part in path.split("/"):
-            if part == "..":
-                raise InvalidArgument("'..' is not followed")
+        for part in parts:
             if part not in ("", "."):
                 ino = self.lookup(ino, part).attributes.ino
         return self.getattr(ino)
@@ -255,7 +263,7 @@ class Drive:
 
     def _check_new_name(self, name: str) -> None:
         if name in ("", ".", ".."):
-            raise InvalidArgument("not a name")
+            raise InvalidName("not a name")
         self._cloud.check_name(name)
 
     def _touch_folder(self, ino: Ino, now: int) -> None:
@@ -908,12 +916,15 @@ class Drive:
         return found[name]
 
     def listxattr(self, ino: Ino) -> list[str]:
-        return [*self._facts(self._row(ino)), *self._store.xattrs(ino)]
+        # The facts are not listed: programs that copy attributes would try to set them elsewhere.
+        return list(self._store.xattrs(self._row(ino).ino))
 
     async def setxattr(self, ino: Ino, name: str, value: bytes, *, create: bool = False, replace: bool = False) -> None:
         self._writable()
         self._row(ino)
-        if not name.startswith("user.") or name.startswith(_FACTS):
+        if name.startswith(_FACTS):
+            raise PermissionDenied("user.serpentfs.* tells facts and cannot be set")
+        if not name.startswith("user."):
             raise Unsupported("only user.* attributes can be set")
         exists = name in self._store.xattrs(ino)
         if create and exists:

@@ -70,7 +70,7 @@ async def open_drive(
         recover(store, ledger, contents, staging)
         if store.node_of(ROOT_INO) is None:
             with store.transaction():
-                store.put_node(NodeRow(ROOT_INO, ROOT_INO, cloud.root, "", Revision(""), 0, NO_CONTENT))
+                store.put_node(NodeRow(ROOT_INO, Ino(0), cloud.root, "", Revision(""), 0, NO_CONTENT))
         drive = Drive(cloud, store, ledger, contents, cache, options)
         feed = Feed(store, cloud, drive)
         replay = Replay(

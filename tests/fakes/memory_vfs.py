@@ -261,11 +261,6 @@ class MemoryVfs:
         self._touch(node)
         self._emit(origin, Invalidation(ino=node.ino, data=True))
 
-    def _replace_content(self, node: _Node, data: SparseBytes, origin: str | None) -> None:
-        node.data = data
-        node.content = ContentId(next(self._contents))
-        self._content_changed(node, origin)
-
     def _make(self, kind: Kind, parent: Ino, name: str, mode: int | None, origin: str | None) -> _Node:
         self._check_writable()
         directory = self._directory(parent)
@@ -322,14 +317,14 @@ class MemoryVfs:
     def _put(
         self, directory: _Node, name: str, existing: _Node | None, data: SparseBytes, origin: str | None
     ) -> _Node:
-        """Give ``name`` this content; a file keeps its inode, a link is replaced."""
-        if existing is not None and existing.kind is Kind.FILE:
-            self._replace_content(existing, data, origin)
-            return existing
-        if existing is not None:
-            self._unlink(existing, origin)
+        """Give ``name`` to a new file with this content; what was there goes away as with a rename over."""
         node = self._new_node(Kind.FILE)
         node.data = data
+        if existing is not None:
+            if existing.kind is Kind.FILE:
+                node.mode, node.uid, node.gid = existing.mode, existing.uid, existing.gid
+                node.xattrs = dict(existing.xattrs)
+            self._unlink(existing, origin)
         self._link(node, directory, name, origin)
         return node
 
