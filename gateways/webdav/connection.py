@@ -1,0 +1,295 @@
+"""HTTP/1.1 on one connection: h11 does the grammar, trio the bytes.
+
+Owns framing, time limits, ``100-continue`` and how a connection ends. Bodies stream in both directions and are
+never held whole. Knows nothing of WebDAV.
+
+A connection goes round:
+
+    idle → head read → handler (body read as it asks, answer written) → rest of the body thrown away → idle
+
+It is closed instead of going round when the client asks for it, after a framing error (what follows cannot be
+told from a body: request smuggling), when too much of a body was left unread, and when the door closes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+
+import h11
+import trio
+
+from serpentfs.gateways.webdav.messages import REASONS, Headers, Refusal, Request, parse_target
+
+_log = logging.getLogger(__name__)
+
+IDLE_TIMEOUT = 75.0
+"""Seconds that a connection may wait between requests, and that a request's head may take."""
+STALL_TIMEOUT = 60.0
+"""Seconds without a single byte of progress after which a body or an answer is given up."""
+LINGER_TIMEOUT = 5.0
+"""Seconds for which the rest of an unread body is thrown away, so that the client gets to read the answer."""
+LARGEST_HEAD = 64 * 1024
+DRAINED_BODY = 256 * 1024
+"""Bytes of an unread body that are read and dropped to keep a connection; beyond it is closed."""
+_RECEIVE_SIZE = 256 * 1024
+_SEND_SIZE = 128 * 1024
+"""Bytes that must go out within STALL_TIMEOUT: a client at 20 kbit/s still gets its file."""
+
+
+class Gone(Exception):
+    """The client broke off, stalled, or an answer cannot be finished: nothing can be sent any more."""
+
+
+class Exchange:
+    """One request and its answer, as a handler sees them."""
+
+    def __init__(self, connection: Connection, request: Request) -> None:
+        self._connection = connection
+        self.request = request
+        self.started = False
+        """The head of the answer is out: an error can only be shown by breaking off."""
+
+    async def receive(self) -> bytes:
+        """The next piece of the body, empty at its end: all of Content-Length, or the last chunk, has arrived.
+        Refusal 400 (408) when it ends before (stalls)."""
+        return await self._connection.receive_body()
+
+    async def receive_all(self, limit: int) -> bytes:
+        """A small body whole; Refusal 413 beyond ``limit`` bytes."""
+        if self.request.content_length is not None and self.request.content_length > limit:
+            raise Refusal(413, f"the body is larger than {limit} bytes")
+        body = bytearray()
+        while piece := await self.receive():
+            body += piece
+            if len(body) > limit:
+                raise Refusal(413, f"the body is larger than {limit} bytes")
+        return bytes(body)
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send the head of an answer. Without Content-Length it is sent in chunks."""
+        self.started = True
+        await self._connection.send_head(status, headers)
+
+    async def send(self, data: bytes) -> None:
+        await self._connection.send_body(data)
+
+    async def reply(
+        self, status: int, body: bytes = b"", content_type: str | None = None, headers: Headers = ()
+    ) -> None:
+        """A whole answer."""
+        head = list(headers)
+        if status not in (204, 304):
+            head.append(("Content-Length", str(len(body))))
+        if body and content_type is not None:
+            head.append(("Content-Type", content_type))
+        await self.start(status, head)
+        if body and self.request.method != "HEAD":
+            await self.send(body)
+
+
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+class Connection:
+    """One client. ``handle`` answers each request and raises nothing but Gone."""
+
+    def __init__(self, stream: trio.abc.Stream, peer: str, handle: Handler) -> None:
+        self._stream = stream
+        self._peer = peer
+        self._handle = handle
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=LARGEST_HEAD)
+        self._waiting: trio.CancelScope | None = None
+        self._closing = False
+        self._body_finished = True
+        self._unread: int | None = 0
+        """Bytes of the body that were not received yet, None when nobody knows."""
+
+    def close_soon(self) -> None:
+        """Close after the answer that is under way, now if there is none."""
+        self._closing = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def run(self) -> None:
+        """Serve until the connection ends; closes the stream."""
+        try:
+            while await self._serve_one():
+                self._http.start_next_cycle()
+        except Gone as error:
+            _log.debug("connection from %s: %s", self._peer, error)
+        finally:
+            with trio.move_on_after(LINGER_TIMEOUT) as closing:
+                # A TLS stream says goodbye, which a client may never read.
+                closing.shield = True
+                await self._stream.aclose()
+
+    async def _serve_one(self) -> bool:
+        """Answer one request; whether another may follow."""
+        try:
+            request = await self._next_request()
+        except h11.RemoteProtocolError as error:
+            await self._refuse_head(error.error_status_hint, "the request is malformed")
+            return False
+        except Refusal as refusal:
+            await self._refuse_head(refusal.status, refusal.text)
+            return False
+        if request is None:
+            return False
+        await self._handle(Exchange(self, request))
+        return await self._finish()
+
+    # Reading
+
+    async def _next_request(self) -> Request | None:
+        """None at the end of the connection. Raises Refusal, h11.RemoteProtocolError."""
+        with trio.move_on_after(IDLE_TIMEOUT) as scope:
+            self._waiting = scope
+            try:
+                if self._closing:
+                    return None
+                event = await self._next_event()
+            finally:
+                self._waiting = None
+        if scope.cancelled_caught or isinstance(event, h11.ConnectionClosed):
+            return None
+        if not isinstance(event, h11.Request):
+            raise Gone(f"unexpected {type(event).__name__}")
+        request = self._request_of(event)
+        self._body_finished = False
+        self._unread = request.content_length
+        return request
+
+    def _request_of(self, event: h11.Request) -> Request:
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in event.headers:
+            name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        if "transfer-encoding" in headers:
+            # RFC 9112 §6.1: the usual sign of request smuggling. An HTTP/1.0 peer knows no chunks.
+            if "content-length" in headers or event.http_version < b"1.1":
+                raise Refusal(400, "the length of the body is ambiguous")
+            length = None
+        else:
+            length = int(headers.get("content-length", "0"))
+        method = event.method.decode("ascii")
+        url = parse_target(event.target)
+        if url is None and method != "OPTIONS":
+            raise Refusal(400, "the URL is malformed")
+        return Request(method, url, headers, self._peer, length)
+
+    async def _next_event(self) -> h11.Event:
+        while True:
+            event = self._http.next_event()
+            if event is h11.PAUSED:
+                raise Gone("the request goes on after its end")
+            if event is not h11.NEED_DATA:
+                return event   # type: ignore[return-value]   # the two sentinels are gone
+            if self._http.they_are_waiting_for_100_continue:
+                await self._send(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
+            try:
+                data = await self._stream.receive_some(_RECEIVE_SIZE)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            self._http.receive_data(bytes(data))
+
+    async def receive_body(self) -> bytes:
+        """See ``Exchange.receive``."""
+        while not self._body_finished:
+            try:
+                with trio.fail_after(STALL_TIMEOUT):
+                    event = await self._next_event()
+            except h11.RemoteProtocolError as error:
+                self._body_finished = self._closing = True
+                raise Refusal(400, "the body is incomplete or malformed") from error
+            except trio.TooSlowError as error:
+                self._body_finished = self._closing = True
+                raise Refusal(408, "the body stalled") from error
+            if isinstance(event, h11.EndOfMessage):
+                self._body_finished = True
+            elif isinstance(event, h11.Data):
+                if self._unread is not None:
+                    self._unread -= len(event.data)
+                if event.data:
+                    return bytes(event.data)
+            else:
+                raise Gone("the connection ended inside a body")
+        return b""
+
+    # Writing
+
+    async def _send(self, data: bytes | None) -> None:
+        rest = memoryview(data or b"")
+        try:
+            while rest:
+                with trio.fail_after(STALL_TIMEOUT):
+                    await self._stream.send_all(rest[:_SEND_SIZE])
+                rest = rest[_SEND_SIZE:]
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+            raise Gone("the answer cannot be sent") from error
+
+    async def send_head(self, status: int, headers: Headers) -> None:
+        """See ``Exchange.start``."""
+        raw = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
+        raw += [(b"Date", formatdate(usegmt=True).encode()), (b"Server", b"SerpentFS")]
+        if self._closing or not self._can_drain():
+            self._closing = True
+            raw.append((b"Connection", b"close"))
+        head = h11.Response(status_code=status, headers=raw, reason=REASONS[status].encode())
+        await self._send(self._http.send(head))
+
+    def _can_drain(self) -> bool:
+        """Whether what is left of the body is little enough to keep the connection."""
+        if self._body_finished:
+            return True
+        if self._http.they_are_waiting_for_100_continue:
+            return False   # it will not be sent after a final answer, or it will: RFC 9110 §10.1.1 leaves it open
+        return self._unread is not None and self._unread <= DRAINED_BODY
+
+    async def send_body(self, data: bytes) -> None:
+        """See ``Exchange.send``."""
+        await self._send(self._http.send(h11.Data(data=data)))
+
+    async def _refuse_head(self, status: int, text: str) -> None:
+        """Answer a head that never became a request, and give up the connection."""
+        self._closing = True
+        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        body = f"{text}\n".encode()
+        await self.send_head(status, [("Content-Length", str(len(body))), ("Content-Type", "text/plain")])
+        await self.send_body(body)
+        await self._send(self._http.send(h11.EndOfMessage()))
+        await self._linger()
+
+    # Ends
+
+    async def _finish(self) -> bool:
+        """End the answer; whether another request may follow."""
+        try:
+            await self._send(self._http.send(h11.EndOfMessage()))
+        except h11.LocalProtocolError as error:
+            raise Gone("the answer is shorter than was announced") from error
+        if not self._closing:
+            try:
+                while await self.receive_body():
+                    pass
+            except Refusal as refusal:
+                raise Gone(refusal.text) from refusal
+            if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+                return True
+        if not self._body_finished or self._http.their_state is h11.ERROR:
+            await self._linger()
+        return False
+
+    async def _linger(self) -> None:
+        """Throw away what the client still sends. Closing over it would reset the connection, and the client
+        would lose the answer that it has not read yet."""
+        with trio.move_on_after(LINGER_TIMEOUT):
+            try:
+                if isinstance(self._stream, trio.SocketStream):
+                    await self._stream.send_eof()
+                while await self._stream.receive_some(_RECEIVE_SIZE):
+                    pass
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass

@@ -1,0 +1,210 @@
+"""What every request passes: the Host check, the password, read-only, and the table from errors to statuses.
+
+Owns the state that requests share (locks, throttle, options) and the dispatch to handlers. Handlers raise
+errors of the core or ``Refusal``; here they become answers, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+
+from serpentfs import errors
+from serpentfs.gateways import access
+from serpentfs.gateways.webdav import davxml
+from serpentfs.gateways.webdav.connection import Exchange, Gone
+from serpentfs.gateways.webdav.locks import LockTable
+from serpentfs.gateways.webdav.messages import REASONS, Refusal, Request
+from serpentfs.gateways.webdav.places import Places
+from serpentfs.vfs.core import Vfs
+
+_log = logging.getLogger(__name__)
+
+DOOR = "webdav"
+_REALM = 'Basic realm="SerpentFS", charset="UTF-8"'
+_MOST_KNOWN_LOGINS = 256
+
+STATUS_OF: dict[type[errors.SerpentError], int] = {
+    errors.NotFound: 404,
+    errors.AlreadyExists: 409,
+    errors.NotADirectory: 409,
+    errors.IsADirectory: 405,
+    errors.DirectoryNotEmpty: 409,
+    errors.InvalidArgument: 400,
+    errors.InvalidName: 400,
+    errors.PermissionDenied: 403,
+    errors.ReadOnly: 403,
+    errors.Unsupported: 403,
+    errors.NoSpace: 507,
+    errors.FileTooLarge: 413,
+    errors.Conflict: 409,
+    errors.RevisionGone: 503,
+    errors.IntegrityError: 500,
+    errors.PreconditionFailed: 412,
+    errors.Busy: 423,
+    errors.RetryableError: 503,
+    errors.SerpentError: 500,
+}
+"""The nearest class wins. RevisionGone: the file was just replaced, a second try reads the new one."""
+
+_RETRY_AFTER = 5
+"""Seconds that a client is asked to wait when the store is away."""
+
+
+def refusal_of(error: errors.SerpentError) -> Refusal:
+    """What a client is told of an error of the core."""
+    status = next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
+    headers = []
+    if status == 503:
+        wait = getattr(error, "retry_after", None)
+        headers.append(("Retry-After", str(access.retry_after_seconds(wait or _RETRY_AFTER))))
+    return Refusal(status, str(error), headers)
+
+
+class Door:
+    """Answers requests on one drive. ``handlers`` by method; those of ``writing`` are refused when read-only."""
+
+    def __init__(
+        self,
+        vfs: Vfs,
+        options: access.ServerOptions,
+        handlers: Mapping[str, Callable[[Door, Exchange], Awaitable[None]]],
+        writing: frozenset[str],
+        *,
+        check_host: bool,
+    ) -> None:
+        self.vfs = vfs
+        self.options = options
+        self.places = Places(vfs, options.root)
+        self.locks = LockTable(vfs.load_records(DOOR), self._save_record, time.time)
+        self._handlers = handlers
+        self._writing = writing
+        self._hosts = access.allowed_hosts(options) if check_host else None
+        self._users = access.Users(options.users)
+        self._throttle = access.LoginThrottle()
+        self._known_logins = _KnownLogins()
+
+    def _save_record(self, key: str, value: bytes | None) -> None:
+        self.vfs.save_record(DOOR, key, value)
+
+    @property
+    def read_only(self) -> bool:
+        return self.options.read_only or self.vfs.read_only
+
+    @property
+    def allowed_methods(self) -> list[str]:
+        return [method for method in self._handlers if not (self.read_only and method in self._writing)]
+
+    async def answer(self, exchange: Exchange) -> None:
+        """Answer a request, whatever happens. Raises only Gone."""
+        try:
+            await self._dispatch(exchange)
+        except Refusal as refusal:
+            await _refuse(exchange, refusal)
+        except errors.SerpentError as error:
+            told = refusal_of(error)
+            if told.status >= 500:
+                _log.warning("%s: %s", exchange.request.method, error)
+            await _refuse(exchange, told)
+        except Gone:
+            raise
+        except Exception:   # noqa: BLE001   # logged with its traceback; one request must not end the door
+            _log.exception("%s failed", exchange.request.method)
+            await _refuse(exchange, Refusal(500, "internal error"))
+
+    async def _dispatch(self, exchange: Exchange) -> None:
+        request = exchange.request
+        self._check_host(request)
+        self._check_login(request)
+        handler = self._handlers.get(request.method)
+        if handler is None:
+            raise Refusal(405, "no such method", [("Allow", ", ".join(self.allowed_methods))])
+        if request.method in self._writing and self.read_only:
+            raise Refusal(403, "the drive is read-only here")
+        await handler(self, exchange)
+
+    def _check_host(self, request: Request) -> None:
+        host = request.headers.get("host")
+        # HTTP/1.0 has no Host header; a browser, which is what is guarded against, always sends one.
+        if self._hosts is not None and host is not None and not access.is_allowed_host(host, self._hosts):
+            raise Refusal(421, "this server does not answer under that name")
+
+    def _check_login(self, request: Request) -> None:
+        if self.options.no_auth:
+            return
+        header = request.headers.get("authorization")
+        if header is None:
+            raise Refusal(401, "a user name and a password are needed", [("WWW-Authenticate", _REALM)])
+        # A login that was right before is not throttled: on loopback all users of the machine share an address,
+        # and guesses of one must not lock out the others.
+        if self._known_logins.has(header):
+            return
+        wait = self._throttle.wait_time(request.peer)
+        if wait > 0:
+            retry = ("Retry-After", str(access.retry_after_seconds(wait)))
+            raise Refusal(429, "too many wrong passwords", [retry])
+        user, password = parse_basic(header)
+        if not self._users.verify(user, password):
+            self._throttle.failed(request.peer)
+            raise Refusal(401, "wrong user name or password", [("WWW-Authenticate", _REALM)])
+        self._throttle.succeeded(request.peer)
+        self._known_logins.add(header)
+
+    def principal(self, request: Request) -> str:
+        """The user who asks, "" when nobody has to say."""
+        return "" if self.options.no_auth else parse_basic(request.headers["authorization"])[0]
+
+
+def parse_basic(header: str) -> tuple[str, str]:
+    """User and password of an Authorization header; Refusal 401 for anything but well-formed Basic."""
+    scheme, _, encoded = header.partition(" ")
+    try:
+        if scheme.lower() != "basic":
+            raise ValueError
+        raw = base64.b64decode(encoded.strip(), validate=True)
+    except (ValueError, binascii.Error):
+        raise Refusal(401, "Basic authentication is needed", [("WWW-Authenticate", _REALM)]) from None
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    user, _, password = text.partition(":")
+    return user, password
+
+
+class _KnownLogins:
+    """Keyed hashes of Authorization headers that were right; passwords do not change while the door is open."""
+
+    def __init__(self) -> None:
+        self._key = os.urandom(hashlib.blake2b.MAX_KEY_SIZE)
+        self._known: OrderedDict[bytes, None] = OrderedDict()
+
+    def _hash(self, header: str) -> bytes:
+        return hashlib.blake2b(header.encode("latin-1"), key=self._key).digest()
+
+    def has(self, header: str) -> bool:
+        return self._hash(header) in self._known
+
+    def add(self, header: str) -> None:
+        self._known[self._hash(header)] = None
+        if len(self._known) > _MOST_KNOWN_LOGINS:
+            self._known.popitem(last=False)
+
+
+async def _refuse(exchange: Exchange, refusal: Refusal) -> None:
+    if exchange.started:
+        raise Gone(f"broken off: {refusal.text}")
+    if refusal.condition is not None:
+        body, content_type = davxml.error_document(refusal.condition), "application/xml; charset=utf-8"
+    elif refusal.status == 304:
+        body, content_type = b"", None
+    else:
+        text = f"{refusal.status} {REASONS[refusal.status]}: {refusal.text}\n"
+        body, content_type = text.encode("utf-8", "replace"), "text/plain; charset=utf-8"
+    await exchange.reply(refusal.status, body, content_type, refusal.headers)

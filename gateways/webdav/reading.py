@@ -1,0 +1,255 @@
+"""Methods that only look: OPTIONS, GET, HEAD, PROPFIND.
+
+Long answers are made in slices of a fraction of a millisecond, with the loop free in between: a client that
+lists a large folder over and over must not slow down the mount.
+"""
+
+from __future__ import annotations
+
+import time
+from html import escape
+
+import trio
+
+from serpentfs.gateways.webdav import davxml
+from serpentfs.gateways.webdav.conditions import check_headers, etag_of, http_date, parse_range
+from serpentfs.gateways.webdav.connection import Exchange
+from serpentfs.gateways.webdav.door import DOOR, Door
+from serpentfs.gateways.webdav.locking import check_if_header, lock_href
+from serpentfs.gateways.webdav.messages import Refusal, quote_name
+from serpentfs.gateways.webdav.places import Place, Places
+from serpentfs.gateways.webdav.properties import (
+    Facts,
+    PropertyQuery,
+    Subject,
+    content_type,
+    describe,
+    load_dead,
+    parse_propfind,
+)
+from serpentfs.model import Attributes, DirEntry, HandleId, Ino, Kind, Span
+from serpentfs.vfs.core import Vfs
+
+READ_SIZE = 1024 * 1024
+"""Bytes read at a time for GET: the most of one answer that is in memory."""
+_LISTING_SLICE = 32
+_SLICE_SECONDS = 0.0002
+_ANSWER_PIECE = 64 * 1024
+_MOST_LISTED = 10_000
+"""Entries of a folder that the page for browsers shows: it is sorted, so it is held whole."""
+
+_PAGE_POLICY = ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; sandbox")
+# A web page kept in the drive must not act in the name of who looks at it.
+_FILE_POLICY = [("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff")]
+
+
+async def options(door: Door, exchange: Exchange) -> None:
+    headers = [
+        ("DAV", "1" if door.read_only else "1, 2"),
+        ("Allow", ", ".join(door.allowed_methods)),
+        ("MS-Author-Via", "DAV"),   # without it Windows tries FrontPage first
+        ("Accept-Ranges", "bytes"),
+    ]
+    await exchange.reply(200, headers=headers)
+
+
+async def get(door: Door, exchange: Exchange) -> None:
+    """GET and HEAD."""
+    request = exchange.request
+    assert request.url is not None
+    place = door.places.find(request.url)
+    check_if_header(door, request, place)
+    if place.found.kind is Kind.DIRECTORY:
+        check_headers(request.headers, place.found, reading=True)
+        await _send_page(door, exchange, place)
+        return
+    handle = await door.vfs.open(place.found.ino, write=False, door=DOOR)
+    try:
+        # Asked of the handle: between the look-up and the opening somebody may have saved.
+        await _send_file(door.vfs, exchange, place.name, handle, door.vfs.attributes_of(handle))
+    finally:
+        with trio.CancelScope(shield=True):
+            await door.vfs.release(handle)
+
+
+async def _send_file(vfs: Vfs, exchange: Exchange, name: str, handle: HandleId, attributes: Attributes) -> None:
+    check_headers(exchange.request.headers, attributes, reading=True)
+    part = parse_range(exchange.request.headers, attributes)
+    span = part or Span(0, attributes.size)
+    headers = [
+        ("Content-Length", str(len(span))),
+        ("Content-Type", content_type(name)),
+        ("Last-Modified", http_date(attributes.mtime_ns)),
+        ("ETag", etag_of(attributes) or ""),
+        ("Accept-Ranges", "bytes"),
+        *_FILE_POLICY,
+    ]
+    if part is not None:
+        headers.append(("Content-Range", f"bytes {part.start}-{part.stop - 1}/{attributes.size}"))
+    if exchange.request.method == "HEAD":
+        await exchange.start(206 if part else 200, headers)
+        return
+    # The first piece is read before the head goes out: a file that cannot be read is an error, not a broken answer.
+    position = span.start
+    while True:
+        wanted = min(READ_SIZE, span.stop - position)
+        data = vfs.read_nowait(handle, position, wanted) if wanted else b""
+        if data is None:
+            data = await vfs.read(handle, position, wanted)
+        if len(data) < wanted:
+            raise Refusal(503, "the file became shorter while it was read", [("Retry-After", "1")])
+        if not exchange.started:
+            await exchange.start(206 if part else 200, headers)
+        if not data:
+            return
+        await exchange.send(bytes(data))
+        position += len(data)
+
+
+async def _send_page(door: Door, exchange: Exchange, place: Place) -> None:
+    """A folder for people with a browser."""
+    headers = [("Content-Type", "text/html; charset=utf-8"), ("Cache-Control", "no-cache"), _PAGE_POLICY]
+    if exchange.request.method == "HEAD":
+        await exchange.start(200, headers)
+        return
+    entries: list[DirEntry] = []
+    pace = Pace()
+    after = 0
+    while len(entries) < _MOST_LISTED:
+        some = door.vfs.readdir(place.found.ino, after, _LISTING_SLICE)
+        entries += some
+        await pace.breathe()
+        if len(some) < _LISTING_SLICE:
+            break
+        after = some[-1].attributes.ino
+    await exchange.start(200, headers)
+    title = escape("/" + "/".join(place.url.names)).encode("utf-8", "replace").decode()
+    rows = [
+        '<!DOCTYPE html><html><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{title}</title><style>body{{font-family:sans-serif}}td{{padding:0 1em 0 0}}"
+        f"td+td{{text-align:right}}</style></head><body><h1>{title}</h1><table>"
+    ]
+    if place.url.names:
+        rows.append('<tr><td><a href="../">../</a></td></tr>')
+    base = place.href
+    for entry in sorted(entries, key=lambda entry: (entry.attributes.kind is not Kind.DIRECTORY, entry.name)):
+        rows.append(_row(door.places, place.found.ino, base, entry))
+        if len(rows) >= 256:
+            await exchange.send("".join(rows).encode("utf-8", "replace"))
+            rows.clear()
+        await pace.breathe()
+    if len(entries) >= _MOST_LISTED:
+        rows.append(f"<tr><td>only {_MOST_LISTED} entries are shown</td></tr>")
+    rows.append("</table></body></html>\n")
+    await exchange.send("".join(rows).encode("utf-8", "replace"))
+
+
+def _row(places: Places, folder: Ino, base: str, entry: DirEntry) -> str:
+    attributes = _shown(places, folder, entry)
+    if attributes is None:
+        return ""
+    slash = "/" if attributes.kind is Kind.DIRECTORY else ""
+    size = "" if slash else f"{attributes.size:,}"
+    return (
+        f'<tr><td><a href="{base}{quote_name(entry.name)}{slash}">{escape(entry.name)}{slash}</a></td>'
+        f"<td>{size}</td><td>{http_date(attributes.mtime_ns)}</td></tr>"
+    )
+
+
+def _shown(places: Places, folder: Ino, entry: DirEntry) -> Attributes | None:
+    """What an entry of a folder is shown as: a link as what it leads to, None when that is nothing."""
+    if entry.attributes.kind is not Kind.SYMLINK:
+        return entry.attributes
+    return places.follow(folder, entry)
+
+
+async def propfind(door: Door, exchange: Exchange) -> None:
+    request = exchange.request
+    assert request.url is not None
+    depth = request.depth("infinity")
+    query = parse_propfind(await exchange.receive_all(davxml.LARGEST_BODY))
+    place = door.places.find(request.url)
+    subject = Subject(place.href, place.name, place.path, place.found)
+    check_if_header(door, request, place)
+    if depth == "infinity":
+        raise Refusal(403, "a listing of a whole tree is not offered", condition="<D:propfind-finite-depth/>")
+    facts = Facts(door.vfs.statfs(), door.locks, lambda lock: lock_href(door, lock))
+    answer = _MultiStatus(exchange)
+    await answer.add(_describe(door, subject, query, facts))
+    if depth == "1" and place.is_directory:
+        await _list_folder(door, subject, query, facts, answer)
+    await answer.finish()
+
+
+async def _list_folder(
+    door: Door, folder: Subject, query: PropertyQuery, facts: Facts, answer: _MultiStatus
+) -> None:
+    pace = Pace()
+    after = 0
+    while True:
+        entries = door.vfs.readdir(folder.attributes.ino, after, _LISTING_SLICE)
+        await pace.breathe()
+        for entry in entries:
+            attributes = _shown(door.places, folder.attributes.ino, entry)
+            if attributes is None:
+                continue
+            slash = "/" if attributes.kind is Kind.DIRECTORY else ""
+            subject = Subject(
+                f"{folder.href}{quote_name(entry.name)}{slash}",
+                entry.name,
+                Places.child_path(folder.path, entry.name),
+                attributes,
+            )
+            await answer.add(_describe(door, subject, query, facts))
+            await pace.breathe()
+        if len(entries) < _LISTING_SLICE:
+            return
+        after = entries[-1].attributes.ino
+
+
+def _describe(door: Door, subject: Subject, query: PropertyQuery, facts: Facts) -> str:
+    dead = load_dead(door.vfs, subject.attributes.ino) if query.needs_dead else {}
+    return describe(subject, query, facts, dead)
+
+
+class _MultiStatus:
+    """A 207 answer that grows: with Content-Length when it is short, in chunks when it is long."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._parts = [davxml.MULTISTATUS_START]
+        self._length = 0
+
+    async def add(self, response: str) -> None:
+        self._parts.append(response)
+        self._length += len(response)
+        if self._length >= _ANSWER_PIECE:
+            if not self._exchange.started:
+                await self._exchange.start(207, [("Content-Type", "application/xml; charset=utf-8")])
+            await self._exchange.send(self._taken())
+
+    async def finish(self) -> None:
+        self._parts.append(davxml.MULTISTATUS_END)
+        if self._exchange.started:
+            await self._exchange.send(self._taken())
+        else:
+            await self._exchange.reply(207, self._taken(), "application/xml; charset=utf-8")
+
+    def _taken(self) -> bytes:
+        data = "".join(self._parts).encode()
+        self._parts.clear()
+        self._length = 0
+        return data
+
+
+class Pace:
+    """Lets the loop serve others after each slice of work."""
+
+    def __init__(self) -> None:
+        self._until = time.perf_counter() + _SLICE_SECONDS
+
+    async def breathe(self) -> None:
+        """Call after every piece of work; it yields when the slice is used up."""
+        if time.perf_counter() >= self._until:
+            await trio.lowlevel.checkpoint()
+            self._until = time.perf_counter() + _SLICE_SECONDS
