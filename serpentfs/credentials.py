@@ -86,7 +86,7 @@ def _decode(raw: bytes, origin: str) -> str:
     if not text:
         raise UsageError(f"{origin} is empty")
     if "\n" in text or "\0" in text:
-        raise UsageError(f"{origin} has more than one line")
+        raise UsageError(f"{origin} is more than one line of text")
     return text
 
 
