@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.output import human_size, print_json, printable
-from serpentfs.cli.remotes import Target, owner_of, resolve, unlock_target
+from serpentfs.cli.remotes import ask_passphrase, owner_of, resolve, unlock_target
 from serpentfs.daemon import owner
 from serpentfs.daemon.control import Connection
 from serpentfs.daemon.listing import list_entries
-from serpentfs.vfs.drive import Drive
-
-T = TypeVar("T")
 
 
 def add_ls(parser: argparse.ArgumentParser) -> None:
@@ -49,10 +46,13 @@ def ls(arguments: argparse.Namespace) -> ExitCode:
             connection.ask("list", entries.append, path=target.path)
     else:
 
-        async def collect(drive: Drive) -> None:
-            entries.extend(asdict(entry) for entry in list_entries(drive, target.path))
+        remote = unlock_target(arguments, target, read_only=True)
 
-        _look(arguments, target, collect)
+        async def collect() -> None:
+            async with owner.borrow(remote) as drive:
+                entries.extend(asdict(entry) for entry in list_entries(drive, target.path))
+
+        trio.run(collect)
     entries.sort(key=lambda entry: str(entry["name"]))
     if arguments.json:
         print_json(entries)
@@ -80,10 +80,13 @@ def df(arguments: argparse.Namespace) -> ExitCode:
             quota: dict[str, int | None] = connection.ask("quota")
     else:
 
-        async def ask(drive: Drive) -> dict[str, int | None]:
-            return asdict(drive.statfs())
+        passphrase = ask_passphrase(arguments, target)
 
-        quota = _look(arguments, target, ask)
+        async def ask() -> dict[str, int | None]:
+            async with owner.open_remote(target.spec, passphrase) as vault:
+                return asdict(await vault.quota())
+
+        quota = trio.run(ask)
     if arguments.json:
         print_json(quota)
         return ExitCode.OK
@@ -91,14 +94,3 @@ def df(arguments: argparse.Namespace) -> ExitCode:
         value = quota[name]
         print(f"{name:<6} {'unknown' if value is None else human_size(value)}")
     return ExitCode.OK
-
-
-def _look(arguments: argparse.Namespace, target: Target, ask: Callable[[Drive], Awaitable[T]]) -> T:
-    """Open the drive for one question."""
-    remote = unlock_target(arguments, target, read_only=True)
-
-    async def run() -> T:
-        async with owner.borrow(remote) as drive:
-            return await ask(drive)
-
-    return trio.run(run)

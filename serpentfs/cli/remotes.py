@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from serpentfs import config as configuration
-from serpentfs.cache import CacheLimits
+from serpentfs.cache.layers import CacheLimits
 from serpentfs.clouds.registry import NamedRemote, RemoteSpec, parse_remote
 from serpentfs.config import RemoteConfig
 from serpentfs.credentials import PassphraseSource, read_passphrase, split_command
@@ -94,9 +94,9 @@ def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: b
 
     default_cache, default = CacheLimits(), DriveOptions()
     cache = CacheLimits(
-        memory=chosen("cache_memory", default_cache.memory),
-        disk=chosen("cache_disk", default_cache.disk),
-        free_space=chosen("cache_free_space", default_cache.free_space),
+        memory_bytes=chosen("cache_memory", default_cache.memory_bytes),
+        disk_bytes=chosen("cache_disk", default_cache.disk_bytes),
+        free_space_floor=chosen("cache_free_space", default_cache.free_space_floor),
     )
     configured_read_only = bool(table and table.read_only)
     options = DriveOptions(

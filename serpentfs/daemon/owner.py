@@ -32,7 +32,8 @@ from serpentfs.daemon.progress import Progress, upload_all
 from serpentfs.daemon.requests import OwnerRequests
 from serpentfs.daemon.stopping import Stop, watch_signals
 from serpentfs.daemon.unlock import keep_for_offline, make_places, unlock
-from serpentfs.vfs.drive import Drive, DriveOptions, open_drive
+from serpentfs.vfs.drive import Drive, DriveOptions
+from serpentfs.vfs.opening import open_drive
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ async def _open_owned(
 ) -> AsyncIterator[tuple[Drive, Announce]]:
     """The open drive under the owner's lock, with the control socket answering around it; and what notes the
     addresses of its doors in the lock file."""
-    async with _open_vault(remote) as vault:
+    async with open_remote(remote.spec, remote.passphrase) as vault:
         places = make_places(vault)
         acquired = await run_in_thread("disk", OwnerLock.acquire, places.lock, remote.spec.canonical)
         with acquired as lock:
@@ -135,16 +136,19 @@ async def _open_owned(
 
 
 @contextlib.asynccontextmanager
-async def _open_vault(remote: Remote) -> AsyncIterator[VaultCloud]:
-    store = open_store(remote.spec)
+async def open_remote(spec: RemoteSpec, passphrase: str) -> AsyncIterator[VaultCloud]:
+    """The vault of a remote, without owning it: for looking at the vault itself."""
+    store = open_store(spec)
     try:
-        yield await unlock(store, remote.spec, remote.passphrase)
+        yield await unlock(store, spec, passphrase)
     finally:
         with trio.move_on_after(_CLOSE_PATIENCE, shield=True):
             await store.aclose()
 
 
-def _cache_directory(remote: Remote, places: RemotePlaces) -> Path:
+def _cache_directory(remote: Remote, places: RemotePlaces) -> Path | None:
+    if remote.options.cache.disk_bytes == 0:
+        return None
     base = remote.cache_directory
     return make_private_directory(places.cache if base is None else base / places.remote_id)
 

@@ -33,7 +33,10 @@ class Progress:
 
 
 async def upload_all(vfs: Vfs, show: Callable[[Progress], Awaitable[None]]) -> None:
-    """Wait until everything that was journalled is confirmed, showing how far it is every quarter of a second."""
+    """Wait until everything that was journalled is confirmed, showing how far it is every quarter of a second. A
+    read-only drive uploads nothing; what an earlier start left in its journal stays there."""
+    if vfs.read_only:
+        return
 
     async def report() -> None:
         while True:
