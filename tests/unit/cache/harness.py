@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import trio
@@ -19,6 +20,7 @@ PATIENCE = 60
 """Seconds after which a test that hangs fails; the machine may be busy."""
 
 
+@lru_cache(maxsize=64)
 def cleartext(content: int, size: int) -> bytes:
     """The bytes of a content: a function of its id."""
     return random.Random(content).randbytes(size)

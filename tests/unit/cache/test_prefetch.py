@@ -1,0 +1,235 @@
+"""Who may read ahead: the shared budget, turns, and the end of wishes. No task and no link."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from serpentfs.cache.blocks import span_of
+from serpentfs.cache.flights import Flight
+from serpentfs.cache.prefetch import LONGEST_RUN, MOST_WARM, Prefetcher, Stream
+from serpentfs.errors import Unavailable
+from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
+
+B = BLOCK_SIZE
+LARGE = 1000 * B
+
+
+async def no_fetch(span: Span) -> bytes:
+    raise AssertionError(f"{span} was fetched")
+
+
+class Runway:
+    """Stands for the cache: flights take off, and land when the test says so."""
+
+    def __init__(self, budget: int, room: int) -> None:
+        self.prefetcher = Prefetcher(budget, self)
+        self.room = room
+        self.known: set[tuple[int, int]] = set()
+        self.flying: list[Flight] = []
+
+    def has_room(self) -> bool:
+        return len(self.flying) < self.room
+
+    def is_known(self, content: ContentId, block: BlockIndex) -> bool:
+        return (content, block) in self.known
+
+    def launch(self, stream: Stream, blocks: range) -> Flight:
+        flight = Flight(stream.content, stream.size, blocks, no_fetch, demand=False)
+        assert len(blocks) <= LONGEST_RUN
+        for block in blocks:
+            assert (stream.content, block) not in self.known, "a block is fetched twice"
+            self.known.add((stream.content, block))
+        self.flying.append(flight)
+        return flight
+
+    def land(self, flight: Flight, *, fails: bool = False) -> None:
+        self.flying.remove(flight)
+        for block in flight.blocks:
+            if fails:
+                self.known.discard((flight.content, block))
+                flight.error = Unavailable("no")
+            else:
+                flight.landed[BlockIndex(block)] = bytes(min(B, flight.size - block * B))
+        self.prefetcher.landed(flight)
+
+    @property
+    def blocks(self) -> list[tuple[int, int, int]]:
+        return [(flight.content, flight.blocks.start, flight.blocks.stop) for flight in self.flying]
+
+
+def stream(content: int, size: int = LARGE) -> Stream:
+    return Stream(ContentId(content), size, no_fetch)
+
+
+def test_wishes_are_cut_to_the_longest_run() -> None:
+    runway = Runway(LARGE, room=10)
+    runway.prefetcher.want(stream(1), range(2, 2 + 2 * LONGEST_RUN + 3))
+    assert runway.blocks == [(1, 2, 34), (1, 34, 66), (1, 66, 69)]
+
+
+def test_known_blocks_are_not_fetched_again_and_cost_nothing() -> None:
+    runway = Runway(LARGE, room=10)
+    runway.known = {(1, 0), (1, 1), (1, 4), (1, 7)}
+    runway.prefetcher.want(stream(1), range(8))
+    assert runway.blocks == [(1, 2, 4), (1, 5, 7)]
+    assert runway.prefetcher.claimed == 4 * B
+
+
+def test_streams_take_turns() -> None:
+    runway = Runway(LARGE, room=0)
+    for content in (1, 2):
+        runway.prefetcher.want(stream(content), range(2 * LONGEST_RUN))
+    runway.room = 4
+    runway.prefetcher.pump()
+    assert [content for content, _, _ in runway.blocks] == [1, 2, 1, 2]
+
+
+def test_the_budget_holds_until_blocks_are_read() -> None:
+    runway = Runway(4 * B, room=10)
+    reader = stream(1)
+    runway.prefetcher.want(reader, range(1, 9))
+    assert runway.blocks == [(1, 1, 5)]
+    runway.land(runway.flying[0])
+    assert runway.flying == [], "landed is still unread"
+    assert runway.prefetcher.claimed == 4 * B
+    runway.prefetcher.read_up_to(reader, 3)
+    assert runway.blocks == [(1, 5, 7)]
+    assert runway.prefetcher.claimed == 4 * B
+    runway.prefetcher.read_up_to(reader, 8)  # it overtakes its read-ahead
+    assert runway.prefetcher.claimed == 3 * B, "what flies is still claimed, and one block was wished for"
+    for flight in list(runway.flying):
+        runway.land(flight)
+    runway.prefetcher.read_up_to(reader, 9)
+    assert runway.prefetcher.claimed == 0
+
+
+def test_a_stopped_stream_gives_its_budget_to_others() -> None:
+    runway = Runway(4 * B, room=10)
+    first, second = stream(1), stream(2)
+    runway.prefetcher.want(first, range(8))
+    runway.prefetcher.want(second, range(2))
+    runway.land(runway.flying[0])
+    runway.prefetcher.stop(first)
+    assert runway.blocks == [(2, 0, 2)]
+    runway.prefetcher.stop(second)
+    assert runway.prefetcher.claimed == 2 * B, "in flight counts until it lands"
+    runway.land(runway.flying[0])
+    assert runway.prefetcher.claimed == 0
+
+
+def test_what_was_wished_and_not_begun_is_dropped_by_a_stop() -> None:
+    runway = Runway(LARGE, room=1)
+    reader = stream(1)
+    runway.prefetcher.want(reader, range(2 * LONGEST_RUN))
+    runway.prefetcher.stop(reader, 500)
+    runway.land(runway.flying[0])
+    assert runway.flying == []
+    runway.prefetcher.want(reader, range(502, 504))
+    assert runway.blocks == [(1, 502, 504)]
+
+
+def test_a_failure_ends_the_wishes_of_its_stream_only() -> None:
+    runway = Runway(LARGE, room=2)
+    for content in (1, 2):
+        runway.prefetcher.want(stream(content), range(2 * LONGEST_RUN))
+    runway.land(runway.flying[0], fails=True)
+    assert [content for content, _, _ in runway.blocks] == [2, 2]
+    runway.land(runway.flying[0])
+    assert [content for content, _, _ in runway.blocks] == [2]
+
+
+def test_heads_are_warmed_after_readers_and_are_nobodys_claim() -> None:
+    runway = Runway(LARGE, room=0)
+    runway.prefetcher.warm(stream(9), range(1))
+    runway.prefetcher.want(stream(1), range(1, 2))
+    runway.room = 1
+    runway.prefetcher.pump()
+    assert runway.blocks == [(1, 1, 2)]
+    runway.land(runway.flying[0])
+    assert runway.blocks == [(9, 0, 1)]
+    runway.land(runway.flying[0])
+    assert runway.prefetcher.claimed == B
+
+
+def test_too_many_heads_push_out_the_oldest() -> None:
+    runway = Runway(LARGE, room=0)
+    for content in range(1, MOST_WARM + 2):
+        runway.prefetcher.warm(stream(content), range(1))
+    runway.room = 1000
+    runway.prefetcher.pump()
+    assert [content for content, _, _ in runway.blocks] == list(range(2, MOST_WARM + 2))
+
+
+def test_forgotten_contents_are_not_asked_for() -> None:
+    runway = Runway(LARGE, room=0)
+    runway.prefetcher.want(stream(1), range(3))
+    runway.prefetcher.warm(stream(1), range(3))
+    runway.prefetcher.want(stream(2), range(3))
+    runway.prefetcher.forget(ContentId(1))
+    runway.room = 10
+    runway.prefetcher.pump()
+    assert runway.blocks == [(2, 0, 3)]
+
+
+@pytest.mark.parametrize("budget", [0, B - 1])
+def test_without_a_budget_nothing_is_read_ahead(budget: int) -> None:
+    runway = Runway(budget, room=10)
+    runway.prefetcher.want(stream(1), range(3))
+    assert runway.flying == []
+
+
+class AnyReaders(RuleBasedStateMachine):
+    """Readers that read, seek and close in any order: the claim stays in the budget and ends at nothing."""
+
+    @initialize(budget=st.integers(0, 40), room=st.integers(1, 5))
+    def start(self, budget: int, room: int) -> None:
+        self.budget = budget * B
+        self.runway = Runway(self.budget, room)
+        self.streams = [stream(1 + number % 2, 300 * B - 5) for number in range(4)]
+        self.ahead = [0] * 4
+
+    @rule(number=st.integers(0, 3), length=st.integers(1, 80))
+    def want(self, number: int, length: int) -> None:
+        start = max(self.ahead[number], self.streams[number].position)
+        stop = min(start + length, 300)
+        if start < stop:
+            self.runway.prefetcher.want(self.streams[number], range(start, stop))
+            self.ahead[number] = stop
+
+    @rule(number=st.integers(0, 3), step=st.integers(1, 50))
+    def read(self, number: int, step: int) -> None:
+        self.runway.prefetcher.read_up_to(self.streams[number], min(self.streams[number].position + step, 300))
+
+    @rule(number=st.integers(0, 3), position=st.integers(0, 300))
+    def seek(self, number: int, position: int) -> None:
+        self.runway.prefetcher.stop(self.streams[number], position)
+        self.ahead[number] = position
+
+    @precondition(lambda self: self.runway.flying)
+    @rule(data=st.data(), fails=st.booleans())
+    def land(self, data: st.DataObject, fails: bool) -> None:
+        self.runway.land(data.draw(st.sampled_from(self.runway.flying)), fails=fails)
+
+    @rule(content=st.integers(1, 2), block=st.integers(0, 299))
+    def evict(self, content: int, block: int) -> None:
+        if not any(flight.content == content and block in flight.blocks for flight in self.runway.flying):
+            self.runway.known.discard((content, block))
+
+    @invariant()
+    def the_claim_is_what_flies_and_what_is_unread(self) -> None:
+        prefetcher = self.runway.prefetcher
+        flying = sum(len(span_of(flight.blocks, flight.size)) for flight in self.runway.flying)
+        unread = sum(sum(reader.unread.values()) for reader in self.streams)
+        assert prefetcher.claimed == flying + unread <= self.budget
+
+    def teardown(self) -> None:
+        for reader in self.streams:
+            self.runway.prefetcher.stop(reader)
+        while self.runway.flying:
+            self.runway.land(self.runway.flying[0])
+        assert self.runway.prefetcher.claimed == 0
+
+
+TestAnyReaders = AnyReaders.TestCase
+TestAnyReaders.settings = settings(deadline=None)

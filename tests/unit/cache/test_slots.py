@@ -1,0 +1,203 @@
+"""Slot files: what is written is read, and nothing else is."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serpentfs.cache import slots
+from serpentfs.cache.seal import HEADER_SIZE, SLOT_SIZE, TAG_SIZE, BlockSeal
+from serpentfs.model import BLOCK_SIZE, ContentId
+from tests.unit.cache.harness import SEAL, cleartext, write_slots
+
+SIZE = 20 * BLOCK_SIZE + 77
+CONTENT = ContentId(9)
+
+
+def block(index: int) -> bytes:
+    return cleartext(CONTENT, SIZE)[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]
+
+
+def read(path: Path, blocks: range, content: ContentId = CONTENT, seal: BlockSeal = SEAL) -> slots.Slots:
+    got, descriptor = slots.read(path, seal, content, blocks, SIZE)
+    os.close(descriptor)
+    return got
+
+
+def test_neighbours_and_holes_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "slots"
+    write_slots(path, CONTENT, SIZE, [0, 1, 2, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20])
+    got = read(path, range(21))
+    assert got.damaged == 0
+    assert got.blocks == [block(i) if i <= 2 or i >= 10 else None for i in range(21)]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_shorter_than_asked_has_no_more_slots(tmp_path: Path) -> None:
+    write_slots(tmp_path / "slots", CONTENT, SIZE, [0])
+    assert read(tmp_path / "slots", range(20)).blocks == [block(0), *[None] * 19]
+
+
+def test_look_finds_slots_and_their_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "slots"
+    write_slots(path, CONTENT, SIZE, [1, 2, 20])
+    found = slots.look(path)
+    assert found is not None
+    os.close(found.descriptor)
+    assert {1, 2, 20} <= set(found.blocks)
+    assert not {5, 10, 15} & set(found.blocks), "holes are seen"
+    assert found.taken == path.stat().st_blocks * 512 + slots.FILE_CHARGE
+    assert slots.look(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize("offset", [0, 3, 5, 20, SLOT_SIZE - 1])
+def test_any_flipped_bit_of_a_slot_is_damage(tmp_path: Path, offset: int) -> None:
+    path = tmp_path / "slots"
+    write_slots(path, CONTENT, SIZE, [3, 4, 5])
+    with path.open("r+b") as file:
+        file.seek(4 * SLOT_SIZE + offset)
+        byte = file.read(1)[0]
+        file.seek(4 * SLOT_SIZE + offset)
+        file.write(bytes([byte ^ 1]))
+    got = read(path, range(3, 6))
+    assert got.blocks == [block(3), None, block(5)]
+    assert got.damaged == 1
+
+
+def test_slots_open_only_at_their_place_of_their_content_under_their_seal(tmp_path: Path) -> None:
+    path = tmp_path / "slots"
+    write_slots(path, CONTENT, SIZE, [3, 4])
+    sealed = path.read_bytes()
+    path.write_bytes(sealed[: 3 * SLOT_SIZE] + sealed[4 * SLOT_SIZE :] + sealed[3 * SLOT_SIZE : 4 * SLOT_SIZE])
+    assert read(path, range(3, 5)) == slots.Slots([None, None], 2)
+    path.write_bytes(sealed)
+    assert read(path, range(3, 5), ContentId(10)) == slots.Slots([None, None], 2)
+    assert read(path, range(3, 5), seal=BlockSeal(bytes(32), b"remote")) == slots.Slots([None, None], 2)
+    assert read(path, range(3, 5), seal=BlockSeal(bytes(range(32)), b"other")) == slots.Slots([None, None], 2)
+    assert read(path, range(3, 5)).blocks == [block(3), block(4)]
+
+
+def test_a_slot_of_another_length_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "slots"
+    write_slots(path, CONTENT, 3 * BLOCK_SIZE - 10, [2])
+    got = read(path, range(2, 3))
+    assert got == slots.Slots([None], 1)
+
+
+def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwritev", lambda fd, parts, offset: whole(fd, parts[0][:1000], offset))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: whole(fd, data[:50_000], offset))
+    write_slots(tmp_path / "slots", CONTENT, SIZE, [0, 1, 2])
+    assert read(tmp_path / "slots", range(3)).blocks == [block(0), block(1), block(2)]
+
+
+def test_the_page_cache_answers_on_the_loop_or_says_that_it_cannot(tmp_path: Path) -> None:
+    path = tmp_path / "slots"
+    write_slots(path, CONTENT, SIZE, [0, 1, 2])
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        got = slots.read_cached(descriptor, SEAL, CONTENT, range(1, 3), SIZE, slots.scratch())
+        beyond = slots.read_cached(descriptor, SEAL, CONTENT, range(2, 4), SIZE, slots.scratch())
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        pytest.skip("this file system cannot tell")
+    finally:
+        os.close(descriptor)
+    assert got is None or got.blocks == [block(1), block(2)]
+    assert beyond is None, "a file that is shorter is for the thread to judge"
+
+
+def test_prepare_empties_slots_that_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "slots"
+    write_slots(path, CONTENT, SIZE, [0, 1, 2, 19, 20])
+    taken, needs = slots.prepare(path, frozenset({0, 2}), tmp_path)  # type: ignore[arg-type]
+    assert read(path, range(21)).blocks == [block(0), None, block(2), *[None] * 18]
+    assert read(path, range(21)).damaged == 0
+    assert taken >= 2 * SLOT_SIZE
+    assert needs == 0
+
+
+def test_moving_in_from_another_file_system_copies_sparsely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "source", tmp_path / "ab" / "target"
+    write_slots(source, CONTENT, SIZE, [2, 20])
+    rename = Path.replace
+
+    def replace(path: Path, to: Path) -> Path:
+        if path == source:
+            raise OSError(errno.EXDEV, "another file system")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    slots.move_in(source, target)
+    assert not source.exists()
+    assert read(target, range(21)).blocks == [*[None] * 2, block(2), *[None] * 17, block(20)]
+    assert target.stat().st_blocks * 512 < 6 * SLOT_SIZE, "holes stay holes"
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+def test_a_copy_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "source", tmp_path / "ab" / "target"
+    write_slots(source, CONTENT, SIZE, [2])
+
+    def replace(path: Path, to: Path) -> Path:
+        raise OSError(errno.EXDEV, "another file system")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="full"):
+        slots.move_in(source, target)
+    assert source.exists()
+    assert list(target.parent.iterdir()) == []
+
+
+def test_scan_finds_contents_in_order_of_use_and_cleans_up(tmp_path: Path) -> None:
+    for content, when in ((1, 30), (2, 10), (3, 20)):
+        path = slots.path_of(tmp_path, ContentId(content))
+        write_slots(path, content, 1000, [0])
+        slots.touch({path: when * 10**9})
+    unfinished = slots.path_of(tmp_path, ContentId(1)).with_name(f"{1:016x}{slots.NEW_SUFFIX}")
+    unfinished.write_bytes(b"half")
+    (tmp_path / "CACHEDIR.TAG").write_bytes(b"")
+    (tmp_path / "01" / "README").write_bytes(b"not ours")
+    (tmp_path / "02" / f"{1:016x}").write_bytes(b"in the wrong folder")
+    found = slots.scan(tmp_path)
+    assert [content for content, _ in found] == [2, 3, 1]
+    assert all(taken >= 1000 for _, taken in found)
+    assert not unfinished.exists()
+    assert (tmp_path / "01" / "README").exists()
+
+
+def test_scan_makes_the_directory_for_nobody_else(tmp_path: Path) -> None:
+    assert slots.scan(tmp_path / "a" / "b") == []
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o077 == 0
+
+
+@settings(deadline=None)
+@given(st.integers(1, 2**64 - 1).map(ContentId))
+def test_names_are_ids(content: ContentId) -> None:
+    assert slots.content_of(slots.path_of(Path("x"), content).name) == content
+
+
+@pytest.mark.parametrize("name", ["", "1", "0x00000000000001", "000000000000000G", "00000000000000AB"])
+def test_other_names_are_not_ours(name: str) -> None:
+    assert slots.content_of(name) is None
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(0, 20), min_size=1))
+def test_files_take_no_more_than_they_are_charged(blocks: set[int]) -> None:
+    charged = sum(slots.slot_charge(index, len(block(index))) for index in blocks)
+    really = set[int]()
+    for index in blocks:
+        start, stop = index * SLOT_SIZE, index * SLOT_SIZE + HEADER_SIZE + len(block(index)) + TAG_SIZE
+        really |= set(range(start // slots.PAGE, -(-stop // slots.PAGE)))
+    assert len(really) * slots.PAGE <= charged
