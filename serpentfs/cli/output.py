@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from serpentfs.cli.exit_codes import ExitCode
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _LOG_INTERVAL = 10.0
 
@@ -33,6 +35,14 @@ def human_duration(seconds: float) -> str:
 def count(number: int, noun: str) -> str:
     """"1 change", "3 changes"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def tell_pending(pending: int, what_now: str) -> ExitCode:
+    """The exit code of a command that uploads, with a line when something is left."""
+    if pending == 0:
+        return ExitCode.OK
+    print(f"serpentfs: {count(pending, 'change')} not uploaded; {what_now}", file=sys.stderr)
+    return ExitCode.PENDING
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,7 @@ import trio
 
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
-from serpentfs.cli.output import ProgressLine, count, human_duration, human_size, print_json, printable
+from serpentfs.cli.output import ProgressLine, count, human_duration, human_size, print_json, printable, tell_pending
 from serpentfs.cli.remotes import owner_of, resolve, running_owners, unlock_target
 from serpentfs.daemon import mountpoints, owner
 from serpentfs.daemon.control import Connection
@@ -73,9 +73,9 @@ def _stop(note: OwnerNote, mounted_at: Path | None, lazy: bool) -> ExitCode:
         else:
             connection.send("follow")    # before the unmount, which may end the process at once
             mountpoints.detach(mounted_at, lazy=lazy)
-        connection.receive(line.show)
+        pending = connection.receive(line.show)["pending"]
     _wait_for_end(note)
-    return ExitCode.OK
+    return tell_pending(pending, "the next start goes on with that")
 
 
 def _stop_now(note: OwnerNote, mounted_at: Path | None, lazy: bool) -> ExitCode:
@@ -88,9 +88,7 @@ def _stop_now(note: OwnerNote, mounted_at: Path | None, lazy: bool) -> ExitCode:
         except Unavailable:
             pass    # it ends without an answer
     _wait_for_end(note)
-    if pending:
-        print(f"{count(pending, 'change')} not uploaded yet; the next start goes on with that")
-    return ExitCode.PENDING if pending else ExitCode.OK
+    return tell_pending(pending, "the next start goes on with that")
 
 
 def _wait_for_end(note: OwnerNote) -> None:
@@ -177,16 +175,17 @@ def flush(arguments: argparse.Namespace) -> ExitCode:
     with ProgressLine() as line:
         if note is not None:
             with Connection(Path(note.socket)) as connection:
-                connection.ask("flush", line.show)
-            return ExitCode.OK
+                pending = connection.ask("flush", line.show)["pending"]
+            return tell_pending(pending, "they wait for a file to be closed, or status tells why")
         remote = unlock_target(arguments, target)
 
         async def show(progress: owner.Progress) -> None:
             line.show(progress.as_item())
 
-        async def run() -> None:
+        async def run() -> int:
             async with owner.borrow(remote) as drive:
                 await upload_all(drive, show)
+                return len(drive.status().pending)
 
-        trio.run(run)
-    return ExitCode.OK
+        pending = trio.run(run)
+    return tell_pending(pending, "the log tells why (-v)")

@@ -14,7 +14,7 @@ from serpentfs import logs
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.failures import explain
-from serpentfs.cli.output import ProgressLine, count
+from serpentfs.cli.output import ProgressLine, tell_pending
 from serpentfs.cli.remotes import Target, refuse_owned, resolve, unlock_target
 from serpentfs.credentials import read_secret_file
 from serpentfs.daemon import owner
@@ -199,11 +199,7 @@ def _own(arguments: argparse.Namespace, target: Target, doors: list[Door]) -> Ex
             if reporter is not None:
                 reporter.report(code, (message,))
             raise
-    if outcome.pending:
-        message = f"{count(outcome.pending, 'change')} not uploaded yet; the next start goes on with that"
-        logger.warning("%s", message)
-        return ExitCode.PENDING
-    return ExitCode.OK
+    return tell_pending(outcome.pending, "the next start goes on with that")
 
 
 def _announcement(door: str, address: str) -> str:

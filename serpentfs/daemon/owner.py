@@ -72,7 +72,6 @@ async def serve(remote: Remote, doors: list[Door], announce: Announce, show: Sho
     remote; what else cannot be opened raises its own error, and nothing is left behind.
     """
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    pending = 0
     async with trio.open_nursery() as nursery:
         stop = Stop(nursery.cancel_scope)
         requests = OwnerRequests(remote.spec.canonical, stop)
@@ -87,9 +86,9 @@ async def serve(remote: Remote, doors: list[Door], announce: Announce, show: Sho
             try:
                 await _serve_doors(drive, doors, stop, requests, ready, show)
             finally:
-                pending = len(drive.status().pending)
+                requests.left = len(drive.status().pending)
         nursery.cancel_scope.cancel()
-    return Outcome(pending)
+    return Outcome(requests.left)
 
 
 @contextlib.asynccontextmanager
@@ -129,8 +128,10 @@ async def _open_owned(
                     options=remote.options,
                 ) as drive:
                     requests.vfs = drive
-                    yield drive, note
-                    requests.vfs = None
+                    try:
+                        yield drive, note
+                    finally:
+                        requests.vfs = None
                 stop.drained.set()
                 await server.wait_idle(_ANSWER_PATIENCE)
 

@@ -28,6 +28,8 @@ class OwnerRequests:
         self._remote = remote
         self._stop = stop
         self._since = time.time()
+        self.left = 0
+        """Changes that were not uploaded when the drive was closed."""
         self.vfs: Vfs | None = None
         self.doors: dict[str, str] = {}
 
@@ -69,7 +71,7 @@ class OwnerRequests:
             await emit(progress.as_item())
 
         await upload_all(self._drive(), show)
-        return {}
+        return {"pending": len(self._drive().status().pending)}
 
     async def _stop_all(self, request: dict[str, Any], emit: Emit) -> Any:
         """With ``now`` no answer comes but the end of the connection."""
@@ -83,7 +85,7 @@ class OwnerRequests:
                 await emit(Progress.of(self.vfs.status()).as_item())
             with trio.move_on_after(_PROGRESS_INTERVAL):
                 await self._stop.drained.wait()
-        return {}
+        return {"pending": self.left}
 
     async def _list(self, request: dict[str, Any], emit: Emit) -> Any:
         for entry in list_entries(self._drive(), str(request.get("path", "/"))):
