@@ -1,0 +1,624 @@
+"""One control connection: login, commands, replies. A thread runs each (``server``).
+
+pyftpdlib parses lines and keeps the data connections; every command that touches the drive is ours, since the
+stock ones want a local file system, change the process's directory and know one error code. A command raises;
+``process_command`` turns what it raised into the reply.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import ipaddress
+import logging
+import posixpath
+import re
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from OpenSSL import SSL
+from pyftpdlib.handlers.ftp.control import FTPHandler
+from pyftpdlib.handlers.ftps.control import TLS_FTPHandler
+from pyftpdlib.ioloop import AsyncChat
+
+from serpentfs.errors import AlreadyExists, IsADirectory, NotFound, PermissionDenied, ReadOnly
+from serpentfs.gateways.access import FtpOptions, LoginThrottle, Users, retry_after_seconds
+from serpentfs.gateways.ftp import uploads
+from serpentfs.gateways.ftp.listing import FACTS, list_line, mlsx, parse_time_value, time_value
+from serpentfs.gateways.ftp.partials import Partials
+from serpentfs.gateways.ftp.replies import Refusal, one_line, reply_to
+from serpentfs.gateways.ftp.transfers import (
+    Active,
+    DataConnection,
+    Download,
+    Lines,
+    Passive,
+    TlsDataConnection,
+)
+from serpentfs.gateways.ftp.tree import Place, Shown, Tree, absolute
+from serpentfs.gateways.ftp.uploads import Upload
+from serpentfs.gateways.sync_vfs import SyncVfs
+from serpentfs.model import Ino, Kind
+from serpentfs.vfs.core import SetAttributes
+
+_log = logging.getLogger(__name__)
+
+LOGIN_TIME = 60.0
+"""Seconds within which a client must have logged in: one that only holds a connection is let go."""
+
+_LONGEST_LINE = 16 * 1024
+"""Bytes; a path of the longest length that Linux knows (4096) fits, also with every byte doubled."""
+
+_LIST_OPTIONS = re.compile(r"(?:-[A-Za-z1]+(?:\s+|$))+")
+"""What old clients send before the path, as if LIST were ``ls``. A name like that can be given as ``./-a``."""
+
+_TAKES_DATA_CONNECTION = {"LIST", "NLST", "MLSD", "RETR", "STOR", "STOU", "APPE"}
+_CHANGES_DRIVE = {
+    "STOR", "STOU", "APPE", "DELE", "RMD", "XRMD", "MKD", "XMKD", "RNFR", "RNTO", "MFMT", "SITE CHMOD",
+}   # fmt: skip
+_BEFORE_LOGIN = {"OPTS"}   # beside what pyftpdlib allows: lftp sends OPTS UTF8 first of all
+
+
+def _command_table(*, tls: bool) -> dict[str, dict[str, Any]]:
+    """pyftpdlib's table without its own idea of permissions (it would turn arguments into local paths)."""
+    table = {name: {**facts, "perm": None} for name, facts in TLS_FTPHandler.proto_cmds.items()}
+    for name in _BEFORE_LOGIN:
+        table[name]["auth"] = False
+    table["AVBL"] = {
+        "perm": None, "auth": True, "arg": None, "help": "Syntax: AVBL [<SP> path] (bytes that are free).",
+    }   # fmt: skip
+    if not tls:
+        for name in ("AUTH", "PBSZ", "PROT"):
+            del table[name]
+    return table
+
+
+_COMMANDS = {tls: _command_table(tls=tls) for tls in (False, True)}
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What all sessions share."""
+
+    vfs: SyncVfs
+    root: Ino
+    options: FtpOptions
+    users: Users
+    throttle: LoginThrottle
+    partials: Partials
+    tls: SSL.Context | None
+    requires_tls: bool
+
+
+class _Family:
+    """Stands for the listening socket, of which pyftpdlib asks the family: it then takes the connection's."""
+
+    family = socket.AF_INET
+
+
+class _Server:
+    """The part of pyftpdlib's FTPServer that a handler uses. Connections are counted elsewhere."""
+
+    socket = _Family
+    backlog = 1   # of a passive port: one client connects, once
+
+    def __init__(self) -> None:
+        self.ip_map: list[str] = []
+
+    def _accept_new_cons(self) -> bool:
+        return True
+
+
+class Session(TLS_FTPHandler):
+    """See the module."""
+
+    banner = "SerpentFS"
+    max_login_attempts = 3
+    timeout = 300
+    unicode_errors = "surrogateescape"   # names are bytes; the core refuses what is not UTF-8
+    active_dtp = Active
+    passive_dtp = Passive
+    authenticated: bool
+    ac_in_buffer: bytes
+    _in_buffer: list[bytes]
+    _in_buffer_len: int
+    _restart_position: int
+    _ssl_established: bool
+    # On the class too, because FTPHandler.close deletes them from the instance.
+    data_channel: DataConnection | None = None
+    _in_dtp_queue: tuple[Upload, str] | None = None
+    _out_dtp_queue: tuple[Download | Lines, bool, Download | None, str] | None = None
+
+    def __init__(self, connection: socket.socket, door: Door, ioloop: Any) -> None:
+        self._door = door
+        self._tree = Tree(door.vfs, door.root, door.partials, "")
+        self._cwd = "/"
+        self._rename_from: Place | None = None
+        self._line_is_too_long = False
+        self.proto_cmds = _COMMANDS[door.tls is not None]
+        self.dtp_handler = DataConnection if door.tls is None else TlsDataConnection
+        self.passive_ports = door.options.data_ports
+        self.masquerade_address = door.options.public_ip
+        self.use_sendfile = False
+        super().__init__(connection, _Server(), ioloop)
+        if not self.connected:
+            return
+        self._available_facts = list(FACTS)
+        self._current_facts = list(FACTS)
+        self._extra_feats = ["AVBL"] if door.tls is None else ["AVBL", "AUTH TLS", "PBSZ", "PROT"]
+        self.call_later(LOGIN_TIME, self._login_time_is_over)
+
+    def get_ssl_context(self) -> SSL.Context | None:
+        return self._door.tls
+
+    @property
+    def protects_data(self) -> bool:
+        return bool(self._prot)
+
+    @property
+    def _is_tls(self) -> bool:
+        return isinstance(self.socket, SSL.Connection)
+
+    def is_peer_gone(self) -> bool:
+        """Whether the client has closed or lost the control connection, and said nothing more before."""
+        try:
+            with socket.fromfd(self.socket.fileno(), socket.AF_INET, socket.SOCK_STREAM) as control:
+                return not control.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    # lines, replies, log
+
+    def collect_incoming_data(self, data: bytes) -> None:
+        if self._line_is_too_long:
+            return
+        self._in_buffer.append(data)
+        self._in_buffer_len += len(data)
+        if self._in_buffer_len > _LONGEST_LINE:
+            # The rest of the line is dropped with it: it must not be taken for a command of its own.
+            self._line_is_too_long = True
+            self._in_buffer = []
+            self._in_buffer_len = 0
+
+    def found_terminator(self) -> None:
+        if self._line_is_too_long:
+            self._line_is_too_long = False
+            self.respond("500 Command too long.")
+            return
+        super().found_terminator()
+
+    def push(self, data: str) -> None:
+        AsyncChat.push(self, data.encode("utf-8", "surrogateescape"))
+
+    def respond(self, resp: str, logfun: object = None) -> None:
+        self._last_response = resp
+        self.push(one_line(resp) + "\r\n")
+
+    def log(self, msg: str, logfun: object = None) -> None:
+        _log.debug("%s %s", self.remote_ip, msg)
+
+    def logline(self, msg: str, logfun: object = None) -> None:
+        """Nothing: lines hold names, which may not be readable in a log."""
+
+    def log_cmd(self, cmd: str, arg: str, respcode: int, respstr: str) -> None:
+        """Nothing: see ``logline``."""
+
+    def log_transfer(
+        self, cmd: str, filename: str, receive: bool, completed: bool, elapsed: float, bytes: int
+    ) -> None:
+        self.log(f"{cmd} completed={completed} bytes={bytes} seconds={elapsed}")
+
+    def log_exception(self, instance: object) -> None:
+        _log.exception("unexpected error in an FTP session")
+
+    # commands
+
+    def process_command(self, cmd: str, *args: str, **kwargs: str) -> None:
+        """Run a command that is known and allowed at this moment; what it raises becomes its reply."""
+        if self._closed:
+            return
+        self._last_response = ""
+        try:
+            self._check_allowed(cmd)
+            getattr(self, "ftp_" + cmd.replace(" ", "_"))(*args, **kwargs)
+        except Exception as error:   # noqa: BLE001 - reply_to logs the traceback of what is unexpected
+            self.respond(reply_to(error, f"the command {cmd}"))
+
+    def _check_allowed(self, cmd: str) -> None:
+        door = self._door
+        if door.requires_tls:
+            if cmd in ("USER", "PASS") and not self._ssl_established:
+                raise Refusal("530 TLS is required here: use AUTH TLS first.")
+            if cmd in _TAKES_DATA_CONNECTION and not self.protects_data:
+                raise Refusal("521 TLS is required on data connections: use PROT P first.")
+        if cmd in _CHANGES_DRIVE and door.options.server.read_only:
+            raise ReadOnly("this server is read-only")
+        if cmd in _TAKES_DATA_CONNECTION:
+            if self._in_dtp_queue or self._out_dtp_queue or (self.data_channel and self.data_channel.is_busy):
+                # pyftpdlib would let the new command take over the old one's connection and file.
+                raise Refusal("450 A transfer is under way: wait for its end, or ABOR it.")
+            if not (self.data_channel or self._dtp_acceptor or self._dtp_connector):
+                raise Refusal("425 Use PASV, EPSV, PORT or EPRT first.")
+
+    def _path(self, argument: str) -> str:
+        return absolute(self._cwd, argument)
+
+    # login
+
+    def _login_time_is_over(self) -> None:
+        if self.authenticated:
+            return
+        if self._ssl_accepting:
+            self.close()   # nothing could be said in the middle of a handshake
+        else:
+            self.respond("421 Log in sooner.")
+            self.close_when_done()
+
+    def ftp_PASS(self, line: str) -> None:
+        if self.authenticated:
+            raise Refusal("503 Logged in already.")
+        if not self.username:
+            raise Refusal("503 Log in with USER first.")
+        if not self._door.options.server.no_auth:
+            throttle = self._door.throttle
+            wait = throttle.wait_time(self.remote_ip)
+            if wait > 0:
+                self.respond(f"421 Too many failed logins: try again in {retry_after_seconds(wait)} s.")
+                self.close_when_done()
+                return
+            if not self._door.users.verify(self.username, line):
+                throttle.failed(self.remote_ip)
+                self._login_failed()
+                return
+            throttle.succeeded(self.remote_ip)
+        self.authenticated = True
+        self.attempted_logins = 0
+        self._tree = Tree(self._door.vfs, self._door.root, self._door.partials, self.username)
+        self.respond("230 Logged in.")
+
+    def _login_failed(self) -> None:
+        _log.warning("a login over FTP from %s failed", self.remote_ip)
+        self.username = ""
+        self.attempted_logins += 1
+        if self.attempted_logins < self.max_login_attempts:
+            self.respond("530 Wrong user name or password.")
+        else:
+            self.respond("530 Wrong user name or password. Goodbye.")
+            self.close_when_done()
+
+    def flush_account(self) -> None:
+        super().flush_account()
+        self._cwd = "/"
+        self._rename_from = None
+
+    def ftp_AUTH(self, line: str) -> None:
+        if self._is_tls:
+            raise Refusal("503 TLS is on already.")
+        if line.upper() not in ("TLS", "TLS-C", "SSL"):
+            raise Refusal("504 Use AUTH TLS.")
+        # Whatever came in clear text may be somebody else's: nothing of it may count under TLS.
+        self.flush_account()
+        if self.ac_in_buffer:
+            _log.warning("%s sent clear text after AUTH TLS; it is ignored", self.remote_ip)
+            self.ac_in_buffer = b""
+        self.respond("234 Begin with TLS.")
+        if self.producer_fifo:
+            self.close()   # the answer must be out before the first byte of TLS
+            return
+        self.secure_connection(self._door.tls)
+
+    # where am I
+
+    def ftp_PWD(self, line: str) -> None:
+        self.respond(f'257 "{_quoted(self._cwd)}" is the current folder.')
+
+    def ftp_CWD(self, line: str) -> None:
+        path = self._path(line or "/")
+        self._tree.folder(path)
+        self._cwd = path
+        self.respond(f'250 "{_quoted(path)}" is the current folder.')
+
+    def ftp_CDUP(self, line: str) -> None:
+        self.ftp_CWD("..")
+
+    # what is there
+
+    def ftp_SIZE(self, line: str) -> None:
+        found = self._tree.find_shown(self._path(line))
+        if found.kind is not Kind.FILE:
+            raise IsADirectory("not a file")
+        self.respond(f"213 {found.size}")
+
+    def ftp_MDTM(self, line: str) -> None:
+        found = self._tree.find_shown(self._path(line))
+        self.respond(f"213 {time_value(found.mtime_ns)}")
+
+    def ftp_MLST(self, line: str) -> None:
+        path = self._path(line)
+        entry = mlsx(
+            self._tree.one(path), path, tuple(self._current_facts), read_only=self._door.options.server.read_only
+        )
+        self.push(f"250-Facts\r\n {entry}\r\n")
+        self.respond("250 End.")
+
+    def ftp_MLSD(self, line: str) -> None:
+        folder = self._tree.folder(self._path(line))
+        facts = tuple(self._current_facts)
+        read_only = self._door.options.server.read_only
+        lines = (
+            mlsx(shown, shown.name, facts, read_only=read_only) for shown in self._tree.children(folder.ino)
+        )
+        self._send(Lines(lines), "MLSD", "Listing follows.")
+
+    def ftp_LIST(self, line: str) -> None:
+        self._send(Lines(self._list_lines(line)), "LIST", "Listing follows.")
+
+    def ftp_NLST(self, line: str) -> None:
+        argument = _LIST_OPTIONS.sub("", line, count=1)
+        within, listed = self._listed(argument)
+        names = (posixpath.join(within, shown.name) for shown in listed)
+        self._send(Lines(one_line(name) for name in names), "NLST", "Names follow.")
+
+    def ftp_STAT(self, line: str) -> None:
+        if not line:
+            super().ftp_STAT(line)
+            return
+        self.push("213-Status follows.\r\n")
+        for text in self._list_lines(line):
+            self.push(text + "\r\n")
+        self.respond("213 End of status.")
+
+    def _list_lines(self, line: str) -> Iterator[str]:
+        _, listed = self._listed(_LIST_OPTIONS.sub("", line, count=1))
+        owner = self.username or "ftp"
+        now = time.time_ns()
+        read_only = self._door.options.server.read_only
+        return (list_line(shown, owner, now, read_only=read_only) for shown in listed)
+
+    def _listed(self, argument: str) -> tuple[str, Iterator[Shown]]:
+        """What LIST and NLST show for an argument, and what to put before the names so that they can be used as
+        arguments themselves (RFC 1123 §4.1.2.7). A pattern in the last part is for ``mget *.txt``."""
+        path = self._path(argument)
+        try:
+            shown = self._tree.one(path)
+        except NotFound:
+            folder, _, pattern = path.rpartition("/")
+            if not any(character in pattern for character in "*?["):
+                raise
+            children = self._tree.children(self._tree.folder(folder or "/").ino)
+            matching = (child for child in children if fnmatch.fnmatchcase(child.name, pattern))
+            return posixpath.dirname(argument), matching
+        if Kind.DIRECTORY in (shown.attributes.kind, shown.leads_to and shown.leads_to.kind):
+            return argument, self._tree.children((shown.leads_to or shown.attributes).ino)
+        return posixpath.dirname(argument), iter([shown])
+
+    def ftp_AVBL(self, line: str) -> None:
+        self._tree.find(self._path(line))
+        free = self._door.vfs.statfs().free
+        if free is None:
+            raise Refusal("550 The store does not tell.")
+        self.respond(f"213 {free}")
+
+    # files
+
+    def ftp_RETR(self, line: str) -> None:
+        offset, self._restart_position = self._restart_position, 0
+        path = self._path(line)
+        place = self._tree.place_of(path)
+        if place.attributes is None:
+            if self._tree.partial_at(place) is not None:
+                raise NotFound("only a part of it has been uploaded")
+            raise NotFound("no such file")
+        reader = self._door.vfs.open_reader(place.attributes.ino, offset)
+        download = Download(reader, path)
+        size = reader.attributes.size
+        if offset > size:
+            download.close()
+            raise Refusal(f"554 Cannot restart at {offset}: the file has {size} bytes.")
+        self._send(download, "RETR", f"Opening data connection ({size - offset} bytes).")
+
+    def ftp_REST(self, line: str) -> None:
+        if not (line.isascii() and line.isdigit() and len(line) < 19):
+            raise Refusal("501 Not an offset.")
+        self._restart_position = int(line)
+        self.respond(f"350 Restarting at {self._restart_position}.")
+
+    def ftp_STOR(self, line: str, mode: str = "") -> None:
+        offset, self._restart_position = self._restart_position, 0
+        path = self._path(line)
+        upload = uploads.begin(self._tree, self._tree.place_of(path), path, offset)
+        self._receive(upload, "STOR", "Send the file.")
+
+    def ftp_APPE(self, line: str) -> None:
+        if self._restart_position:
+            self._restart_position = 0
+            raise Refusal("503 REST does not go with APPE.")
+        path = self._path(line)
+        upload = uploads.begin_append(self._tree, self._tree.place_of(path), path)
+        self._receive(upload, "APPE", "Send what is to follow.")
+
+    def ftp_STOU(self, line: str) -> None:
+        if self._restart_position:
+            self._restart_position = 0
+            raise Refusal("503 REST does not go with STOU.")
+        path = self._path(f"{line or 'ftp'}.{uuid.uuid4().hex[:12]}")
+        upload = uploads.begin_new(self._tree, self._tree.place_of(path), path)
+        # The form of this reply is set by RFC 1123 §4.1.2.9.
+        self._receive(upload, "STOU", f"FILE: {posixpath.basename(path)}")
+
+    def _send(self, producer: Download | Lines, cmd: str, text: str) -> None:
+        file = producer if isinstance(producer, Download) else None
+        channel = self.data_channel
+        if channel is None:
+            self.respond(f"150 {text}")
+            self._out_dtp_queue = (producer, True, file, cmd)
+            return
+        self.respond(f"125 {text}")
+        channel.cmd = cmd
+        channel.file_obj = file
+        try:
+            channel.push_with_producer(producer)
+            if self.data_channel is channel:
+                channel.close_when_done()
+        except Exception:   # noqa: BLE001 - the data connection's handler maps, logs and answers it
+            channel.handle_error()
+
+    def _receive(self, upload: Upload, cmd: str, text: str) -> None:
+        channel = self.data_channel
+        if channel is None:
+            self.respond(f"150 {text}")
+            self._in_dtp_queue = (upload, cmd)
+            return
+        self.respond(f"125 {text}")
+        channel.file_obj = upload
+        channel.enable_receiving("i", cmd)
+
+    # changes
+
+    def ftp_MKD(self, line: str) -> None:
+        path = self._path(line)
+        place = self._tree.place_of(path)
+        if place.attributes is not None:
+            raise AlreadyExists("that name is taken")
+        self._door.vfs.mkdir(place.parent, place.name)
+        self.respond(f'257 "{_quoted(path)}" made.')
+
+    def ftp_RMD(self, line: str) -> None:
+        place = self._named(line)
+        self._door.vfs.rmdir(place.parent, place.name)
+        self.respond("250 Folder removed.")
+
+    def ftp_DELE(self, line: str) -> None:
+        place = self._named(line)
+        if place.attributes is None:
+            partial = self._tree.partial_at(place)
+            if partial is None:
+                raise NotFound("no such file")
+            self._tree.partials.forget(partial)
+        else:
+            self._door.vfs.unlink(place.parent, place.name)
+        self.respond("250 File removed.")
+
+    def ftp_RNFR(self, line: str) -> None:
+        self._rename_from = None
+        place = self._named(line)
+        if place.attributes is None:
+            raise NotFound("no such file or folder")
+        self._rename_from = place
+        self.respond("350 And its new name?")
+
+    def ftp_RNTO(self, line: str) -> None:
+        source, self._rename_from = self._rename_from, None
+        if source is None:
+            raise Refusal("503 Use RNFR first.")
+        place = self._named(line)
+        self._door.vfs.rename(source.parent, source.name, place.parent, place.name)
+        self.respond("250 Renamed.")
+
+    def _named(self, line: str) -> Place:
+        """The name that a command changes; a link at its end is not followed. PermissionDenied for the root."""
+        path = self._path(line)
+        if self._tree.is_root(path):
+            raise PermissionDenied("the root cannot be changed")
+        return self._tree.name_at(path)
+
+    def ftp_MFMT(self, line: str) -> None:
+        when, space, name = line.partition(" ")
+        if not space or not name:
+            raise Refusal("501 A time and a path are needed.")
+        path = self._path(name)
+        found = self._tree.find(path)
+        now = self._door.vfs.setattr(found.ino, SetAttributes(mtime_ns=parse_time_value(when)))
+        self.respond(f"213 Modify={time_value(now.mtime_ns)}; {path}")
+
+    def ftp_SITE_CHMOD(self, line: str) -> None:
+        mode, space, name = line.partition(" ")
+        if not space or not name or not re.fullmatch("[0-7]{3,4}", mode):
+            raise Refusal("501 An octal mode and a path are needed.")
+        found = self._tree.find(self._path(name))
+        self._door.vfs.setattr(found.ino, SetAttributes(mode=int(mode, 8)))
+        self.respond("200 Mode set.")
+
+    # data connections
+
+    def ftp_PASV(self, line: str) -> None:
+        local = ipaddress.ip_address(self.socket.getsockname()[0].partition("%")[0])
+        if local.version == 6 and local.ipv4_mapped is None:
+            raise Refusal("425 PASV cannot name an IPv6 address: use EPSV.")
+        super().ftp_PASV(line)
+
+    def _make_epasv(self, extmode: bool = False) -> None:
+        try:
+            super()._make_epasv(extmode)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            self._dtp_acceptor = None
+            raise Refusal("425 Every data port is in use: try again later.") from error
+
+    def _make_eport(self, ip: str, port: int) -> None:
+        try:
+            address = str(ipaddress.ip_address(ip))   # as the system writes it, for pyftpdlib compares text
+        except ValueError as error:
+            raise Refusal("501 Not an address.") from error
+        super()._make_eport(address, port)
+
+    def _on_dtp_connection(self) -> None:
+        # Its socket is the data connection's now; pyftpdlib would close it under that one's feet.
+        self._dtp_connector = None
+        super()._on_dtp_connection()
+
+    def _shutdown_connecting_dtp(self) -> None:
+        super()._shutdown_connecting_dtp()
+        self.drop_waiting_transfer()
+
+    def drop_waiting_transfer(self) -> None:
+        """Forget a command whose data connection never came, so that the next connection is not taken for it."""
+        receiving, self._in_dtp_queue = self._in_dtp_queue, None
+        sending, self._out_dtp_queue = self._out_dtp_queue, None
+        if receiving is not None:
+            receiving[0].close()
+        if sending is not None and sending[2] is not None:
+            sending[2].close()
+
+    # ends
+
+    def say_goodbye(self) -> None:
+        """The server is stopping."""
+        if not self._closed and not self._ssl_accepting:
+            self.respond("421 The server is stopping.")
+        self.close()
+
+    def handle_error(self) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, SSL.Error | OSError):
+            self.log(f"control connection lost: {error!r}")
+        else:
+            self.log_exception(self)
+        self._error = True
+        self.close()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        if self.data_channel is not None:
+            self.data_channel.break_connection()
+        if self._ssl_established and not self._error:
+            self._ssl_established = False
+            try:
+                self.socket.set_shutdown(self.socket.get_shutdown() | SSL.RECEIVED_SHUTDOWN)
+                self.socket.shutdown()
+            except (SSL.Error, OSError) as error:
+                self.log(f"no orderly end of TLS on a control connection: {error!r}")
+        FTPHandler.close(self)
+
+
+def _quoted(path: str) -> str:
+    return path.replace('"', '""')   # RFC 959, appendix II

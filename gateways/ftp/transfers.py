@@ -1,0 +1,316 @@
+"""Data connections: when a transfer has ended well, and what is answered.
+
+In stream mode the end of the connection is the end of the file, so a broken connection looks much like a whole
+file. An upload counts as whole only when
+
+- the data connection was closed in order (FIN): not reset, not timed out, not aborted;
+- under TLS, its ``close_notify`` came first: a FIN alone can be anybody's on the way. curl, lftp, rclone and
+  Python's ftplib all send it (tests/e2e/ftp);
+- the control connection is still there. A client that was killed leaves an orderly FIN on *every* connection;
+  the control connection was opened first, so its FIN is here first.
+
+What plain FTP cannot tell apart is a middlebox that closes only the data connection in order; TLS can. A download
+that fails is reset, never closed in order, so that nobody takes half a file for a whole one.
+
+pyftpdlib keeps the state machine of the socket; everything that decides an outcome is replaced here.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from OpenSSL import SSL
+from pyftpdlib.handlers.ftp.data import DTPHandler
+from pyftpdlib.handlers.ftp.dispatchers import ActiveDTP, PassiveDTP
+from pyftpdlib.handlers.ftps.ssl import SSLConnectionMixin
+
+from serpentfs.errors import SerpentError
+from serpentfs.gateways.ftp.replies import reply_to
+from serpentfs.gateways.sync_vfs import Reader
+
+_log = logging.getLogger(__name__)
+
+_CHUNK = 256 * 1024
+"""Bytes that one turn of a session's poller moves, so that ABOR is not kept waiting."""
+
+_WOULD_BLOCK = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR}
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)   # SO_LINGER on, 0 seconds
+
+
+class Download:
+    """A file from where its reader stands to its end: pyftpdlib's open file and producer of a RETR."""
+
+    def __init__(self, reader: Reader, name: str) -> None:
+        self._reader = reader
+        self.name = name
+
+    @property
+    def closed(self) -> bool:
+        return self._reader.closed
+
+    def more(self) -> memoryview | bytes:
+        data = self._reader.read(_CHUNK)
+        # A view, because what the socket does not take at once is sliced off again and again.
+        return memoryview(data) if data else b""
+
+    def close(self) -> None:
+        """Never raises: pyftpdlib would send no reply then, and nothing that was sent depends on it."""
+        try:
+            self._reader.close()
+        except SerpentError as error:
+            _log.info("a file that was sent could not be closed: %s", error)
+
+
+class Lines:
+    """Producer of a listing."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+
+    def more(self) -> bytes:
+        collected = bytearray()
+        for line in self._lines:
+            collected += line.encode("utf-8", "surrogateescape") + b"\r\n"
+            if len(collected) >= _CHUNK:
+                break
+        return bytes(collected)
+
+
+class DataConnection(DTPHandler):
+    """A data connection in clear text."""
+
+    timeout = 300
+    _lastdata: int
+    ac_in_buffer_size = _CHUNK
+    ac_out_buffer_size = _CHUNK
+
+    def __init__(self, sock: socket.socket, cmd_channel: Any) -> None:
+        self._answered = False
+        super().__init__(sock, cmd_channel)
+        if self.connected:
+            self._ignore_until_command()
+
+    def _ignore_until_command(self) -> None:
+        """Leave in the kernel what comes before the command it belongs to: clients may send ahead of our 150."""
+        self._wanted_io_events = 0
+        self.modify_ioloop_events(0)
+
+    @property
+    def is_busy(self) -> bool:
+        """A command uses this connection."""
+        return bool(self._initialized)
+
+    def use_sendfile(self) -> bool:
+        return False
+
+    def readable(self) -> bool:
+        return bool(self.receive)
+
+    # receiving
+
+    def handle_read(self) -> None:
+        if not self.receive:   # TLS wants to read before it can go on sending
+            self.initiate_send()
+            return
+        data, ended_in_order = self._take()
+        if data:
+            self.tot_bytes_received += len(data)
+            self.file_obj.write(data)
+        if ended_in_order is not None:
+            self._upload_ended(in_order=ended_in_order)
+
+    handle_read_event = handle_read
+
+    def _take(self) -> tuple[bytes, bool | None]:
+        """What is there, and whether the connection ended in order (None: it has not ended)."""
+        try:
+            data: bytes = self.socket.recv(_CHUNK)
+        except OSError as error:
+            return b"", None if error.errno in _WOULD_BLOCK else False
+        return data, None if data else True
+
+    def _upload_ended(self, *, in_order: bool) -> None:
+        if self._closed:
+            return
+        if in_order and not self.cmd_channel.is_peer_gone():
+            self.file_obj.publish()
+            self.transfer_finished = True
+            self._answer("226 Transfer complete.")
+            self.close()
+        else:
+            self._answer("426 Connection broke off; what came is kept for REST, the old file is unchanged.")
+            self.break_connection()
+
+    # sending
+
+    def handle_close(self) -> None:
+        """All was sent, or the poller saw the connection die."""
+        if self._closed:
+            return
+        if not self.is_busy:
+            self.close()
+        elif self.receive:
+            self._upload_ended(in_order=False)
+        elif self.producer_fifo:
+            self._answer("426 Connection broke off.")
+            self.break_connection()
+        else:
+            self.transfer_finished = True
+            self._answer("226 Transfer complete.")
+            self.close()
+
+    # ends
+
+    def _answer(self, reply: str) -> None:
+        """The one reply that ``close`` sends. The first stays: what comes after it is only the clearing up."""
+        if not self._answered:
+            self._answered = True
+            self._resp = (reply, None)
+
+    def handle_error(self) -> None:
+        """The exception being handled ended the transfer."""
+        error = sys.exc_info()[1]
+        assert error is not None
+        if self.is_busy:
+            self._answer(reply_to(error, f"a transfer ({self.cmd})"))
+        else:
+            self.log_exception(self)
+        self.break_connection()
+
+    def handle_timeout(self) -> None:
+        if self.get_transmitted_bytes() > self._lastdata:
+            self._lastdata = self.get_transmitted_bytes()
+            return
+        self._answer("421 Data connection timed out.")
+        self.break_connection()
+        self.cmd_channel.close_when_done()
+
+    def break_connection(self) -> None:
+        """Close so that the other side cannot take it for an orderly end."""
+        if not self._closed:
+            try:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            except OSError as error:
+                self.log(f"cannot reset a data connection: {error}")   # it is gone already
+            DataConnection.close(self)
+
+
+class TlsDataConnection(SSLConnectionMixin, DataConnection):
+    """A data connection that the client may have protected (PROT P)."""
+
+    def __init__(self, sock: socket.socket, cmd_channel: Any) -> None:
+        super().__init__(sock, cmd_channel)
+        if self.connected and cmd_channel.protects_data:
+            self._wanted_io_events = self.ioloop.READ   # some clients shake hands before they send the command
+            self.modify_ioloop_events(self.ioloop.READ)
+            self.secure_connection(cmd_channel.ssl_context)
+
+    def handle_ssl_established(self) -> None:
+        if not self.is_busy:
+            self._ignore_until_command()
+
+    def handle_write_event(self) -> None:
+        super().handle_write_event()
+        if self._ssl_accepting and self._ssl_want_read:
+            # It could be written to all the time; only the client's next word is worth waking up for.
+            self.modify_ioloop_events(self.ioloop.READ)
+
+    def _do_ssl_handshake(self) -> None:
+        self._ssl_want_read = self._ssl_want_write = False
+        try:
+            self.socket.do_handshake()
+        except SSL.WantReadError:
+            self._ssl_want_read = True
+        except SSL.WantWriteError:
+            self._ssl_want_write = True
+        except (SSL.Error, OSError) as error:
+            self.log(f"TLS handshake on a data connection failed: {error!r}")
+            if self.is_busy:
+                self._answer("522 TLS handshake on the data connection failed.")
+            self.break_connection()
+        else:
+            self._ssl_accepting = False
+            self._ssl_established = True
+            self.handle_ssl_established()
+
+    def _take(self) -> tuple[bytes, bool | None]:
+        if not self._ssl_requested:
+            return DataConnection._take(self)
+        # OpenSSL gives at most one record of 16 KiB; more of them together make fewer crossings to the core.
+        data = bytearray()
+        ended_in_order: bool | None = None
+        while len(data) < _CHUNK:
+            try:
+                data += self.socket.recv(_CHUNK)
+            except SSL.WantReadError:
+                break
+            except SSL.WantWriteError:
+                self._ssl_want_write = True
+                break
+            except (SSL.Error, OSError) as error:
+                ended_in_order = isinstance(error, SSL.ZeroReturnError)
+                break
+        return bytes(data), ended_in_order
+
+    def handle_error(self) -> None:
+        DataConnection.handle_error(self)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._do_ssl_shutdown()
+
+    def _do_ssl_shutdown(self) -> None:
+        """Send ``close_notify`` and close; the peer's own is not waited for, since nothing else will come."""
+        if self._ssl_established:
+            self._ssl_closing = True
+            try:
+                self.socket.set_shutdown(self.socket.get_shutdown() | SSL.RECEIVED_SHUTDOWN)
+                self.socket.shutdown()
+            except SSL.WantWriteError:
+                # The rest of the file still fills the socket; the poller brings us here again.
+                self._wanted_io_events = self.ioloop.WRITE
+                self._ssl_want_write = True
+                self.modify_ioloop_events(self.ioloop.WRITE)
+                return
+            except (SSL.Error, OSError) as error:
+                self.log(f"no orderly end of TLS on a data connection: {error!r}")
+        DataConnection.close(self)
+
+
+class Passive(PassiveDTP):
+    """Waits for the client's data connection."""
+
+    def __init__(self, cmd_channel: Any, extmode: bool = False) -> None:
+        try:
+            super().__init__(cmd_channel, extmode)
+        except OSError:
+            self.close()   # a bound socket that does not listen would wake the poller for ever
+            raise
+
+    def bind(self, address: tuple[str, int]) -> None:
+        if address[1] == 0 and self.cmd_channel.passive_ports is not None:
+            raise OSError(errno.EADDRINUSE, "every data port is in use")   # never one outside the range
+        super().bind(address)
+
+    def handle_timeout(self) -> None:
+        self.cmd_channel.drop_waiting_transfer()
+        super().handle_timeout()
+
+
+class Active(ActiveDTP):
+    """Connects to the client's data port."""
+
+    def handle_timeout(self) -> None:
+        self.cmd_channel.drop_waiting_transfer()
+        super().handle_timeout()
+
+    def handle_close(self) -> None:
+        if not self._closed:
+            self.cmd_channel.drop_waiting_transfer()
+        super().handle_close()
