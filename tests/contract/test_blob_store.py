@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+import opendal
 import pytest
 import trio
 
 from serpentfs.clouds.blobs.base import ABSENT, BlobInfo, BlobStore, Chunks
 from serpentfs.clouds.blobs.files import FileStore
+from serpentfs.clouds.blobs.opendal import OpendalStore
 from serpentfs.errors import (
     AlreadyExists,
     Conflict,
@@ -21,6 +23,7 @@ from serpentfs.errors import (
     Unavailable,
 )
 from serpentfs.model import Revision, Span
+from tests.fakes.s3_server import S3Server, s3_operator
 
 pytestmark = pytest.mark.trio
 
@@ -33,7 +36,24 @@ async def files(tmp_path: Path) -> AsyncIterator[BlobStore]:
     yield FileStore(tmp_path)
 
 
-STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[BlobStore]]] = {"files": files}
+@asynccontextmanager
+async def opendal_memory(tmp_path: Path) -> AsyncIterator[BlobStore]:
+    yield OpendalStore(opendal.Operator("memory"))
+
+
+@asynccontextmanager
+async def opendal_s3(tmp_path: Path) -> AsyncIterator[BlobStore]:
+    with S3Server() as server:
+        server.make_bucket("bucket")
+        server.put_object("bucket", "elsewhere/file", b"not below the prefix")
+        yield OpendalStore(s3_operator(server, "bucket", "some/prefix"))
+
+
+STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[BlobStore]]] = {
+    "files": files,
+    "opendal memory": opendal_memory,
+    "opendal s3": opendal_s3,
+}
 
 
 @pytest.fixture(params=sorted(STORES))

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serpentfs.clouds.blobs.base import ABSENT, BlobInfo, Condition
+from serpentfs.clouds.blobs.keys import parts_of, split_key
 from serpentfs.errors import (
     AlreadyExists,
     Conflict,
@@ -89,23 +90,6 @@ def store_errors(what: str) -> Iterator[None]:
 def is_temporary(name: str) -> bool:
     """Whether a file name is one of ours for an unfinished upload."""
     return name.startswith(_TEMP_PREFIX) and name.endswith(_TEMP_SUFFIX)
-
-
-def parts_of(key: str) -> list[str]:
-    """The components of a key or prefix. InvalidArgument for what could lead out of the store."""
-    if not key:
-        return []
-    parts = key.split("/")
-    if "\0" in key or any(part in ("", ".", "..") for part in parts):
-        raise InvalidArgument(f"not a key: {key!r}")
-    return parts
-
-
-def _object_parts(key: str) -> tuple[list[str], str]:
-    parts = parts_of(key)
-    if not parts:
-        raise InvalidArgument("an object needs a key")
-    return parts[:-1], parts[-1]
 
 
 def revision_of(status: os.stat_result) -> Revision:
@@ -183,7 +167,7 @@ class Root:
     # looking
 
     def stat(self, key: str) -> BlobInfo:
-        above, name = _object_parts(key)
+        above, name = split_key(key)
         with store_errors(key), _as_missing(), self.folder(above) as folder:
             return _info(key, _stat_object(folder, name))
 
@@ -203,7 +187,7 @@ class Root:
             raise RevisionGone(f"{key} is no longer there") from error
 
     def _read(self, key: str, span: Span | None, revision: Revision | None) -> bytes:
-        above, name = _object_parts(key)
+        above, name = split_key(key)
         with store_errors(key), _as_missing(), self.folder(above) as folder, _opened_file(folder, name) as file:
             size = os.fstat(file).st_size
             part = Span(0, size) if span is None else span.clamp(size)
@@ -261,14 +245,14 @@ class Root:
             raise
 
     def begin(self, key: str, condition: Condition) -> Upload:
-        above, name = _object_parts(key)
+        above, name = split_key(key)
         with store_errors(key), self.folder(above, make=True) as folder:
             _check(folder, name, key, condition)
             return Upload(key, name, condition, os.dup(folder), self._conditions)
 
     def rename(self, key: str, new_key: str, condition: Condition) -> BlobInfo:
-        above, name = _object_parts(key)
-        new_above, new_name = _object_parts(new_key)
+        above, name = split_key(key)
+        new_above, new_name = split_key(new_key)
         with store_errors(key), _as_missing(), self.folder(above) as source:
             _stat_object(source, name)
             with store_errors(new_key), self.folder(new_above, make=True) as target:
@@ -282,8 +266,8 @@ class Root:
         return _info(new_key, status)
 
     def rename_directory(self, prefix: str, new_prefix: str) -> None:
-        above, name = _object_parts(prefix)
-        new_above, new_name = _object_parts(new_prefix)
+        above, name = split_key(prefix)
+        new_above, new_name = split_key(new_prefix)
         with store_errors(prefix), _as_missing(), self.folder(above) as source:
             if not stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
                 raise NotADirectory(f"{prefix} is not a folder")
@@ -294,7 +278,7 @@ class Root:
                 _sync_folder(source)
 
     def delete(self, key: str, condition: Revision | None) -> None:
-        above, name = _object_parts(key)
+        above, name = split_key(key)
         with store_errors(key), _as_missing(), self.folder(above) as folder:
             with self._conditions:
                 status = _stat_object(folder, name)
@@ -308,7 +292,7 @@ class Root:
             pass
 
     def remove_directory(self, prefix: str) -> None:
-        above, name = _object_parts(prefix)
+        above, name = split_key(prefix)
         try:
             with store_errors(prefix), self.folder(above) as folder:
                 try:
@@ -323,7 +307,7 @@ class Root:
             return
 
     def set_mtime(self, key: str, mtime_ns: int) -> BlobInfo:
-        above, name = _object_parts(key)
+        above, name = split_key(key)
         with store_errors(key), _as_missing(), self.folder(above) as folder, _opened_file(folder, name) as file:
             os.utime(file, ns=(os.fstat(file).st_atime_ns, mtime_ns))
             _sync_file(file)
