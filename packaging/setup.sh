@@ -102,9 +102,13 @@ ensure_tools() {
 # ensure_venv [EXTRA]: the checkout installed in its .venv; does nothing when that is up to date.
 ensure_venv() {
     local extra=${1:-} stamp want
-    stamp=$venv/.installed${extra:+-$extra}
-    want="$(cat "$checkout/pyproject.toml" | cksum) $checkout"
-    [ -x "$venv/bin/serpentfs" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return 0
+    stamp=$venv/.installed
+    want="$(cksum <"$checkout/pyproject.toml") $checkout"
+    if [ -x "$venv/bin/serpentfs" ]; then
+        # What was installed with "dev" is enough for who needs less.
+        [ "$(cat "$stamp-dev" 2>/dev/null)" = "$want" ] && return 0
+        [ -z "$extra" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return 0
+    fi
     if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
         say "making $venv"
         "$python" -m venv --clear "$venv" || die "cannot make $venv"
@@ -112,5 +116,5 @@ ensure_venv() {
     say "installing serpentfs${extra:+ and what $extra needs} into $venv"
     "$venv/bin/python" -m pip install -q --disable-pip-version-check --retries 5 \
         -e "$checkout${extra:+[$extra]}" || die "pip could not install serpentfs"
-    printf '%s\n' "$want" >"$stamp"
+    printf '%s\n' "$want" >"$stamp${extra:+-$extra}"
 }

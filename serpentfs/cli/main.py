@@ -110,7 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.configure(verbosity, arguments.log_file)
         keep_memory_private()
         return _run(arguments)
-    except (Exception, KeyboardInterrupt) as error:    # noqa: BLE001 - the one place that answers for all
+    except SystemExit:
+        raise    # --help
+    except BaseException as error:    # noqa: BLE001 - the one place that answers for everything
         return _fail(error, verbosity)
 
 
