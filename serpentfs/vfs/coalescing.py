@@ -102,9 +102,9 @@ class Draft:
         self._put(change)
 
     def _setattr(self, change: Entry) -> None:
-        """A time goes with the content that is to be uploaded anyway."""
+        """A time goes with what is to be made or uploaded anyway."""
         for entry in reversed(self._unsent(change.ino)):
-            if entry.operation in (Operation.CREATE, Operation.SYMLINK, Operation.CONTENT, Operation.SETATTR):
+            if entry.operation is not Operation.RENAME:
                 recorded = max(entry.recorded, change.recorded)
                 self._put(replace(entry, mtime_ns=change.mtime_ns, recorded=recorded))
                 self._supersede(change.seq, entry.seq)
@@ -203,7 +203,7 @@ class Draft:
                 self._supersede(earlier.seq, change.seq)
                 self._leave_slot(earlier)
                 change = replace(
-                    earlier,
+                    self._absorb_later(earlier, change.seq),
                     seq=change.seq,
                     target=change.target,
                     replaces=change.replaces,
@@ -212,6 +212,16 @@ class Draft:
                 )
         self._put(change)
         self._fold(change.goal.slot)
+
+    def _absorb_later(self, birth: Entry, carrier: int) -> Entry:
+        """A birth that moves to a later position takes along what is to happen to the inode before that."""
+        for entry in self._unsent(birth.ino):
+            if entry.operation in IN_PLACE:
+                content = entry.content if entry.operation is Operation.CONTENT else birth.content
+                mtime_ns = birth.mtime_ns if entry.mtime_ns is None else entry.mtime_ns
+                birth = replace(birth, content=content, mtime_ns=mtime_ns)
+                self._drop(entry.seq, carrier)
+        return birth
 
     def _merge_renames(self, earlier: Entry, change: Entry) -> bool:
         """Two renames of one inode become one, from the first source to the last target; False: left alone.

@@ -78,7 +78,7 @@ class Entry:
     content: ContentId = NO_CONTENT
     """CREATE, CONTENT: what to upload."""
     mtime_ns: int | None = None
-    """SETATTR, CREATE, CONTENT, SYMLINK."""
+    """SETATTR, CONTENT, and what makes an inode (also MKDIR, though a cloud may not keep a folder's time)."""
     seen: Revision | None = None
     """CONTENT, REMOVE, RENAME: the revision of ``ino``'s node that the user's change was based on. None: there was
     no node yet; ``Journal.confirm`` then fills in what our own earlier entry made."""

@@ -1,0 +1,544 @@
+"""The journal against a model: whatever is done to a tree, and however sending goes, the cloud ends as the tree.
+
+A local tree records its changes; a cloud that refuses everything impossible carries out what ``ready`` allows, in
+any order and with any overlap; answers get lost, attempts fail, the process restarts. After every step the pending
+entries, carried out one by one, must turn the cloud into the local tree.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import dataclass, field, replace
+
+from hypothesis import settings, target
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from serpentfs.model import NO_CONTENT, ROOT_INO, ContentId, Ino, Kind, Revision
+from serpentfs.vfs.entries import claims_of
+from serpentfs.vfs.journal import Delta, Entry, EntryState, Journal, Operation, Place
+
+NAMES = ("a", "b", "c", "A", "tmp")
+FAR = 1e9
+
+
+@dataclass
+class Node:
+    kind: Kind
+    place: Place
+    content: ContentId = NO_CONTENT
+    mtime_ns: int | None = None
+    revision: int = 0
+
+
+@dataclass
+class Tree:
+    """Nodes by inode. The root is not among them."""
+
+    nodes: dict[Ino, Node] = field(default_factory=dict)
+
+    def at(self, parent: Ino, key: str) -> Ino | None:
+        return next((ino for ino, node in self.nodes.items() if node.place.slot == (parent, key)), None)
+
+    def children(self, folder: Ino) -> list[Ino]:
+        return [ino for ino, node in self.nodes.items() if node.place.parent == folder]
+
+    def folders(self) -> list[Ino]:
+        return [ROOT_INO, *(ino for ino, node in self.nodes.items() if node.kind is Kind.DIRECTORY)]
+
+    def above(self, ino: Ino) -> tuple[Ino, ...]:
+        """The folders from this one's parent up, without the root."""
+        found: list[Ino] = []
+        while ino != ROOT_INO:
+            ino = self.nodes[ino].place.parent
+            if ino != ROOT_INO:
+                found.append(ino)
+            assert len(found) <= len(self.nodes), "a folder lies below itself"
+        return tuple(found)
+
+    def image(self) -> dict[Ino, tuple[Kind, Ino, str, ContentId, int | None]]:
+        return {
+            ino: (node.kind, node.place.parent, node.place.name, node.content, node.mtime_ns)
+            for ino, node in self.nodes.items()
+        }
+
+
+KINDS = {
+    Operation.CREATE: Kind.FILE,
+    Operation.MKDIR: Kind.DIRECTORY,
+    Operation.SYMLINK: Kind.SYMLINK,
+}
+
+
+class Cloud(Tree):
+    """Carries out entries and refuses what a real one would refuse. ``retry``: "it is already so" is success."""
+
+    def carry_out(self, entry: Entry, retry: bool) -> None:
+        match entry.operation:
+            case Operation.CREATE | Operation.MKDIR | Operation.SYMLINK:
+                self._make(entry, retry)
+            case Operation.CONTENT:
+                node = self.nodes[entry.ino]
+                if not (retry and node.content == entry.content):
+                    self._check_revision(entry.ino, entry.seen)
+                    node.content = entry.content
+                    node.mtime_ns = entry.mtime_ns
+                    node.revision += 1
+            case Operation.SETATTR:
+                node = self.nodes[entry.ino]
+                node.mtime_ns = entry.mtime_ns
+                node.revision += 1
+            case Operation.RENAME:
+                self._move(entry, retry)
+            case Operation.REMOVE:
+                if not (retry and entry.ino not in self.nodes):
+                    self._remove(entry)
+
+    def _make(self, entry: Entry, retry: bool) -> None:
+        kind = KINDS[entry.operation]
+        if retry and entry.ino in self.nodes:
+            node = self.nodes[entry.ino]
+            assert (node.kind, node.place, node.content) == (kind, entry.goal, entry.content)
+            return
+        assert entry.ino not in self.nodes
+        self._clear(entry)
+        self.nodes[entry.ino] = Node(kind, entry.goal, entry.content, entry.mtime_ns, 1)
+
+    def _move(self, entry: Entry, retry: bool) -> None:
+        node = self.nodes[entry.ino]
+        if retry and node.place == entry.goal:
+            return
+        assert node.place.slot == entry.origin.slot
+        if entry.seen is not None:
+            self._check_revision(entry.ino, entry.seen)
+        assert entry.ino != entry.goal.parent
+        assert entry.ino not in self.above(entry.goal.parent), "a folder would come to lie below itself"
+        self._clear(entry)
+        node.place = entry.goal
+        node.revision += 1
+
+    def _remove(self, entry: Entry) -> None:
+        node = self.nodes[entry.ino]
+        assert node.place.slot == entry.origin.slot
+        if node.kind is Kind.DIRECTORY:
+            assert not self.children(entry.ino)
+        else:
+            self._check_revision(entry.ino, entry.seen)
+        del self.nodes[entry.ino]
+
+    def _clear(self, entry: Entry) -> None:
+        """Make the target slot free as the entry says."""
+        parent, key = entry.goal.slot
+        assert parent in self.folders()
+        holder = self.at(parent, key)
+        if entry.replaces is not None:
+            assert holder == entry.replaces
+            assert self.nodes[entry.replaces].kind is not Kind.DIRECTORY
+            assert self.nodes[entry.ino].kind is not Kind.DIRECTORY if entry.ino in self.nodes else True
+            self._check_revision(entry.replaces, entry.replaces_seen)
+            del self.nodes[entry.replaces]
+        else:
+            assert holder in (None, entry.ino)
+
+    def _check_revision(self, ino: Ino, seen: Revision | None) -> None:
+        assert seen is not None
+        assert seen == Revision(str(self.nodes[ino].revision))
+
+
+class JournalMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.local = Tree()
+        self.cloud = Cloud()
+        self.journal = Journal()
+        self.stored: dict[int, Entry] = {}
+        self.known: dict[Ino, int] = {}         # what the tree keeps of the cloud: the revision of each node
+        self.sending: dict[int, Entry] = {}
+        self.holds: list[Ino] = []
+        self.now = 1000.0
+        self.numbers = itertools.count(2)
+        self.staged: set[ContentId] = set()     # contents that are kept for an upload
+        self.waits: list[tuple[int, Ino, ContentId]] = []
+        self.recorded = 0
+
+    # --- what users do ---
+
+    def record(self, *changes: Entry) -> None:
+        first = self.journal.next_seq()
+        delta = self.journal.propose(*changes)
+        self.commit(delta)
+        self.staged |= {change.content for change in changes if change.content != NO_CONTENT}
+        self.staged -= set(delta.unneeded)
+        self.recorded += len(changes)
+        assert len(delta.seqs) == len(changes)
+        for number, change in enumerate(changes):
+            assert self.journal.resolve(first + number) == delta.seqs[number]
+            if change.content != NO_CONTENT:
+                self.waits.append((first + number, change.ino, change.content))
+
+    def commit(self, delta: Delta) -> None:
+        for seq in delta.drop:
+            del self.stored[seq]
+        for entry in delta.put:
+            self.stored[entry.seq] = entry
+        self.journal.apply(delta)
+
+    def seen(self, ino: Ino | None) -> Revision | None:
+        return Revision(str(self.known[ino])) if ino in self.known else None
+
+    def pick(self, number: int, *kinds: Kind) -> Ino | None:
+        found = [ino for ino, node in self.local.nodes.items() if node.kind in kinds]
+        return found[number % len(found)] if found else None
+
+    def folder(self, number: int) -> Ino:
+        folders = self.local.folders()
+        return folders[number % len(folders)]
+
+    def place(self, folder: int, name: str) -> Place:
+        return Place(self.folder(folder), name.lower(), name)
+
+    def make(self, operation: Operation, place: Place) -> Ino | None:
+        if self.local.at(*place.slot) is not None:
+            return None
+        ino = Ino(next(self.numbers))
+        content = ContentId(next(self.numbers)) if operation is Operation.CREATE else NO_CONTENT
+        self.record(Entry(0, operation, ino, target=place, content=content, mtime_ns=ino, recorded=self.now))
+        self.local.nodes[ino] = Node(KINDS[operation], place, content, ino)
+        return ino
+
+    def change_content(self, ino: Ino) -> None:
+        content = ContentId(next(self.numbers))
+        node = self.local.nodes[ino]
+        node.content, node.mtime_ns = content, int(content)
+        self.record(
+            Entry(
+                0, Operation.CONTENT, ino,
+                content=content, mtime_ns=int(content), seen=self.seen(ino), recorded=self.now,
+            )
+        )
+
+    def move(self, ino: Ino, goal: Place) -> Entry | None:
+        """The entry of a rename that the local tree allows, done there already."""
+        node = self.local.nodes[ino]
+        leaf = node.kind is not Kind.DIRECTORY
+        replaced = self.local.at(*goal.slot)
+        if goal == node.place or ino == goal.parent or ino in self.local.above(goal.parent):
+            return None
+        if replaced == ino:
+            replaced = None
+        if replaced is not None and not (leaf and self.local.nodes[replaced].kind is not Kind.DIRECTORY):
+            return None
+        moves_folder = not leaf and goal.parent != node.place.parent
+        entry = Entry(
+            0, Operation.RENAME, ino,
+            source=node.place, target=goal, replaces=replaced, leaf=leaf,
+            seen=self.seen(ino), replaces_seen=self.seen(replaced),
+            ancestors=self.local.above(goal.parent) if moves_folder else (),
+            recorded=self.now,
+        )
+        if replaced is not None:
+            del self.local.nodes[replaced]
+        node.place = goal
+        return entry
+
+    def remove(self, ino: Ino) -> None:
+        node = self.local.nodes[ino]
+        if self.local.children(ino):
+            return
+        leaf = node.kind is not Kind.DIRECTORY
+        del self.local.nodes[ino]
+        self.record(
+            Entry(0, Operation.REMOVE, ino, source=node.place, seen=self.seen(ino), leaf=leaf, recorded=self.now)
+        )
+
+    numbers_ = st.integers(0, 5)
+    names = st.sampled_from(NAMES)
+    makes = st.sampled_from((Operation.CREATE, Operation.CREATE, Operation.MKDIR, Operation.SYMLINK))
+
+    @rule(operation=makes, folder=numbers_, name=names)
+    def makes_something(self, operation: Operation, folder: int, name: str) -> None:
+        self.make(operation, self.place(folder, name))
+
+    @rule(number=numbers_)
+    def writes(self, number: int) -> None:
+        ino = self.pick(number, Kind.FILE)
+        if ino is not None:
+            self.change_content(ino)
+
+    @rule(number=numbers_, mtime_ns=st.integers(1, 9))
+    def sets_mtime(self, number: int, mtime_ns: int) -> None:
+        ino = self.pick(number, *Kind)
+        if ino is not None:
+            self.local.nodes[ino].mtime_ns = mtime_ns
+            self.record(Entry(0, Operation.SETATTR, ino, mtime_ns=mtime_ns, recorded=self.now))
+
+    @rule(number=numbers_, folder=numbers_, name=names)
+    def renames(self, number: int, folder: int, name: str) -> None:
+        ino = self.pick(number, *Kind)
+        if ino is not None:
+            entry = self.move(ino, self.place(folder, name))
+            if entry is not None:
+                self.record(entry)
+
+    @rule(number=numbers_, other=numbers_, at_once=st.booleans())
+    def exchanges(self, number: int, other: int, at_once: bool) -> None:
+        one, two = self.pick(number, *Kind), self.pick(other, *Kind)
+        if one is None or two is None or one == two or self.local.at(ROOT_INO, "exchange") is not None:
+            return
+        if one in self.local.above(two) or two in self.local.above(one):
+            return
+        places = self.local.nodes[one].place, self.local.nodes[two].place
+        moves = ((one, Place(ROOT_INO, "exchange", "exchange")), (two, places[0]), (one, places[1]))
+        entries = []
+        for ino, goal in moves:
+            entry = self.move(ino, goal)
+            assert entry is not None
+            if not at_once:
+                self.record(entry)
+            entries.append(entry)
+        if at_once:
+            self.record(*entries)
+
+    @rule(number=numbers_)
+    def removes(self, number: int) -> None:
+        ino = self.pick(number, *Kind)
+        if ino is not None:
+            self.remove(ino)
+
+    @rule(number=numbers_)
+    def saves_by_rename_over(self, number: int) -> None:
+        """Write a temporary file, rename it over the old one."""
+        old = self.pick(number, Kind.FILE, Kind.SYMLINK)
+        if old is None:
+            return
+        place = self.local.nodes[old].place
+        new = self.make(Operation.CREATE, Place(place.parent, "saving", "saving"))
+        if new is not None:
+            self.change_content(new)
+            entry = self.move(new, place)
+            assert entry is not None
+            self.record(entry)
+
+    @rule(number=numbers_)
+    def saves_by_backup(self, number: int) -> None:
+        """Move the old file out of the way, write the new one, remove the old one."""
+        old = self.pick(number, Kind.FILE)
+        if old is None:
+            return
+        place = self.local.nodes[old].place
+        entry = self.move(old, Place(place.parent, "backup", "backup"))
+        if entry is None:
+            return
+        self.record(entry)
+        new = self.make(Operation.CREATE, place)
+        assert new is not None
+        self.change_content(new)
+        self.remove(old)
+
+    @rule(number=numbers_)
+    def opens(self, number: int) -> None:
+        ino = self.pick(number, Kind.FILE)
+        if ino is not None:
+            self.journal.hold(ino)
+            self.holds.append(ino)
+
+    @precondition(lambda self: self.holds)
+    @rule(number=numbers_)
+    def closes(self, number: int) -> None:
+        self.journal.unhold(self.holds.pop(number % len(self.holds)), self.now)
+
+    # --- what sending does ---
+
+    @rule(seconds=st.sampled_from((0.3, 2.0, 40.0)))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(number=numbers_)
+    def flushes(self, number: int) -> None:
+        self.journal.hurry(self.journal.next_seq() - 1 - number)
+
+    @rule()
+    def gets_woken(self) -> None:
+        self.journal.wake()
+
+    @rule(number=numbers_, limit=st.integers(1, 4))
+    def starts(self, number: int, limit: int) -> None:
+        ready = self.journal.ready(self.now, limit)
+        assert [entry.seq for entry in ready] == sorted(entry.seq for entry in ready)
+        if ready:
+            self.start(ready[number % len(ready)])
+
+    def start(self, entry: Entry) -> None:
+        assert self.journal.start(entry.seq) == entry
+        assert not (entry.ino in self.holds and entry.operation in (Operation.CREATE, Operation.CONTENT))
+        self.sending[entry.seq] = entry
+
+    def confirm(self, entry: Entry) -> None:
+        self.cloud.carry_out(entry, entry.attempted)
+        self.staged.discard(entry.content)
+        before = self.known.get(entry.ino)
+        if entry.replaces is not None:
+            del self.known[entry.replaces]
+        if entry.operation is Operation.REMOVE:
+            del self.known[entry.ino]
+            after = None
+        else:
+            after = self.known[entry.ino] = self.cloud.nodes[entry.ino].revision
+        self.commit(
+            self.journal.confirm(
+                entry.seq,
+                Revision(str(before)) if before is not None else None,
+                Revision(str(after)) if after is not None else None,
+            )
+        )
+
+    def take_sending(self, number: int) -> Entry:
+        return self.sending.pop(sorted(self.sending)[number % len(self.sending)])
+
+    @precondition(lambda self: self.sending)
+    @rule(number=numbers_)
+    def is_confirmed(self, number: int) -> None:
+        self.confirm(self.take_sending(number))
+
+    @precondition(lambda self: self.sending)
+    @rule(number=numbers_, happened=st.booleans(), delay=st.sampled_from((0.0, 5.0)))
+    def fails(self, number: int, happened: bool, delay: float) -> None:
+        entry = self.take_sending(number)
+        if happened:        # but the answer was lost
+            self.cloud.carry_out(entry, entry.attempted)
+        self.journal.fail(entry.seq, self.now + delay, "a time-out")
+
+    @precondition(lambda self: self.sending)
+    @rule(number=numbers_)
+    def cannot_connect(self, number: int) -> None:
+        self.journal.fail(self.take_sending(number).seq, self.now + 1, "no network", unsent=True)
+
+    @precondition(lambda self: self.sending)
+    @rule(number=numbers_)
+    def gets_stuck(self, number: int) -> None:
+        self.journal.park(self.take_sending(number).seq, "no space")
+
+    @rule()
+    def gets_unstuck(self) -> None:
+        for view in self.journal.pending():
+            if view.state is EntryState.STUCK:
+                self.journal.unpark(view.entry.seq)
+
+    @rule(happened=st.lists(st.booleans(), min_size=4, max_size=4))
+    def restarts(self, happened: list[bool]) -> None:
+        """The process is killed. Of what was under way, some reached the cloud."""
+        for entry, did in zip(self.sending.values(), happened, strict=False):
+            if did:
+                self.cloud.carry_out(entry, entry.attempted)
+        self.sending.clear()
+        self.holds.clear()
+        self.waits.clear()
+        next_seq = self.journal.next_seq()
+        self.journal = Journal()
+        self.journal.load(self.stored.values(), next_seq)
+        self.stored = {seq: replace(entry, attempted=True) for seq, entry in self.stored.items()}
+
+    # --- what must hold ---
+
+    @invariant()
+    def store_and_journal_agree(self) -> None:
+        pending = self.journal.pending()
+        assert [replace(view.entry, attempted=False) for view in pending] == [
+            replace(entry, attempted=False) for _, entry in sorted(self.stored.items())
+        ]
+        assert len(self.journal) == len(pending)
+        assert self.staged == {view.entry.content for view in pending} - {NO_CONTENT}
+
+    @invariant()
+    def pending_entries_lead_to_the_local_tree(self) -> None:
+        cloud = copy.deepcopy(self.cloud)
+        known = dict(self.known)
+        for view in self.journal.pending():
+            entry = view.entry
+            # What the confirmations in between will fill in.
+            if entry.ino in cloud.nodes:
+                entry = replace(entry, seen=Revision(str(cloud.nodes[entry.ino].revision)))
+            if entry.replaces in cloud.nodes:
+                entry = replace(entry, replaces_seen=Revision(str(cloud.nodes[entry.replaces].revision)))
+            cloud.carry_out(entry, retry=entry.attempted)
+        assert cloud.image() == self.local.image()
+        assert known == self.known
+
+    @invariant()
+    def queries_agree_with_the_entries(self) -> None:
+        entries = [view.entry for view in self.journal.pending()]
+        inos = {ino for entry in entries for ino in (entry.ino, entry.replaces) if ino is not None}
+        for ino in inos | set(self.local.nodes):
+            assert self.journal.is_pending(ino) == (ino in inos)
+            assert self.journal.entries_of(ino) == [entry for entry in entries if entry.ino == ino]
+            below = any(claims_of(entry).get(ino) is False for entry in entries)
+            assert self.journal.has_pending_below(ino) == below
+        slots = {place.slot for entry in entries for place in (entry.source, entry.target) if place is not None}
+        for slot in slots | {node.place.slot for node in self.local.nodes.values()}:
+            assert self.journal.touches(*slot) == (slot in slots)
+
+    @invariant()
+    def readiness_follows_from_order_state_and_time(self) -> None:
+        """The same answer as from looking at every pair of entries."""
+        views = self.journal.pending()
+        free = []
+        for number, view in enumerate(views):
+            claims = claims_of(view.entry)
+            earlier = [claims_of(other.entry) for other in views[:number]]
+            blocked = any(
+                resource in other and (write or other[resource])
+                for other in earlier
+                for resource, write in claims.items()
+            )
+            assert view.blocked == blocked
+            assert not (blocked and view.state is not EntryState.QUEUED)
+            held = view.entry.ino in self.holds and view.entry.operation in (Operation.CREATE, Operation.CONTENT)
+            assert view.held == held
+            if not blocked and not held and view.state is EntryState.QUEUED:
+                free.append(view.entry)
+        ready = self.journal.ready(self.now, 100)
+        assert all(entry in free for entry in ready)
+        time = self.journal.next_time(self.now)
+        if ready:
+            assert time == self.now
+        elif free:
+            assert time is not None
+            assert time > self.now
+            assert self.journal.ready(time, 1)
+        else:
+            assert time is None
+        assert self.journal.ready(FAR, 100) == free
+
+    @invariant()
+    def nobody_is_released_too_early(self) -> None:
+        """Who waits for a content is told so only when the cloud has it, or a later one, or when the file is gone."""
+        waiting = []
+        for seq, ino, content in self.waits:
+            if self.journal.outstanding([seq]):
+                waiting.append((seq, ino, content))
+            elif ino in self.local.nodes:
+                assert self.cloud.nodes[ino].content >= content
+        self.waits = waiting
+
+    def teardown(self) -> None:
+        target(float(self.recorded), label="changes")
+        while self.holds:
+            self.closes(0)
+        self.gets_unstuck()
+        while self.sending:
+            self.is_confirmed(0)
+        while len(self.journal):
+            ready = self.journal.ready(FAR, 5)
+            assert ready, "entries are left and none may be sent"
+            for entry in reversed(ready):
+                self.start(entry)
+            for entry in reversed(ready):
+                self.confirm(self.sending.pop(entry.seq))
+        assert self.cloud.image() == self.local.image()
+        assert not self.stored
+        assert not any(self.journal.outstanding([seq]) for seq, _, _ in self.waits)
+
+
+TestJournal = JournalMachine.TestCase
+TestJournal.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
