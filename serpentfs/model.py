@@ -90,6 +90,9 @@ class NodeInfo:
     revision: Revision
     locator: str = ""
     target: str | None = None
+    same_content: bool = True
+    """In the answer to a move: the file was still at the revision that the caller named. False: it was moved all
+    the same, and what it holds now is somebody else's newer content."""
 
     @property
     def ref(self) -> NodeRef:

@@ -140,7 +140,8 @@ class Cloud(Protocol):
         replaces: NodeRef | None,
         retry: bool = False,
     ) -> NodeInfo:
-        """Rename or move. The answer may carry a new id. ``replaces`` is a file or link that goes away; without
+        """Rename or move. The answer may carry a new id, and says (``same_content``) whether a file was still at
+        ``node.revision``; it is moved in any case. ``replaces`` is a file or link that goes away; without
         it the name must be free, else AlreadyExists. NotFound when ``node`` is no longer there, Conflict when
         ``replaces`` is no longer at its revision."""
         ...

@@ -62,6 +62,8 @@ class Feed:
         self._own_inos: dict[Ino, float] = {}
         self._own_nodes: dict[NodeId, float] = {}
         self._revisit: set[Ino] = set()
+        self._new_folders: set[NodeId] = set()
+        """Folders that a listing brought and whose own listing has not come yet."""
 
     # what this process did itself
 
@@ -107,7 +109,11 @@ class Feed:
                 continue
             done.add(directory)
             await self._apply_listing(node.ino, listings[directory], batch.started, seen)
+            self._new_folders.discard(directory)
             queue.extend(child.id for child in listings[directory].children if child.kind is Kind.DIRECTORY)
+        for directory in self._new_folders:
+            self._cloud.recheck(directory)
+        self._new_folders.clear()
         if batch.complete and not self._store.is_complete():
             with self._store.transaction():
                 self._store.set_complete()
@@ -193,6 +199,9 @@ class Feed:
         occupant = self._store.child(folder, name)
         if occupant is not None:
             node = self._store.node_of(occupant.ino)
+            if self._is_leftover(occupant):
+                self._adopt(occupant, folder, child)
+                return
             if self._local.is_pending(occupant.ino) or node is None or node.node not in here:
                 self._revisit.add(folder)
                 return
@@ -205,6 +214,20 @@ class Feed:
             return
         self._insert(folder, name, child)
 
+    def _is_leftover(self, entry: EntryRow) -> bool:
+        """An entry that has no node and none coming: it lost it to somebody else's change."""
+        return not self._local.is_pending(entry.ino) and self._store.node_of(entry.ino) is None
+
+    def _adopt(self, occupant: EntryRow, folder: Ino, child: NodeInfo) -> None:
+        """A leftover entry's name holds this now."""
+        if occupant.kind is Kind.DIRECTORY and child.kind is Kind.DIRECTORY:
+            self._store.put_node(NodeRow(occupant.ino, folder, child.id, child.locator, child.revision, 0, NO_CONTENT))
+            self._new_folders.add(child.id)
+        elif self._remove_tree(occupant.ino):
+            self._insert(folder, occupant.name, child)
+        else:
+            self._revisit.add(folder)
+
     def _insert(self, folder: Ino, name: str, child: NodeInfo) -> None:
         ino = self._store.new_ino()
         content = self._store.new_content() if child.kind is Kind.FILE else NO_CONTENT
@@ -214,6 +237,8 @@ class Feed:
             EntryRow(ino, folder, name, child.kind, size, times, times, times, content, 1, target=child.target)
         )
         self._store.put_node(NodeRow(ino, folder, child.id, child.locator, child.revision, child.size, content))
+        if child.kind is Kind.DIRECTORY:
+            self._new_folders.add(child.id)
         self._folder_changed(folder)
         self._local.changed(None, entry=(folder, name))
 
@@ -231,6 +256,8 @@ class Feed:
             return
         if (entry.parent, entry.name) != (folder, child.name):
             occupant = self._store.child(folder, child.name)
+            if occupant is not None and occupant.ino != ino and self._is_leftover(occupant):
+                occupant = None if self._remove_tree(occupant.ino) else occupant
             if (occupant is not None and occupant.ino != ino) or self._local.touches(folder, child.name):
                 self._revisit.add(folder)
                 return

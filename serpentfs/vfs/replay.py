@@ -266,7 +266,7 @@ class Replay:
         pinned = node.ref(Kind.FILE) if node is not None else None
         content = _StagedContent(
             stage,
-            partial(self._read_base, entry.ino, self._contents.base_reader(entry.ino, stage, pinned)),
+            partial(self._read_base, entry.seq, entry.ino, self._contents.base_reader(entry.ino, stage, pinned)),
             lambda sent: self._observer.note_sent(entry.seq, sent),
         )
         info = await self._cloud.put(
@@ -290,7 +290,7 @@ class Replay:
         self._observer.uploaded(entry.ino, stage, replace(info.ref, size=stage.size))
         await self._contents.adopt(entry.content)
 
-    async def _read_base(self, ino: Ino, read_base: ReadBase, span: Span) -> bytes:
+    async def _read_base(self, seq: int, ino: Ino, read_base: ReadBase, span: Span) -> bytes:
         """What shows through a stage. Where the cloud has replaced the base meanwhile, what was not written here
         comes from the file that is now at the old name: no other bytes are to be had."""
         try:
@@ -302,6 +302,8 @@ class Replay:
             newer = self._store.child(*origin)
             node = None if newer is None else self._store.node_of(newer.ino)
             if newer is None or node is None or newer.kind is not Kind.FILE:
+                if self._failures.get(seq, 0) > 5:
+                    raise IntegrityError("what was not written here of this file is gone from the cloud") from error
                 raise Unavailable("the new content of a conflicting file is not listed yet") from error
             found = await self._cloud.read(node.ref(Kind.FILE), span.clamp(node.size))
             return found + bytes(len(span) - len(found))
@@ -337,10 +339,17 @@ class Replay:
         with self._ledger.outcome(self._journal.confirm(entry.seq)):
             if entry.replaces is not None:
                 self._store.drop_node(entry.replaces)
-            self._store.put_node(
-                node._replace(parent=entry.goal.parent, node=info.id, locator=info.locator, revision=info.revision)
-            )
-        self._feed.confirmed(entry.ino, left=node.node if info.id != node.node else None)
+            moved = node._replace(parent=entry.goal.parent, node=info.id, locator=info.locator, revision=info.revision)
+            if info.same_content:
+                self._store.put_node(moved)
+            elif any(later.content for later in self._journal.entries_of(entry.ino)):
+                # Ours is still to be uploaded: it must meet the conflict, so it goes on naming the old revision.
+                self._store.put_node(moved._replace(revision=node.revision))
+            else:
+                self._store.drop_node(entry.ino)
+                self._feed.leave_for_later(entry.goal.parent)
+        left = node.node if info.id != node.node or not info.same_content else None
+        self._feed.confirmed(entry.ino, left=left)
 
     async def _remove(self, entry: Entry) -> None:
         node = self._store.node_of(entry.ino)
@@ -381,7 +390,6 @@ class Replay:
         """
         parents = {place.parent for place in (entry.source, entry.target) if place is not None}
         row = self._store.entry(entry.ino)
-        node = self._store.node_of(entry.ino)
         if row is not None and row.parent:
             parents.add(row.parent)
         log.warning("the cloud moved on under a change (%s): %s", entry.operation.value, error)
@@ -392,19 +400,27 @@ class Replay:
                         self._store.drop_node(entry.ino)
             case (Operation.RENAME, NotFound()):
                 self._lost_under_rename(entry, row)
-            case (Operation.CREATE | Operation.CONTENT | Operation.MKDIR | Operation.SYMLINK, NotFound()):
-                # First its own node is forgotten, and if that was not it its folder's; the next attempt makes them
-                # anew.
-                gone = entry.ino if node is not None else row.parent if row is not None else None
-                with self._store.transaction():
-                    if gone and gone != ROOT_INO:
-                        self._store.drop_node(gone)
-                self._fail(entry, error)
-            case _:
+            case (_, AlreadyExists() | RevisionGone()):
                 self._copy_aside(entry, row)
+            case _:
+                self._forget_nodes(entry, row, error)
         for parent in parents:
             self._feed.leave_for_later(parent)
         self._feed.revisit_settled()
+
+    def _forget_nodes(self, entry: Entry, row: EntryRow | None, error: SerpentError) -> None:
+        """A node that the entry builds on is not there, or not as it was: the one it replaces, else its own, else its
+        folder. Without it the next attempt makes a new one, or finds the name taken."""
+        with self._store.transaction():
+            if entry.replaces is not None and self._store.node_of(entry.replaces) is not None:
+                self._store.drop_node(entry.replaces)
+            elif self._store.node_of(entry.ino) is not None:
+                self._store.drop_node(entry.ino)
+            else:
+                folder = entry.target.parent if entry.target is not None else row.parent if row is not None else None
+                if folder and folder != ROOT_INO:
+                    self._store.drop_node(folder)
+        self._fail(entry, error)
 
     def _lost_under_rename(self, entry: Entry, row: EntryRow | None) -> None:
         with self._ledger.outcome(self._journal.confirm(entry.seq)):

@@ -43,7 +43,9 @@ def _os_error(error: OSError, what: str) -> SerpentError:
 class Stage:
     """One staged content. ``base`` is 0 where nothing shows through."""
 
-    def __init__(self, directory: Path, seal: BlockSeal, row: StageRow, planes: dict[BlockIndex, int] | None = None) -> None:
+    def __init__(
+        self, directory: Path, seal: BlockSeal, row: StageRow, planes: dict[BlockIndex, int] | None = None
+    ) -> None:
         self.content = row.content
         self.size = row.size
         self.base = row.base
@@ -114,6 +116,9 @@ class Stage:
         plane = self._spilled.get(block)
         return self._committed.get(block) if plane is None else plane
 
+    def _is_own(self, block: BlockIndex) -> bool:
+        return block in self._dirty or self._plane_of(block) is not None
+
     def read_nowait(self, span: Span) -> bytes | None:
         """Bytes of one block that is in memory, else None. ``span`` lies within the size."""
         block = BlockIndex(span.start // BLOCK_SIZE)
@@ -135,7 +140,7 @@ class Stage:
         position = span.start
         while position < span.stop:
             block = BlockIndex(position // BLOCK_SIZE)
-            if block in self._dirty or self._plane_of(block) is not None:
+            if self._is_own(block):
                 end = min(span.stop, (block + 1) * BLOCK_SIZE)
                 data = await self._own(block)
                 piece = data[position - block * BLOCK_SIZE : end - block * BLOCK_SIZE]
@@ -144,7 +149,7 @@ class Stage:
             else:
                 # As much as possible in one go: neighbouring blocks that show through.
                 last = block + 1
-                while last * BLOCK_SIZE < span.stop and last not in self._dirty and self._plane_of(BlockIndex(last)) is None:
+                while last * BLOCK_SIZE < span.stop and not self._is_own(BlockIndex(last)):
                     last += 1
                 end = min(span.stop, last * BLOCK_SIZE)
                 shown = Span(position, max(position, min(end, self.base_limit if self.base else 0)))
@@ -224,7 +229,7 @@ class Stage:
         if size < self.size:
             last = BlockIndex(size // BLOCK_SIZE)
             inner = size - last * BLOCK_SIZE
-            if inner and (last in self._dirty or self._plane_of(last) is not None):
+            if inner and self._is_own(last):
                 # A later extension must show zeros where the cut bytes were.
                 kept = bytearray(await self._own(last))[:inner]
                 self._dirty[last] = kept

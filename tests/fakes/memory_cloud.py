@@ -12,7 +12,7 @@ import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -439,8 +439,9 @@ class MemoryCloud(Cloud):
             raise NotFound("what was to be moved is no longer there")
         if source is not existing:
             self._expect(existing, replaces)
+        same = source.kind is not Kind.FILE or self._revision(source) == node.revision
         self._move(source, folder, name, self)
-        return self._info(source)
+        return replace(self._info(source), same_content=same)
 
     def _move(self, source: _Node, folder: _Node, name: str, author: MemoryCloud | None) -> None:
         above: _Node | None = folder
