@@ -13,10 +13,8 @@ import ipaddress
 import logging
 import socket
 from collections import Counter
-from pathlib import Path
 
 import trio
-from OpenSSL import SSL
 from pyftpdlib.ioloop import IOLoop
 
 from serpentfs.bridge import LoopPortal, limiter, run_in_thread
@@ -25,13 +23,13 @@ from serpentfs.gateways.access import (
     FtpOptions,
     LoginThrottle,
     ServerOptions,
-    TlsFiles,
     Users,
     check_exposure,
     is_loopback,
 )
 from serpentfs.gateways.ftp.partials import Partials
 from serpentfs.gateways.ftp.session import Door, Session
+from serpentfs.gateways.ftp.tls import ftp_tls_context
 from serpentfs.gateways.sync_vfs import SyncVfs
 from serpentfs.model import Kind
 from serpentfs.vfs.core import Vfs
@@ -73,7 +71,7 @@ async def serve(
         Users(options.server.users),
         LoginThrottle(),
         partials,
-        None if tls is None else _tls_context(tls),
+        None if tls is None else ftp_tls_context(tls),
         requires_tls=tls is not None
         and not options.server.insecure
         and not await run_in_thread("disk", is_loopback, options.server.host),
@@ -228,18 +226,6 @@ def _check_data_connections(options: FtpOptions) -> None:
             ipaddress.IPv4Address(options.public_ip)
         except ValueError as error:
             raise UsageError(f"--public-ip is not an IPv4 address: {options.public_ip!r}") from error
-
-
-def _tls_context(files: TlsFiles) -> SSL.Context:
-    """As ``access.server_tls_context``, which has tried these files, for the library that pyftpdlib uses."""
-    context = SSL.Context(SSL.TLS_SERVER_METHOD)
-    context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
-    # Clients like to resume the control connection's session on data connections.
-    context.set_session_id(b"serpentfs-ftp")
-    context.use_certificate_chain_file(str(Path(files.certificate)))
-    context.use_privatekey_file(str(Path(files.key)))
-    return context
 
 
 async def _listen(options: ServerOptions) -> list[trio.SocketListener]:

@@ -14,6 +14,7 @@ import logging
 import posixpath
 import re
 import socket
+import ssl
 import sys
 import time
 import uuid
@@ -21,10 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from OpenSSL import SSL
 from pyftpdlib.handlers.ftp.control import FTPHandler
-from pyftpdlib.handlers.ftps.control import TLS_FTPHandler
-from pyftpdlib.ioloop import AsyncChat
 
 from serpentfs.errors import AlreadyExists, IsADirectory, NotFound, PermissionDenied, ReadOnly
 from serpentfs.gateways.access import FtpOptions, LoginThrottle, Users, retry_after_seconds
@@ -32,13 +30,13 @@ from serpentfs.gateways.ftp import uploads
 from serpentfs.gateways.ftp.listing import FACTS, list_line, mlsx, parse_time_value, time_value
 from serpentfs.gateways.ftp.partials import Partials
 from serpentfs.gateways.ftp.replies import Refusal, one_line, reply_to
+from serpentfs.gateways.ftp.tls import TlsChannel
 from serpentfs.gateways.ftp.transfers import (
     Active,
     DataConnection,
     Download,
     Lines,
     Passive,
-    TlsDataConnection,
 )
 from serpentfs.gateways.ftp.tree import Place, Shown, Tree, absolute
 from serpentfs.gateways.ftp.uploads import Upload
@@ -64,17 +62,21 @@ _CHANGES_DRIVE = {
 _BEFORE_LOGIN = {"OPTS"}   # beside what pyftpdlib allows: lftp sends OPTS UTF8 first of all
 
 
+def _command(*, auth: bool, arg: bool | None, help: str) -> dict[str, Any]:
+    """An entry of pyftpdlib's table: allowed only after login; has an argument (None: may have)."""
+    # With a "perm" pyftpdlib would turn the argument into a path of the local system.
+    return {"perm": None, "auth": auth, "arg": arg, "help": f"Syntax: {help}"}
+
+
 def _command_table(*, tls: bool) -> dict[str, dict[str, Any]]:
-    """pyftpdlib's table without its own idea of permissions (it would turn arguments into local paths)."""
-    table = {name: {**facts, "perm": None} for name, facts in TLS_FTPHandler.proto_cmds.items()}
+    table = {name: {**facts, "perm": None} for name, facts in FTPHandler.proto_cmds.items()}
     for name in _BEFORE_LOGIN:
         table[name]["auth"] = False
-    table["AVBL"] = {
-        "perm": None, "auth": True, "arg": None, "help": "Syntax: AVBL [<SP> path] (bytes that are free).",
-    }   # fmt: skip
-    if not tls:
-        for name in ("AUTH", "PBSZ", "PROT"):
-            del table[name]
+    table["AVBL"] = _command(auth=True, arg=None, help="AVBL [<SP> path] (bytes that are free).")
+    if tls:
+        table["AUTH"] = _command(auth=False, arg=True, help="AUTH <SP> TLS (secure this connection).")
+        table["PBSZ"] = _command(auth=False, arg=True, help="PBSZ <SP> 0 (comes before PROT).")
+        table["PROT"] = _command(auth=False, arg=True, help="PROT <SP> C|P (secure data connections or not).")
     return table
 
 
@@ -91,7 +93,7 @@ class Door:
     users: Users
     throttle: LoginThrottle
     partials: Partials
-    tls: SSL.Context | None
+    tls: ssl.SSLContext | None
     requires_tls: bool
 
 
@@ -114,7 +116,7 @@ class _Server:
         return True
 
 
-class Session(TLS_FTPHandler):
+class Session(TlsChannel, FTPHandler):
     """See the module."""
 
     banner = "SerpentFS"
@@ -123,12 +125,12 @@ class Session(TLS_FTPHandler):
     unicode_errors = "surrogateescape"   # names are bytes; the core refuses what is not UTF-8
     active_dtp = Active
     passive_dtp = Passive
+    dtp_handler = DataConnection
     authenticated: bool
     ac_in_buffer: bytes
     _in_buffer: list[bytes]
     _in_buffer_len: int
     _restart_position: int
-    _ssl_established: bool
     # On the class too, because FTPHandler.close deletes them from the instance.
     data_channel: DataConnection | None = None
     _in_dtp_queue: tuple[Upload, str] | None = None
@@ -141,7 +143,9 @@ class Session(TLS_FTPHandler):
         self._rename_from: Place | None = None
         self._line_is_too_long = False
         self.proto_cmds = _COMMANDS[door.tls is not None]
-        self.dtp_handler = DataConnection if door.tls is None else TlsDataConnection
+        self.tls_context = door.tls
+        self.protects_data = False
+        self._got_pbsz = False
         self.passive_ports = door.options.data_ports
         self.masquerade_address = door.options.public_ip
         self.use_sendfile = False
@@ -152,17 +156,6 @@ class Session(TLS_FTPHandler):
         self._current_facts = list(FACTS)
         self._extra_feats = ["AVBL"] if door.tls is None else ["AVBL", "AUTH TLS", "PBSZ", "PROT"]
         self.call_later(LOGIN_TIME, self._login_time_is_over)
-
-    def get_ssl_context(self) -> SSL.Context | None:
-        return self._door.tls
-
-    @property
-    def protects_data(self) -> bool:
-        return bool(self._prot)
-
-    @property
-    def _is_tls(self) -> bool:
-        return isinstance(self.socket, SSL.Connection)
 
     def is_peer_gone(self) -> bool:
         """Whether the client has closed or lost the control connection, and said nothing more before."""
@@ -195,7 +188,7 @@ class Session(TLS_FTPHandler):
         super().found_terminator()
 
     def push(self, data: str) -> None:
-        AsyncChat.push(self, data.encode("utf-8", "surrogateescape"))
+        super(FTPHandler, self).push(data.encode("utf-8", "surrogateescape"))
 
     def respond(self, resp: str, logfun: object = None) -> None:
         self._last_response = resp
@@ -234,7 +227,7 @@ class Session(TLS_FTPHandler):
     def _check_allowed(self, cmd: str) -> None:
         door = self._door
         if door.requires_tls:
-            if cmd in ("USER", "PASS") and not self._ssl_established:
+            if cmd in ("USER", "PASS") and not self.is_secured:
                 raise Refusal("530 TLS is required here: use AUTH TLS first.")
             if cmd in _TAKES_DATA_CONNECTION and not self.protects_data:
                 raise Refusal("521 TLS is required on data connections: use PROT P first.")
@@ -255,11 +248,17 @@ class Session(TLS_FTPHandler):
     def _login_time_is_over(self) -> None:
         if self.authenticated:
             return
-        if self._ssl_accepting:
-            self.close()   # nothing could be said in the middle of a handshake
+        self._say_last("421 Log in sooner.")
+
+    def _say_last(self, reply: str) -> None:
+        if self.is_shaking_hands:
+            self.close()   # nothing can be said in the middle of it
         else:
-            self.respond("421 Log in sooner.")
+            self.respond(reply)
             self.close_when_done()
+
+    def handle_timeout(self) -> None:
+        self._say_last("421 Nothing was said for too long.")
 
     def ftp_PASS(self, line: str) -> None:
         if self.authenticated:
@@ -270,8 +269,7 @@ class Session(TLS_FTPHandler):
             throttle = self._door.throttle
             wait = throttle.wait_time(self.remote_ip)
             if wait > 0:
-                self.respond(f"421 Too many failed logins: try again in {retry_after_seconds(wait)} s.")
-                self.close_when_done()
+                self._say_last(f"421 Too many failed logins: try again in {retry_after_seconds(wait)} s.")
                 return
             if not self._door.users.verify(self.username, line):
                 throttle.failed(self.remote_ip)
@@ -290,16 +288,18 @@ class Session(TLS_FTPHandler):
         if self.attempted_logins < self.max_login_attempts:
             self.respond("530 Wrong user name or password.")
         else:
-            self.respond("530 Wrong user name or password. Goodbye.")
-            self.close_when_done()
+            self._say_last("530 Wrong user name or password. Goodbye.")
 
     def flush_account(self) -> None:
         super().flush_account()
         self._cwd = "/"
         self._rename_from = None
+        self.protects_data = False
+        self._got_pbsz = False
 
     def ftp_AUTH(self, line: str) -> None:
-        if self._is_tls:
+        assert self.tls_context is not None   # else AUTH is not in the table
+        if self.is_secured:
             raise Refusal("503 TLS is on already.")
         if line.upper() not in ("TLS", "TLS-C", "SSL"):
             raise Refusal("504 Use AUTH TLS.")
@@ -312,7 +312,25 @@ class Session(TLS_FTPHandler):
         if self.producer_fifo:
             self.close()   # the answer must be out before the first byte of TLS
             return
-        self.secure_connection(self._door.tls)
+        self.start_tls(self.tls_context)
+
+    def tls_failed(self, error: OSError) -> None:
+        self.log(f"TLS handshake failed: {error!r}")
+        self.close()
+
+    def ftp_PBSZ(self, line: str) -> None:
+        if not self.is_secured:
+            raise Refusal("503 Use AUTH TLS first.")
+        self._got_pbsz = True
+        self.respond("200 PBSZ=0")
+
+    def ftp_PROT(self, line: str) -> None:
+        if not self._got_pbsz:
+            raise Refusal("503 Use PBSZ first.")
+        if line.upper() not in ("C", "P"):
+            raise Refusal("536 Use PROT C or PROT P.")
+        self.protects_data = line.upper() == "P"
+        self.respond(f"200 Data connections are {'private' if self.protects_data else 'clear'} now.")
 
     # where am I
 
@@ -592,17 +610,16 @@ class Session(TLS_FTPHandler):
 
     def say_goodbye(self) -> None:
         """The server is stopping."""
-        if not self._closed and not self._ssl_accepting:
+        if not self._closed and not self.is_shaking_hands:
             self.respond("421 The server is stopping.")
         self.close()
 
     def handle_error(self) -> None:
         error = sys.exc_info()[1]
-        if isinstance(error, SSL.Error | OSError):
+        if isinstance(error, OSError):
             self.log(f"control connection lost: {error!r}")
         else:
             self.log_exception(self)
-        self._error = True
         self.close()
 
     def close(self) -> None:
@@ -610,13 +627,7 @@ class Session(TLS_FTPHandler):
             return
         if self.data_channel is not None:
             self.data_channel.break_connection()
-        if self._ssl_established and not self._error:
-            self._ssl_established = False
-            try:
-                self.socket.set_shutdown(self.socket.get_shutdown() | SSL.RECEIVED_SHUTDOWN)
-                self.socket.shutdown()
-            except (SSL.Error, OSError) as error:
-                self.log(f"no orderly end of TLS on a control connection: {error!r}")
+        self.end_tls()   # once; whoever does not read his replies is not waited for
         FTPHandler.close(self)
 
 

@@ -25,13 +25,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from OpenSSL import SSL
+from pyftpdlib.exceptions import _RetryError
 from pyftpdlib.handlers.ftp.data import DTPHandler
 from pyftpdlib.handlers.ftp.dispatchers import ActiveDTP, PassiveDTP
-from pyftpdlib.handlers.ftps.ssl import SSLConnectionMixin
 
 from serpentfs.errors import SerpentError
 from serpentfs.gateways.ftp.replies import reply_to
+from serpentfs.gateways.ftp.tls import TlsChannel
 from serpentfs.gateways.sync_vfs import Reader
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,6 @@ _log = logging.getLogger(__name__)
 _CHUNK = 256 * 1024
 """Bytes that one turn of a session's poller moves, so that ABOR is not kept waiting."""
 
-_WOULD_BLOCK = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR}
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)   # SO_LINGER on, 0 seconds
 
 
@@ -82,8 +81,8 @@ class Lines:
         return bytes(collected)
 
 
-class DataConnection(DTPHandler):
-    """A data connection in clear text."""
+class DataConnection(TlsChannel, DTPHandler):
+    """A data connection, protected when the client asked for it (PROT P)."""
 
     timeout = 300
     _lastdata: int
@@ -93,13 +92,13 @@ class DataConnection(DTPHandler):
     def __init__(self, sock: socket.socket, cmd_channel: Any) -> None:
         self._answered = False
         super().__init__(sock, cmd_channel)
-        if self.connected:
-            self._ignore_until_command()
-
-    def _ignore_until_command(self) -> None:
-        """Leave in the kernel what comes before the command it belongs to: clients may send ahead of our 150."""
+        if not self.connected:
+            return
+        # What comes before the command it belongs to stays in the kernel: clients may send ahead of our 150.
         self._wanted_io_events = 0
         self.modify_ioloop_events(0)
+        if cmd_channel.protects_data:
+            self.start_tls(cmd_channel.tls_context)
 
     @property
     def is_busy(self) -> bool:
@@ -109,15 +108,22 @@ class DataConnection(DTPHandler):
     def use_sendfile(self) -> bool:
         return False
 
-    def readable(self) -> bool:
-        return bool(self.receive)
+    def modify_ioloop_events(self, events: int, logdebug: bool = False) -> None:
+        if not self.is_shaking_hands:   # what is asked for here counts when the handshake is over
+            super().modify_ioloop_events(events, logdebug)
+
+    def tls_failed(self, error: OSError) -> None:
+        self.log(f"TLS handshake on a data connection failed: {error!r}")
+        if self.is_busy:
+            self._answer("522 TLS handshake on the data connection failed.")
+        self.break_connection()
 
     # receiving
 
+    def readable(self) -> bool:
+        return self._is_between() or self._write_waits_for_read or bool(self.receive)
+
     def handle_read(self) -> None:
-        if not self.receive:   # TLS wants to read before it can go on sending
-            self.initiate_send()
-            return
         data, ended_in_order = self._take()
         if data:
             self.tot_bytes_received += len(data)
@@ -125,15 +131,28 @@ class DataConnection(DTPHandler):
         if ended_in_order is not None:
             self._upload_ended(in_order=ended_in_order)
 
-    handle_read_event = handle_read
+    def handle_read_event(self) -> None:
+        if self._is_between() or self._write_waits_for_read:
+            super().handle_read_event()
+        else:
+            self.handle_read()
 
     def _take(self) -> tuple[bytes, bool | None]:
         """What is there, and whether the connection ended in order (None: it has not ended)."""
-        try:
-            data: bytes = self.socket.recv(_CHUNK)
-        except OSError as error:
-            return b"", None if error.errno in _WOULD_BLOCK else False
-        return data, None if data else True
+        # TLS gives at most one record of 16 KiB; more of them together make fewer crossings to the core.
+        collected = bytearray()
+        while len(collected) < _CHUNK:
+            try:
+                data = self.receive_secured(_CHUNK) if self.is_secured else self.socket.recv(_CHUNK)
+            except (_RetryError, BlockingIOError):
+                return bytes(collected), None
+            except OSError as error:
+                self.log(f"data connection lost: {error!r}")
+                return bytes(collected), False
+            if not data:
+                return bytes(collected), True
+            collected += data
+        return bytes(collected), None
 
     def _upload_ended(self, *, in_order: bool) -> None:
         if self._closed:
@@ -149,8 +168,13 @@ class DataConnection(DTPHandler):
 
     # sending
 
+    def send(self, data: bytes | memoryview) -> int:
+        sent = TlsChannel.send(self, data)
+        self.tot_bytes_sent += sent
+        return sent
+
     def handle_close(self) -> None:
-        """All was sent, or the poller saw the connection die."""
+        """All was sent, or the connection died."""
         if self._closed:
             return
         if not self.is_busy:
@@ -197,90 +221,12 @@ class DataConnection(DTPHandler):
             try:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             except OSError as error:
-                self.log(f"cannot reset a data connection: {error}")   # it is gone already
-            DataConnection.close(self)
-
-
-class TlsDataConnection(SSLConnectionMixin, DataConnection):
-    """A data connection that the client may have protected (PROT P)."""
-
-    def __init__(self, sock: socket.socket, cmd_channel: Any) -> None:
-        super().__init__(sock, cmd_channel)
-        if self.connected and cmd_channel.protects_data:
-            self._wanted_io_events = self.ioloop.READ   # some clients shake hands before they send the command
-            self.modify_ioloop_events(self.ioloop.READ)
-            self.secure_connection(cmd_channel.ssl_context)
-
-    def handle_ssl_established(self) -> None:
-        if not self.is_busy:
-            self._ignore_until_command()
-
-    def handle_write_event(self) -> None:
-        super().handle_write_event()
-        if self._ssl_accepting and self._ssl_want_read:
-            # It could be written to all the time; only the client's next word is worth waking up for.
-            self.modify_ioloop_events(self.ioloop.READ)
-
-    def _do_ssl_handshake(self) -> None:
-        self._ssl_want_read = self._ssl_want_write = False
-        try:
-            self.socket.do_handshake()
-        except SSL.WantReadError:
-            self._ssl_want_read = True
-        except SSL.WantWriteError:
-            self._ssl_want_write = True
-        except (SSL.Error, OSError) as error:
-            self.log(f"TLS handshake on a data connection failed: {error!r}")
-            if self.is_busy:
-                self._answer("522 TLS handshake on the data connection failed.")
-            self.break_connection()
-        else:
-            self._ssl_accepting = False
-            self._ssl_established = True
-            self.handle_ssl_established()
-
-    def _take(self) -> tuple[bytes, bool | None]:
-        if not self._ssl_requested:
-            return DataConnection._take(self)
-        # OpenSSL gives at most one record of 16 KiB; more of them together make fewer crossings to the core.
-        data = bytearray()
-        ended_in_order: bool | None = None
-        while len(data) < _CHUNK:
-            try:
-                data += self.socket.recv(_CHUNK)
-            except SSL.WantReadError:
-                break
-            except SSL.WantWriteError:
-                self._ssl_want_write = True
-                break
-            except (SSL.Error, OSError) as error:
-                ended_in_order = isinstance(error, SSL.ZeroReturnError)
-                break
-        return bytes(data), ended_in_order
-
-    def handle_error(self) -> None:
-        DataConnection.handle_error(self)
+                self.log(f"cannot reset a data connection: {error!r}")   # it is gone already
+            DTPHandler.close(self)
 
     def close(self) -> None:
-        if not self._closed:
-            self._do_ssl_shutdown()
-
-    def _do_ssl_shutdown(self) -> None:
-        """Send ``close_notify`` and close; the peer's own is not waited for, since nothing else will come."""
-        if self._ssl_established:
-            self._ssl_closing = True
-            try:
-                self.socket.set_shutdown(self.socket.get_shutdown() | SSL.RECEIVED_SHUTDOWN)
-                self.socket.shutdown()
-            except SSL.WantWriteError:
-                # The rest of the file still fills the socket; the poller brings us here again.
-                self._wanted_io_events = self.ioloop.WRITE
-                self._ssl_want_write = True
-                self.modify_ioloop_events(self.ioloop.WRITE)
-                return
-            except (SSL.Error, OSError) as error:
-                self.log(f"no orderly end of TLS on a data connection: {error!r}")
-        DataConnection.close(self)
+        if not self._closed and self.end_tls():
+            DTPHandler.close(self)
 
 
 class Passive(PassiveDTP):
