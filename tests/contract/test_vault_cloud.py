@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,15 +38,15 @@ def files(path: Path) -> Callable[[], BlobStore]:
     return functools.partial(FileStore, path)
 
 
-SITES: dict[str, tuple[str, Callable[[Path], Callable[[], BlobStore]]]] = {
+VAULT_SITES: dict[str, tuple[str, Callable[[Path], Callable[[], BlobStore]]]] = {
     "SIV_GCM, file://": ("SIV_GCM", files),
     "SIV_GCM, folders": ("SIV_GCM", functools.partial(memory, True)),
     "SIV_CTRMAC, objects": ("SIV_CTRMAC", functools.partial(memory, False)),
 }
 
 
-@pytest.fixture(params=sorted(SITES))
-async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
-    combo, place = SITES[request.param]
+@pytest.fixture(params=sorted(VAULT_SITES))  # type: ignore[no-redef]
+async def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
+    combo, place = VAULT_SITES[request.param]
     connect = place(tmp_path)
-    yield VaultSite(await fresh_vault(connect(), combo), connect)
+    return VaultSite(await fresh_vault(connect(), combo), connect)

@@ -72,6 +72,13 @@ class Account:
     def new_blob(self, data: bytes, mtime_ns: int | None = None) -> _Blob:
         return _Blob(data, time.time_ns() if mtime_ns is None else mtime_ns, Revision(f"r{next(self._numbers)}"))
 
+    def copy(self) -> Account:
+        """The same state, for changes of its own; nobody watches it."""
+        twin = Account(folders=self.folders, capacity=self.capacity)
+        twin.blobs, twin.directories = dict(self.blobs), set(self.directories)
+        twin._numbers = itertools.count(next(self._numbers))
+        return twin
+
     def make_parents(self, key: str) -> None:
         if not self.folders:
             return
@@ -226,11 +233,6 @@ class MemoryBlobStore:
             self.account.directories.discard(prefix)
             self.account.touched(prefix)
 
-    async def list(self, prefix: str) -> list[BlobInfo]:
-        await trio.lowlevel.checkpoint()
-        start = f"{prefix}/" if prefix else ""
-        return [self._info(key) for key in sorted(self.account.blobs) if key.startswith(start)]
-
     async def list_directories(self, prefix: str) -> list[str]:
         await trio.lowlevel.checkpoint()
         start = f"{prefix}/" if prefix else ""
@@ -300,3 +302,9 @@ class MemoryBlobStore:
                 raise AlreadyExists(f"{key} exists")
         elif condition is not None and (blob is None or blob.revision != condition):
             raise Conflict(f"{key} has changed")
+
+    # Last, because its name hides the type's in what follows it.
+    async def list(self, prefix: str) -> list[BlobInfo]:
+        await trio.lowlevel.checkpoint()
+        start = f"{prefix}/" if prefix else ""
+        return [self._info(key) for key in sorted(self.account.blobs) if key.startswith(start)]

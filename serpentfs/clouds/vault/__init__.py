@@ -5,7 +5,8 @@ Read along ``opening`` → ``cloud`` → ``listing``/``scan``/``feed`` (what is 
 ``conflicts``, ``folders``. Nothing here may assume a local disk or know of trees, caches and journals.
 """
 
+from serpentfs.clouds.vault.check import Finding, Severity, check_vault
 from serpentfs.clouds.vault.cloud import VaultCloud, VaultFiles
 from serpentfs.clouds.vault.opening import create_vault, open_vault
 
-__all__ = ["VaultCloud", "VaultFiles", "create_vault", "open_vault"]
+__all__ = ["Finding", "Severity", "VaultCloud", "VaultFiles", "check_vault", "create_vault", "open_vault"]

@@ -89,26 +89,27 @@ class Writer:
         token: bytes,
         retry: bool,
     ) -> NodeInfo:
-        check_name(name)
         entry, long_name = self._target(parent, name, replaces)
         key, size = entry.primary(Kind.FILE), content.size
         header = header_for_token(self._scheme, self._key, token)
         object_size = ciphertext_size(self._scheme, size)
+        aside = derive(self._key, token, b"serpentfs vault temporary name", 16).hex()
+        temporary = f"{entry.path}/{TEMPORARY_PREFIX}{aside}.tmp"
         if retry and (blob := await self._find_upload(key, header, object_size)) is not None:
+            if replaces is not None and replaces.kind is not Kind.FILE:
+                await self._delete_if_there(temporary)
             return self._info(entry, Kind.FILE, blob, name)
         await self._require_folder(entry.parent)
         chunks = encrypted(self._scheme, header, content, size)
         if replaces is None:
-            await self._require_free(entry, Kind.FILE)
-            await self._put_long_name(entry, long_name)
+            await self.require_free(entry, Kind.FILE)
+            await self.put_long_name(entry, long_name)
             blob = await self._put_absent(entry, chunks, object_size, mtime_ns)
         elif replaces.kind is Kind.FILE:
             blob = await self._store.put(
                 key, chunks, object_size, condition=replaces.revision, mtime_ns=mtime_ns
             )
         else:
-            aside = derive(self._key, token, b"serpentfs vault temporary name", 16).hex()
-            temporary = f"{entry.path}/{TEMPORARY_PREFIX}{aside}.tmp"
             blob = await self._put_over_link(entry, replaces, temporary, chunks, object_size, mtime_ns, retry)
         return self._info(entry, Kind.FILE, blob, name)
 
@@ -160,7 +161,6 @@ class Writer:
     # folders and links
 
     async def mkdir(self, parent: NodeId, name: str, token: bytes, retry: bool) -> NodeInfo:
-        check_name(name)
         entry, long_name = self._target(parent, name, None)
         key = entry.primary(Kind.DIRECTORY)
         seed = derive(self._key, token, b"serpentfs vault directory id", 16)
@@ -169,9 +169,9 @@ class Writer:
             await self.make_content_directory(folder)
             return self._info(entry, Kind.DIRECTORY, await self._store.stat(key), name, folder)
         await self._require_folder(parent)
-        await self._require_free(entry, Kind.DIRECTORY)
+        await self.require_free(entry, Kind.DIRECTORY)
         await self.make_content_directory(folder)
-        await self._put_long_name(entry, long_name)
+        await self.put_long_name(entry, long_name)
         try:
             blob = await put_bytes(self._store, key, folder.encode("utf-8"), condition=ABSENT)
         except AlreadyExists:
@@ -183,7 +183,6 @@ class Writer:
         return self._info(entry, Kind.DIRECTORY, blob, name, folder)
 
     async def symlink(self, parent: NodeId, name: str, target: str, mtime_ns: int, retry: bool) -> NodeInfo:
-        check_name(name)
         try:
             clear = target.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -195,8 +194,8 @@ class Writer:
         if retry and await self._link_target_at(key) == target:
             return self._info(entry, Kind.SYMLINK, await self._store.stat(key), name, target=target)
         await self._require_folder(parent)
-        await self._require_free(entry, Kind.SYMLINK)
-        await self._put_long_name(entry, long_name)
+        await self.require_free(entry, Kind.SYMLINK)
+        await self.put_long_name(entry, long_name)
         sealed = encrypt_small(self._scheme, clear)
         blob = await put_bytes(self._store, key, sealed, condition=ABSENT, mtime_ns=mtime_ns)
         return self._info(entry, Kind.SYMLINK, blob, name, target=target)
@@ -206,7 +205,6 @@ class Writer:
     async def move(
         self, node: NodeRef, parent: NodeId, name: str, replaces: NodeRef | None, retry: bool
     ) -> NodeInfo:
-        check_name(name)
         source = entry_of(self._names, node)
         target, long_name = self._target(parent, name, replaces)
         kind = node.kind
@@ -219,21 +217,21 @@ class Writer:
         if retry and (blob := await self._find_moved(node, there, target_key, replaces)) is not None:
             if there is not None:
                 await self._store.delete(source_key, condition=there.revision)
-            await self._tidy(source, kind)
+            await self.tidy(source, kind)
             return await self._info_at(target, node, blob, name)
         if there is None:
             raise NotFound(f"{source_key} is no longer there")
         await self._require_folder(parent)
         if replaces is None:
-            await self._require_free(target, kind)
-            await self._put_long_name(target, long_name)
+            await self.require_free(target, kind)
+            await self.put_long_name(target, long_name)
             blob = await self._rename_absent(source_key, target, kind)
         elif target.primary(replaces.kind) == target_key:
             blob = await self._store.rename(source_key, target_key, condition=replaces.revision)
         else:
             await self._vacate(target, replaces, retry)
             blob = await self._store.rename(source_key, target_key, condition=ABSENT)
-        await self._tidy(source, kind)
+        await self.tidy(source, kind)
         return await self._info_at(target, node, blob, name)
 
     async def _rename_absent(self, source_key: str, target: Entry, kind: Kind) -> BlobInfo:
@@ -287,7 +285,7 @@ class Writer:
             except NotFound:
                 if not retry:
                     raise
-        await self._tidy(entry, node.kind)
+        await self.tidy(entry, node.kind)
 
     async def _remove_folder(self, entry: Entry, node: NodeRef, retry: bool) -> None:
         key = entry.primary(Kind.DIRECTORY)
@@ -353,6 +351,7 @@ class Writer:
         """The entry a change writes to. What is replaced is replaced under its own ciphertext name, which need not
         be the one its cleartext name leads to (foreign normal forms, sync conflicts)."""
         if replaces is None:
+            check_name(name)
             return entry_for(self._names, parent, name)
         entry = entry_of(self._names, replaces)
         if entry.parent != parent:
@@ -366,7 +365,7 @@ class Writer:
             raise NotFound("the folder is no longer there")
         await self.make_content_directory(folder)
 
-    async def _require_free(self, entry: Entry, kind: Kind) -> None:
+    async def require_free(self, entry: Entry, kind: Kind) -> None:
         """Raise AlreadyExists when the entry is taken by any node. That a plain object is absent is left to the
         condition of the put or rename that follows."""
         there = RawEntry()
@@ -378,7 +377,7 @@ class Writer:
         if taken:
             raise AlreadyExists(f"{entry.key} exists")
 
-    async def _put_long_name(self, entry: Entry, long_name: str | None) -> None:
+    async def put_long_name(self, entry: Entry, long_name: str | None) -> None:
         if long_name is not None:
             await put_bytes(self._store, entry.long_name_key, long_name.encode("ascii"))
 
@@ -388,7 +387,7 @@ class Writer:
         backup = encrypt_small(self._scheme, folder.encode("utf-8"))
         await put_bytes(self._store, f"{path}/{DIRECTORY_ID_FILE}", backup)
 
-    async def _tidy(self, entry: Entry, kind: Kind) -> None:
+    async def tidy(self, entry: Entry, kind: Kind) -> None:
         """Remove what is left of an entry whose primary is gone, unless something else is in it."""
         if entry.is_object(kind):
             return
