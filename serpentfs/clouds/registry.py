@@ -1,0 +1,234 @@
+"""REMOTE, as a user writes it, and the store that it names.
+
+    vault+file:///srv/vault                                     a folder
+    vault+s3://bucket/prefix?endpoint=https://host&region=r     a bucket, or a part of one
+    vault+memory:///                                            gone with the process; for tests and trials
+    ...#/Photos                                                 a folder inside the drive
+    name   name:   name:/Photos                                 a name from the configuration
+
+A URL ends up in process lists and histories, so it never holds a secret: S3 keys come from the environment
+(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), a profile of ~/.aws, or the machine's role. Whatever
+is wrong is a UsageError of one line that does not repeat what could be a secret.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
+
+from serpentfs.clouds.blobs.base import BlobStore
+from serpentfs.clouds.blobs.files import FileStore
+from serpentfs.errors import UsageError
+
+_log = logging.getLogger(__name__)
+
+CLOUDS = ("vault",)
+SCHEMES = ("file", "s3", "memory")
+S3_OPTIONS = ("endpoint", "region", "profile", "virtual-host")
+_NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)(?::(?P<path>/.*)?)?", re.DOTALL)
+_URL = re.compile(r"(?P<cloud>[a-z0-9]+)\+(?P<scheme>[a-z0-9.-]+)://(?P<rest>.*)", re.DOTALL | re.IGNORECASE)
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+_SECRET_OPTION = re.compile(r"key|secret|token|password|passphrase|credential", re.IGNORECASE)
+
+STORE_TIMEOUT = 20.0
+"""Seconds that a request without a body may take."""
+STORE_IO_TIMEOUT = 120.0
+"""Seconds that one request with a body may take: a part of an upload (8 MiB) at half a megabit a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRemote:
+    """A name to be looked up in the configuration, and a folder in its drive."""
+
+    name: str
+    path: str = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSpec:
+    """A remote's cloud and store. ``path`` is the folder of the drive that is meant; it is not part of the remote."""
+
+    cloud: str
+    scheme: str
+    location: str
+    """The folder (``file``), the bucket (``s3``), or empty."""
+    prefix: str = ""
+    """Where in the bucket: without slashes around it."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    path: str = "/"
+
+    @property
+    def canonical(self) -> str:
+        """One spelling for all URLs of the same remote; nothing in it tells who asks (no profile, no ``path``)."""
+        if self.scheme == "file":
+            return f"{self.cloud}+file://{quote(self.location)}"
+        place = f"{self.location}/{quote(self.prefix)}" if self.prefix else self.location
+        identity = sorted((name, value) for name, value in self.options.items() if name != "profile")
+        query = f"?{urlencode(identity, safe=':/')}" if identity else ""
+        return f"{self.cloud}+{self.scheme}://{place}{query}"
+
+
+def parse_remote(text: str) -> RemoteSpec | NamedRemote:
+    """What a REMOTE argument means. UsageError."""
+    match = _URL.fullmatch(text)
+    if match is not None:
+        return _parse_url(match["cloud"].lower(), match["scheme"].lower(), match["rest"])
+    if "://" in text:
+        raise UsageError(f"a remote's URL begins with CLOUD+STORE://, such as vault+file:// or vault+s3://{_hint(text)}")
+    named = _NAMED.fullmatch(text)
+    if named is not None and "\0" not in text:
+        return NamedRemote(named["name"], _drive_path(named["path"] or "/"))
+    if "/" in text:
+        raise UsageError(f"not a remote: a folder is written vault+file://{quote(posixpath.abspath(text))}")
+    raise UsageError("not a remote: expected a URL such as vault+file:///srv/vault, or a name from the configuration")
+
+
+def _hint(text: str) -> str:
+    scheme = text.partition("://")[0].lower()
+    return f"; did you mean vault+{scheme}://...?" if scheme in SCHEMES else ""
+
+
+def _parse_url(cloud: str, scheme: str, rest: str) -> RemoteSpec:
+    if cloud not in CLOUDS:
+        raise UsageError(f'unknown kind of remote "{cloud}"; there is: {", ".join(CLOUDS)}')
+    if scheme not in SCHEMES:
+        raise UsageError(f'unknown kind of store "{scheme}"; there are: {", ".join(SCHEMES)}')
+    if any(ord(character) < 32 for character in unquote(rest)):
+        raise UsageError("a remote's URL holds control characters")
+    try:
+        url = urlsplit(f"{scheme}://{rest}")
+    except ValueError as error:
+        raise UsageError(f"the remote's URL is malformed: {error}") from error
+    if "@" in url.netloc:
+        raise UsageError(
+            "a remote's URL must not hold credentials, because other users can see it: "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile (?profile=...)"
+        )
+    path = _drive_path(unquote(url.fragment) or "/")
+    options = _options(scheme, url.query)
+    if scheme == "file":
+        return RemoteSpec(cloud, scheme, _folder(url), path=path)
+    if scheme == "memory":
+        return RemoteSpec(cloud, scheme, url.netloc + url.path.rstrip("/"), path=path)
+    if not _BUCKET.fullmatch(url.netloc):
+        raise UsageError("an S3 remote is written vault+s3://BUCKET/PREFIX?endpoint=https://HOST[:PORT]&region=REGION")
+    prefix = unquote(url.path).strip("/")
+    if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
+        raise UsageError(f"not a prefix in a bucket: {prefix}")
+    return RemoteSpec(cloud, scheme, url.netloc, prefix, options, path)
+
+
+def _folder(url: SplitResult) -> str:
+    if url.netloc not in ("", "localhost"):
+        raise UsageError("a folder's URL has three slashes: vault+file:///srv/vault")
+    folder = unquote(url.path)
+    if not folder.startswith("/"):
+        raise UsageError("a folder's URL holds an absolute path: vault+file:///srv/vault")
+    # "//" at the start means something else to POSIX; normpath keeps it.
+    return posixpath.normpath("/" + folder.lstrip("/"))
+
+
+def _options(scheme: str, query: str) -> dict[str, str]:
+    known = S3_OPTIONS if scheme == "s3" else ()
+    options: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            if _SECRET_OPTION.search(name):
+                raise UsageError(f"a remote's URL must not hold credentials ({name}): other users can see it")
+            usable = f"; there are: {', '.join(known)}" if known else ""
+            raise UsageError(f'a {scheme} remote has no option "{name}"{usable}')
+        if name in options:
+            raise UsageError(f'the option "{name}" is given twice')
+        if not value:
+            raise UsageError(f'the option "{name}" has no value')
+        options[name] = value
+    if "endpoint" in options:
+        options["endpoint"] = _endpoint(options["endpoint"])
+    if options.get("virtual-host", "true") not in ("true", "false"):
+        raise UsageError('the option "virtual-host" is true or false')
+    return options
+
+
+def _endpoint(text: str) -> str:
+    """``scheme://host[:port]`` of an S3 service; https unless it says otherwise."""
+    try:
+        url = urlsplit(text if "://" in text else f"https://{text}")
+        host, port = url.hostname, url.port
+    except ValueError as error:
+        raise UsageError("the endpoint is not a URL such as https://s3.example.org:9000") from error
+    if "@" in url.netloc:
+        raise UsageError("an endpoint must not hold credentials: other users can see it")
+    if url.scheme not in ("http", "https") or not host or url.path not in ("", "/") or url.query or url.fragment:
+        raise UsageError("the endpoint is not a URL such as https://s3.example.org:9000")
+    shown = f"[{host}]" if ":" in host else host
+    usual = {"http": 80, "https": 443}[url.scheme]
+    return f"{url.scheme}://{shown}" + (f":{port}" if port not in (None, usual) else "")
+
+
+def _drive_path(path: str) -> str:
+    """An absolute path in the drive, without empty components."""
+    if not path.startswith("/"):
+        raise UsageError(f'a folder in the drive begins with "/": {path}')
+    parts = [part for part in path.split("/") if part]
+    if "\0" in path or any(part in (".", "..") for part in parts):
+        raise UsageError(f"not a folder in the drive: {path!r}")
+    return "/" + "/".join(parts)
+
+
+def open_store(spec: RemoteSpec) -> BlobStore:
+    """The store of a remote. Nothing is asked of it yet, so it may turn out to be unreachable or not to exist.
+    UsageError when an S3 store lacks what it needs."""
+    if spec.scheme == "file":
+        return FileStore(Path(spec.location))
+    # Only here: the library is large, and a vault in a folder does without it.
+    import opendal
+    import opendal.layers
+
+    from serpentfs.clouds.blobs.opendal import OpendalStore
+
+    if spec.scheme == "memory":
+        return OpendalStore(opendal.Operator("memory"))
+    settings = _s3_settings(spec, os.environ)
+    try:
+        operator = opendal.Operator("s3", **settings)
+    except opendal.exceptions.ConfigInvalid as error:
+        raise UsageError(f"the store cannot be opened: {str(error).partition(chr(10))[0]}") from error
+    return OpendalStore(operator.layer(opendal.layers.TimeoutLayer(STORE_TIMEOUT, STORE_IO_TIMEOUT)))
+
+
+def _s3_settings(spec: RemoteSpec, environment: Mapping[str, str]) -> dict[str, str]:
+    """OpenDAL's settings for a bucket."""
+    options = spec.options
+    settings = {"bucket": spec.location, "root": f"/{spec.prefix}"}
+    endpoint = options.get("endpoint") or environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    region = options.get("region") or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    if endpoint:
+        settings["endpoint"] = endpoint
+        # Services other than Amazon's hardly care, but a signature needs one; this is the one they take.
+        region = region or "us-east-1"
+    if not region:
+        raise UsageError("the bucket's region is needed: add ?region=REGION or set AWS_REGION")
+    settings["region"] = region
+    if options.get("virtual-host") == "true":
+        settings["enable_virtual_host_style"] = "true"
+    if "profile" in options:
+        settings["profile"] = options["profile"]
+    if not _finds_credentials(options, environment):
+        _log.warning("no S3 credentials in the environment or in ~/.aws: trying the role of this machine")
+    return settings
+
+
+def _finds_credentials(options: Mapping[str, str], environment: Mapping[str, str]) -> bool:
+    if "profile" in options or any(
+        name in environment
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SHARED_CREDENTIALS_FILE")
+    ):
+        return True
+    home = Path(environment.get("HOME", "/"))
+    return (home / ".aws" / "credentials").exists() or (home / ".aws" / "config").exists()
