@@ -17,7 +17,7 @@ from serpentfs.cli.remotes import owner_of, resolve, running_owners, unlock_targ
 from serpentfs.daemon import mountpoints, owner
 from serpentfs.daemon.control import Connection
 from serpentfs.daemon.lock import OwnerNote
-from serpentfs.daemon.progress import upload_all
+from serpentfs.daemon.progress import Progress, upload_all
 from serpentfs.errors import NotFound, Unavailable
 
 # Doors, threads and the store are closed after the last upload; this is far above what that takes.
@@ -179,7 +179,7 @@ def flush(arguments: argparse.Namespace) -> ExitCode:
             return tell_pending(pending, "they wait for a file to be closed, or status tells why")
         remote = unlock_target(arguments, target)
 
-        async def show(progress: owner.Progress) -> None:
+        async def show(progress: Progress) -> None:
             line.show(progress.as_item())
 
         async def run() -> int:

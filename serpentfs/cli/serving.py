@@ -20,6 +20,7 @@ from serpentfs.credentials import read_secret_file
 from serpentfs.daemon import owner
 from serpentfs.daemon.doors import Door, ftp_door, mount_door, webdav_door
 from serpentfs.daemon.places import default_log_file, make_private_directory
+from serpentfs.daemon.progress import Progress
 from serpentfs.daemon.readiness import Report, Reporter, detach
 from serpentfs.errors import UsageError
 from serpentfs.gateways.access import FtpOptions, ServerOptions, TlsFiles
@@ -189,7 +190,7 @@ def _own(arguments: argparse.Namespace, target: Target, doors: list[Door]) -> Ex
 
     with ProgressLine() as line:
 
-        async def show(progress: owner.Progress) -> None:
+        async def show(progress: Progress) -> None:
             line.show(progress.as_item())
 
         try:

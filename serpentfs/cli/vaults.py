@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict
 
 import trio
 
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
-from serpentfs.cli.remotes import passphrase_source, resolve
-from serpentfs.clouds.blobs.base import BlobStore
-from serpentfs.clouds.registry import RemoteSpec, open_store
+from serpentfs.cli.output import count, print_json, printable
+from serpentfs.cli.remotes import ask_passphrase, passphrase_source, refuse_owned, resolve
+from serpentfs.clouds.registry import open_store
 from serpentfs.clouds.vault import create_vault
+from serpentfs.clouds.vault.check import Finding, Severity, check_vault
 from serpentfs.credentials import read_passphrase
-
-T = TypeVar("T")
+from serpentfs.daemon.lock import OwnerLock
+from serpentfs.daemon.owner import open_remote
+from serpentfs.daemon.unlock import make_places
 
 CIPHER_COMBOS = ("SIV_GCM", "SIV_CTRMAC")
 
@@ -44,18 +47,46 @@ def init(arguments: argparse.Namespace) -> ExitCode:
     source = passphrase_source(arguments, target.config)
     passphrase = read_passphrase(source, f"New passphrase of {target.name}", twice=True)
 
-    async def make(store: BlobStore) -> None:
-        await create_vault(store, passphrase, cipher_combo=arguments.cipher_combo)
+    async def make() -> None:
+        store = open_store(target.spec)
+        try:
+            await create_vault(store, passphrase, cipher_combo=arguments.cipher_combo)
+        finally:
+            await store.aclose()
 
-    trio.run(_with_store, target.spec, make)
+    trio.run(make)
     print(f"made an encrypted vault at {target.name}; without its passphrase nobody can read it, you neither")
     return ExitCode.OK
 
 
-async def _with_store(spec: RemoteSpec, use: Callable[[BlobStore], Awaitable[T]]) -> T:
-    store = open_store(spec)
-    try:
-        return await use(store)
-    finally:
-        with trio.move_on_after(5, shield=True):
-            await store.aclose()
+def check(arguments: argparse.Namespace) -> ExitCode:
+    target = resolve(arguments)
+    if arguments.fix:
+        refuse_owned(target)
+    passphrase = ask_passphrase(arguments, target)
+
+    async def look() -> list[Finding]:
+        async with open_remote(target.spec, passphrase) as vault:
+            # A repair must not meet the uploads of an owner; a mere look may.
+            lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+            if arguments.fix:
+                lock = OwnerLock.acquire(make_places(vault).lock, target.name)
+            with lock:
+                return await check_vault(vault, fix=arguments.fix, content=arguments.content)
+
+    findings = trio.run(look)
+    remaining = [one for one in findings if not one.fixed and one.severity > Severity.INFO]
+    if arguments.json:
+        print_json([{**asdict(one), "severity": one.severity.name.lower()} for one in findings])
+    else:
+        for line in _report(findings):
+            print(line)
+    return ExitCode.DAMAGED if remaining else ExitCode.OK
+
+
+def _report(findings: list[Finding]) -> Iterator[str]:
+    for one in findings:
+        state = "repaired" if one.fixed else "--fix repairs it" if one.fixable else ""
+        where = printable(one.path or one.where)
+        yield f"{one.severity.name.lower():<8} {where}: {printable(one.message)}{f' ({state})' if state else ''}"
+    yield f"{count(len(findings), 'finding')}, {sum(one.fixed for one in findings)} repaired" if findings else "healthy"
