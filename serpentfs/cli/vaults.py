@@ -6,6 +6,7 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 import trio
 
@@ -19,6 +20,7 @@ from serpentfs.clouds.vault.check import Finding, Severity, check_vault
 from serpentfs.credentials import read_passphrase
 from serpentfs.daemon.lock import OwnerLock
 from serpentfs.daemon.owner import open_remote
+from serpentfs.daemon.places import cannot
 from serpentfs.daemon.unlock import make_places
 
 CIPHER_COMBOS = ("SIV_GCM", "SIV_CTRMAC")
@@ -47,6 +49,9 @@ def init(arguments: argparse.Namespace) -> ExitCode:
     source = passphrase_source(arguments, target.config)
     passphrase = read_passphrase(source, f"New passphrase of {target.name}", twice=True)
 
+    if target.spec.scheme == "file":
+        _make_folder(Path(target.spec.location))
+
     async def make() -> None:
         store = open_store(target.spec)
         try:
@@ -57,6 +62,14 @@ def init(arguments: argparse.Namespace) -> ExitCode:
     trio.run(make)
     print(f"made an encrypted vault at {target.name}; without its passphrase nobody can read it, you neither")
     return ExitCode.OK
+
+
+def _make_folder(path: Path) -> None:
+    """A store takes a missing folder for a disk that is not there now; for a new vault it is made."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot("make the folder", path, error) from error
 
 
 def check(arguments: argparse.Namespace) -> ExitCode:

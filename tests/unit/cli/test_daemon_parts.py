@@ -317,7 +317,7 @@ def detached(tmp_path: Path, body: str) -> tuple[str, str]:
 
 def test_the_daemon_reports(tmp_path: Path) -> None:
     printed, logged = detached(tmp_path, """
-        print(os.getppid() != os.getsid(0), os.getcwd(), sys.stdin.read() == "", flush=True)
+        print(os.getpid() != os.getsid(0), os.getcwd(), sys.stdin.read() == "", flush=True)
         answer.report(5, ("one", "two"))
         answer.report(6, ("late",))
     """)
