@@ -112,17 +112,15 @@ class DiskCache:
             if before is not None and self._files.get(content) is before:
                 self._lost(content)
             return
-        after = self._files.get(content)
-        if after is not before or content in self._doomed or not self.usable:
-            self._closing.append(found.descriptor)
-            self._work.unpark_all()
-            return
-        if after is None:
-            after = self._files[content] = _File(None)
+        file = self._files.get(content)
+        if file is None and before is None and not self._scanned.is_set() and content not in self._doomed:
+            file = self._files[content] = _File(None)
             self._ledger.took(content, found.taken)
-        if after.blocks is None:
-            after.blocks = found.blocks
-        self._keep_open(content, found.descriptor)
+        if file is not None and file.blocks is None and self.usable:
+            file.blocks = found.blocks
+            self._keep_open(content, found.descriptor)
+        else:  # somebody else looked, or the file is another one or gone
+            self._close_later(found.descriptor)
 
     def holds(self, content: ContentId, block: BlockIndex) -> bool:
         """Whether a block is probably here. Only opening its slot tells for certain."""
@@ -167,8 +165,7 @@ class DiskCache:
             self._keep_open(content, descriptor)
             self._count(content, blocks, read)
         else:
-            self._closing.append(descriptor)
-            self._work.unpark_all()
+            self._close_later(descriptor)
         return read.blocks
 
     def _count(self, content: ContentId, blocks: range, read: slots.Slots) -> None:
@@ -183,7 +180,7 @@ class DiskCache:
         self.used(content)
 
     def _keep_open(self, content: ContentId, descriptor: int) -> None:
-        if content in self._descriptors:
+        if content in self._descriptors or not self._running:
             os.close(descriptor)
             return
         self._descriptors[content] = descriptor
@@ -229,7 +226,7 @@ class DiskCache:
         self._touched.pop(content, None)
         descriptor = self._descriptors.pop(content, None)
         if descriptor is not None:
-            self._closing.append(descriptor)
+            self._close_later(descriptor)
         self._doomed[content] = None
         self._work.unpark_all()
 
@@ -240,8 +237,15 @@ class DiskCache:
         self._touched.pop(content, None)
         descriptor = self._descriptors.pop(content, None)
         if descriptor is not None:
+            self._close_later(descriptor)
+
+    def _close_later(self, descriptor: int) -> None:
+        """Leave a descriptor of a file that may be removed to the writer: its close may take long."""
+        if self._running:
             self._closing.append(descriptor)
             self._work.unpark_all()
+        else:
+            os.close(descriptor)
 
     async def adopt(self, content: ContentId, source: Path, blocks: Collection[BlockIndex]) -> None:
         """Make a slot file of this content its file here, with exactly ``blocks``; one that does not fit is removed.

@@ -20,6 +20,10 @@ the answer is exactly its bytes. Raises errors of ``serpentfs.errors``. It may b
 brought it was closed, and its answer may go to other readers of the same content."""
 
 
+RESERVE_FROM = 4
+"""Slots from which on one is kept for read-ahead: a quarter of the fetches at most."""
+
+
 class Flight:
     """One load of ``blocks`` of a content of ``size`` bytes.
 
@@ -50,14 +54,19 @@ class Flight:
 
 
 class FetchGate:
-    """At most ``slots`` fetches at a time. Of several slots one is never given to read-ahead, so that a reader
-    does not wait for a whole fetch that nobody asked for."""
+    """At most ``slots`` fetches at a time, those that a reader waits for first.
+
+    Of several slots one is never given to read-ahead, so that a reader does not wait for a whole fetch that nobody
+    asked for. Of RESERVE_FROM or more, one is given to nothing else: with many readers somebody always waits, and
+    without that slot all of them would fall back to the small fetches of a reader that is never read ahead for.
+    """
 
     def __init__(self, slots: int) -> None:
         if slots < 1:
             raise ValueError("at least one fetch must be allowed")
         self._slots = slots
-        self._prefetch_slots = max(1, slots - 1)
+        self._most_prefetch = max(1, slots - 1)
+        self._most_demand = slots - 1 if slots >= RESERVE_FROM else slots
         self._inside: set[Flight] = set()
         self._demand: OrderedDict[Flight, trio.Event] = OrderedDict()
         self._prefetch: OrderedDict[Flight, trio.Event] = OrderedDict()
@@ -67,19 +76,22 @@ class FetchGate:
         """Fetches that run now."""
         return len(self._inside)
 
-    @property
-    def has_room_for_prefetch(self) -> bool:
-        """Whether a read-ahead that came now would get in at once."""
-        return not self._demand and not self._prefetch and self._may_enter(demand=False)
+    def has_room_for_prefetch(self, demands_to_come: int) -> bool:
+        """Whether a read-ahead that came now would get in at once, without taking the place of a demand that
+        waits or of ``demands_to_come``."""
+        if self._prefetch or not self._may_enter(demand=False):
+            return False
+        if self._most_demand < self._slots and all(flight.demand for flight in self._inside):
+            return True
+        return not self._demand and len(self._inside) + demands_to_come < self._slots
 
     def _may_enter(self, *, demand: bool) -> bool:
-        if len(self._inside) >= self._slots:
-            return False
-        return demand or sum(not flight.demand for flight in self._inside) < self._prefetch_slots
+        alike = sum(flight.demand == demand for flight in self._inside)
+        return len(self._inside) < self._slots and alike < (self._most_demand if demand else self._most_prefetch)
 
     async def enter(self, flight: Flight) -> None:
         """Wait for a slot. ``leave`` must follow, however the fetch ends."""
-        if not self._demand and self._may_enter(demand=flight.demand):
+        if self._may_enter(demand=flight.demand):
             self._inside.add(flight)
             return
         granted = trio.Event()
@@ -107,15 +119,9 @@ class FetchGate:
         self._admit()
 
     def _admit(self) -> None:
-        while True:
-            if self._demand:
-                queue, demand = self._demand, True
-            elif self._prefetch:
-                queue, demand = self._prefetch, False
-            else:
-                return
-            if not self._may_enter(demand=demand):
-                return
-            flight, granted = queue.popitem(last=False)
-            self._inside.add(flight)
-            granted.set()
+        """Let in whoever may, demands first."""
+        for queue, demand in ((self._demand, True), (self._prefetch, False)):
+            while queue and self._may_enter(demand=demand):
+                flight, granted = queue.popitem(last=False)
+                self._inside.add(flight)
+                granted.set()

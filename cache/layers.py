@@ -60,6 +60,8 @@ class CacheStatistics:
     memory_bytes: int
     disk_bytes: int
     prefetched_bytes: int
+    flights: int
+    """Gauge: loads under way, from disk or by fetches."""
     fetches_in_flight: int
     queued_write_bytes: int
     """Gauge: cleartext waiting to be written to disk."""
@@ -164,6 +166,7 @@ class BlockCache:
             memory_bytes=self._memory.charged_bytes,
             disk_bytes=disk.taken_bytes if disk else 0,
             prefetched_bytes=self._prefetcher.claimed,
+            flights=len(set(self._board.values())),
             fetches_in_flight=self._gate.inside,
             queued_write_bytes=disk.queued_bytes if disk else 0,
             open_readers=self._pins.total(),
@@ -266,7 +269,7 @@ class BlockCache:
     # what Prefetcher needs
 
     def has_room(self) -> bool:
-        return self._nursery is not None and not self._approaching and self._gate.has_room_for_prefetch
+        return self._nursery is not None and self._gate.has_room_for_prefetch(len(self._approaching))
 
     def is_known(self, content: ContentId, block: BlockIndex) -> bool:
         key = (content, block)

@@ -22,8 +22,9 @@ PATIENCE = 60
 
 @lru_cache(maxsize=64)
 def cleartext(content: int, size: int) -> bytes:
-    """The bytes of a content: a function of its id."""
-    return random.Random(content).randbytes(size)
+    """The bytes of a content: a function of its id. They repeat, but no two blocks are alike."""
+    period = random.Random(content).randbytes(1_000_003)
+    return (period * (size // len(period) + 1))[:size]
 
 
 def block_span(first: int, count: int = 1) -> Span:
@@ -115,7 +116,7 @@ def write_slots(path: Path, content: int, size: int, blocks: list[int], seal: Bl
 
 
 async def settle(cache: BlockCache) -> None:
-    """Until no fetch runs and no disk write waits."""
-    while cache.statistics().fetches_in_flight:
+    """Until nothing is loaded and no disk write waits."""
+    while cache.statistics().flights:
         await trio.lowlevel.checkpoint()
     await cache.wait_written()

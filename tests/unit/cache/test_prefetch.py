@@ -130,9 +130,11 @@ def test_what_was_wished_and_not_begun_is_dropped_by_a_stop() -> None:
 
 
 def test_a_failure_ends_the_wishes_of_its_stream_only() -> None:
-    runway = Runway(LARGE, room=2)
+    runway = Runway(LARGE, room=0)
     for content in (1, 2):
         runway.prefetcher.want(stream(content), range(2 * LONGEST_RUN))
+    runway.room = 2
+    runway.prefetcher.pump()
     runway.land(runway.flying[0], fails=True)
     assert [content for content, _, _ in runway.blocks] == [2, 2]
     runway.land(runway.flying[0])
