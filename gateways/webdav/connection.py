@@ -33,6 +33,8 @@ LINGER_TIMEOUT = 5.0
 LARGEST_HEAD = 64 * 1024
 DRAINED_BODY = 256 * 1024
 """Bytes of an unread body that are read and dropped to keep a connection; beyond it is closed."""
+_RECEIVE_HEAD = 32 * 1024
+"""Less than LARGEST_HEAD: h11 looks at the limit only when a head is still incomplete after a piece."""
 _RECEIVE_SIZE = 256 * 1024
 _SEND_SIZE = 128 * 1024
 """Bytes that must go out within STALL_TIMEOUT: a client at 20 kbit/s still gets its file."""
@@ -149,7 +151,7 @@ class Connection:
             try:
                 if self._closing:
                     return None
-                event = await self._next_event()
+                event = await self._next_event(_RECEIVE_HEAD)
             finally:
                 self._waiting = None
         if scope.cancelled_caught or isinstance(event, h11.ConnectionClosed):
@@ -179,7 +181,7 @@ class Connection:
             raise Refusal(400, "the URL is malformed")
         return Request(method, url, headers, self._peer, length)
 
-    async def _next_event(self) -> h11.Event:
+    async def _next_event(self, receive_size: int) -> h11.Event:
         while True:
             event = self._http.next_event()
             if event is h11.PAUSED:
@@ -189,7 +191,7 @@ class Connection:
             if self._http.they_are_waiting_for_100_continue:
                 await self._send(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
             try:
-                data = await self._stream.receive_some(_RECEIVE_SIZE)
+                data = await self._stream.receive_some(receive_size)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
             self._http.receive_data(bytes(data))
@@ -199,7 +201,7 @@ class Connection:
         while not self._body_finished:
             try:
                 with trio.fail_after(STALL_TIMEOUT):
-                    event = await self._next_event()
+                    event = await self._next_event(_RECEIVE_SIZE)
             except h11.RemoteProtocolError as error:
                 self._body_finished = self._closing = True
                 raise Refusal(400, "the body is incomplete or malformed") from error

@@ -21,7 +21,8 @@ from serpentfs.vfs.core import Vfs
 
 _log = logging.getLogger(__name__)
 
-GRACE = 5.0
+GRACE = 3.0
+"""Seconds."""
 MOST_CONNECTIONS = 256
 """Beyond it new ones are closed at once: a client that leaks connections must not use up our descriptors."""
 _BACKLOG = 128

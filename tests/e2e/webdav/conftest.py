@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -123,9 +123,11 @@ class Server:
         if self.tls:
             connection.sock = self.connect()
         try:
-            connection.putrequest(method, path, skip_accept_encoding=True)
             data = body.encode() if isinstance(body, str) else body
             given = {name.lower() for name in headers or {}}
+            connection.putrequest(
+                method, quote(path, safe="/%?"), skip_accept_encoding=True, skip_host="host" in given
+            )
             for name, value in (headers or {}).items():
                 connection.putheader(name, value)
             if data is not None and not given & {"content-length", "transfer-encoding"}:
