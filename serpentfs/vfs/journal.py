@@ -137,10 +137,13 @@ class Journal:
         replaced = {seq: slot for seq in carriers if (slot := self._slots.get(seq)) is not None}
         for seq in delta.drop:
             self._remove(seq)
+        overwriting = [entry for entry in delta.put if entry.seq in self._slots]
+        for entry in overwriting:
+            self._give_up_claims(entry)
+        for entry in overwriting:
+            self._overwrite(entry)
         for entry in delta.put:
-            if entry.seq in self._slots:
-                self._overwrite(entry)
-            else:
+            if entry.seq not in self._slots:
                 self._insert(entry)
         for seq, carrier in carriers.items():
             self._supersede(seq, carrier)
@@ -403,20 +406,25 @@ class Journal:
         for resource, write in claims_of(self._slots.pop(seq).entry).items():
             self._grant(self._claims.drop(seq, resource, write)[1])
 
-    def _overwrite(self, entry: Entry) -> None:
-        """Same seq, other words. New claims are possible only where nobody queued later."""
+    def _give_up_claims(self, entry: Entry) -> None:
+        """What the entry of this seq claims now and ``entry``, which is to overwrite it, will not."""
         slot = self._slots[entry.seq]
-        old, new = claims_of(slot.entry), claims_of(entry)
-        slot.entry = entry
-        slot.changed_at = max(slot.changed_at, entry.recorded)
-        for resource, write in old.items():
+        new = claims_of(entry)
+        for resource, write in claims_of(slot.entry).items():
             if new.get(resource) is not write:
                 was_granted, granted = self._claims.drop(entry.seq, resource, write)
                 slot.blocked -= not was_granted
                 self._grant(granted)
-        for resource, write in new.items():
+
+    def _overwrite(self, entry: Entry) -> None:
+        """Same seq, other words. New claims are possible only where nobody queued later."""
+        slot = self._slots[entry.seq]
+        old = claims_of(slot.entry)
+        for resource, write in claims_of(entry).items():
             if old.get(resource) is not write:
                 slot.blocked += not self._claims.add(entry.seq, resource, write)
+        slot.entry = entry
+        slot.changed_at = max(slot.changed_at, entry.recorded)
         self._offer(slot)
 
     def _grant(self, seqs: Iterable[int]) -> None:
