@@ -81,6 +81,7 @@ async def _run(
 ) -> None:
     """Serve until unmounted; when cancelled, unmount in good order first, while requests are still answered."""
     ended = trio.Event()
+    stuck = False
     # The loop outlives a cancellation until the kernel has written back what it holds.
     loop_scope = trio.CancelScope(shield=True)
 
@@ -92,10 +93,12 @@ async def _run(
             ended.set()
 
     async def watch() -> None:
+        nonlocal stuck
         while True:
             nudge.beat()
             if notifier.stuck_for() > _STUCK_AFTER:
                 log.error("the kernel does not take an invalidation for %.0f s: ending %s", _STUCK_AFTER, mount.path)
+                stuck = True
                 await run_in_thread("disk", mount.abort)
                 return
             await trio.sleep(1)
@@ -121,7 +124,7 @@ async def _run(
             finally:
                 loop_scope.cancel()
                 nursery.cancel_scope.cancel()
-    if mountpoint.find_mount(mount.path) == mount or not operations.ready.is_set():
+    if stuck or mountpoint.find_mount(mount.path) == mount or not operations.ready.is_set():
         raise Unavailable(f"the kernel's connection of {mount.path} was aborted")
 
 
@@ -134,6 +137,7 @@ async def _unmount_in_good_order(mount: Mount, ended: trio.Event) -> None:
             await ended.wait()
         else:
             log.warning("%s is in use; unmounting it all the same", mount.path)
+            await run_in_thread("disk", mountpoint.write_back, mount.path, abandon=True)
 
 
 async def _close_files(operations: Operations) -> None:

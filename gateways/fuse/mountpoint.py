@@ -99,6 +99,12 @@ def unmount(path: str, *, lazy: bool) -> bool:
     return _run(["umount", "-l", path] if lazy else ["umount", path])
 
 
+def write_back(path: str) -> None:
+    """Have the kernel write what it holds (dirty pages of mappings) to the filesystem there. May block."""
+    if not _run(["sync", "-f", path]):
+        log.warning("what programs changed in mapped files of %s may not have been written", path)
+
+
 def _check_system(*, allow_other: bool) -> None:
     if not Path("/dev/fuse").exists():
         raise UsageError("there is no /dev/fuse: load the fuse module, or give the container that device")

@@ -109,6 +109,22 @@ def _changing(
     return _answer(changing)
 
 
+def _of_inode(
+    handler: Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]]:
+    """For a handler that is given an inode and no name: one that is gone is ESTALE, not ENOENT. Another door may
+    just have put another file under the name; on ESTALE the kernel looks the name up anew and tries once more."""
+
+    @functools.wraps(handler)
+    async def asking(self: Operations, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return await handler(self, *args, **kwargs)
+        except NotFound as error:
+            raise FUSEError(errno.ESTALE) from error
+
+    return asking
+
+
 @dataclass(slots=True)
 class _OpenFile:
     ino: Ino
@@ -226,10 +242,12 @@ class Operations(pyfuse3.Operations):
             self._cached.pop(self._ino(inode), None)
 
     @_answer
+    @_of_inode
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         return self._entry(self._vfs.getattr(self._ino(inode)))
 
     @_changing
+    @_of_inode
     async def setattr(
         self,
         inode: InodeT,
@@ -254,6 +272,7 @@ class Operations(pyfuse3.Operations):
         return self._entry(attributes)
 
     @_answer
+    @_of_inode
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         return FileNameT(_encode(self._vfs.readlink(self._ino(inode))))
 
@@ -364,6 +383,7 @@ class Operations(pyfuse3.Operations):
             self._cached[attributes.ino] = (attributes.content, attributes.generation)
 
     @_answer
+    @_of_inode
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         write = flags & os.O_ACCMODE != os.O_RDONLY
         truncate = bool(flags & os.O_TRUNC)
@@ -457,6 +477,7 @@ class Operations(pyfuse3.Operations):
         return FileHandleT(handle)
 
     @_answer
+    @_of_inode
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         folder = self._folders[fh]
         if start_id < _DOT and not self._reply_dot(token, b".", folder.ino, _DOT):
@@ -505,10 +526,12 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(pyfuse3.ENOATTR) from None
 
     @_answer
+    @_of_inode
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         return [XAttrNameT(_encode(name)) for name in self._vfs.listxattr(self._ino(inode))]
 
     @_changing
+    @_of_inode
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         # XATTR_CREATE and XATTR_REPLACE are pyfuse3's business: it asks getxattr first.
         await self._vfs.setxattr(self._ino(inode), _decode(name), value)

@@ -22,8 +22,8 @@ from typing import Any
 
 import trio
 
-from serpentfs.gateways.fuse import MountOptions, serve
-from serpentfs.model import Attributes, HandleId, Ino, Quota
+from serpentfs.gateways.fuse import MountOptions, door, serve
+from serpentfs.model import ROOT_INO, Attributes, HandleId, Ino, Kind, Quota
 from serpentfs.vfs.core import SetAttributes, Vfs
 from tests.fakes.memory_vfs import MemoryVfs
 
@@ -32,7 +32,13 @@ DOOR = "webdav"
 
 @asynccontextmanager
 async def memory(state: Path) -> AsyncIterator[Vfs]:
-    yield MemoryVfs()
+    """Leaves a note of how it ended: its files in the root and the handles that nobody closed."""
+    vfs = MemoryVfs()
+    yield vfs
+    files = {entry.name: vfs.bytes_of("/" + entry.name) for entry in vfs.readdir(ROOT_INO)
+             if entry.attributes.kind is Kind.FILE}
+    final = {"files": {name: data.decode("latin-1") for name, data in files.items()}, "open": vfs.open_handles}
+    (state / "final.json").write_text(json.dumps(final))
 
 
 @asynccontextmanager
@@ -88,6 +94,36 @@ class Failing(MemoryVfs):
         await super().flush(handle)
 
 
+class Stalling(MemoryVfs):
+    """Reads of a file called "stalled" wait for ever, as for a network that is gone, without a deadline."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stalled = 0
+
+    def read_nowait(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview | None:
+        return None
+
+    async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:
+        if self.path_of(self.attributes_of(handle).ino) == "/stalled":
+            self.stalled += 1
+            await trio.sleep_forever()
+        return await super().read(handle, offset, size)
+
+
+@asynccontextmanager
+async def stalling(state: Path) -> AsyncIterator[Vfs]:
+    yield Stalling()
+
+
+@asynccontextmanager
+async def read_only(state: Path) -> AsyncIterator[Vfs]:
+    """A drive that cannot be changed, with a file in it."""
+    vfs = MemoryVfs(read_only=True)
+    vfs.cloud_put("/file", b"data")
+    yield vfs
+
+
 @asynccontextmanager
 async def failing(state: Path) -> AsyncIterator[Vfs]:
     yield Failing()
@@ -109,6 +145,11 @@ class Control:
         await self._vfs.write(draft, None, base64.b64decode(data))
         attributes, _ = await self._vfs.publish(draft, parent, name, door=DOOR)
         return attributes.ino
+
+    async def overwrite(self, path: str, offset: int, data: str) -> None:
+        handle = await self._vfs.open(self._vfs.resolve(path).ino, write=True, door=DOOR)
+        await self._vfs.write(handle, offset, base64.b64decode(data))
+        await self._vfs.release(handle)
 
     async def append(self, path: str, data: str) -> None:
         handle = await self._vfs.open(self._vfs.resolve(path).ino, write=True, door=DOOR)
@@ -146,9 +187,9 @@ class Control:
             "mode": attributes.mode, "uid": attributes.uid, "gid": attributes.gid,
         }
 
-    async def open_handles(self) -> int:
-        assert isinstance(self._vfs, MemoryVfs)
-        return self._vfs.open_handles
+    async def reads_stalled(self) -> int:
+        assert isinstance(self._vfs, Stalling)
+        return self._vfs.stalled
 
     async def obey(self, line: bytes) -> dict[str, Any]:
         command = json.loads(line)
@@ -196,6 +237,8 @@ async def main(arguments: argparse.Namespace) -> None:
         root=arguments.root,
         extra=tuple(arguments.o),
     )
+    if arguments.stuck_after is not None:
+        door._STUCK_AFTER = arguments.stuck_after
     async with load(arguments.factory)(arguments.state) as vfs:
         for folder in arguments.mkdir:
             await Control(vfs).mkdir(folder)
@@ -209,7 +252,7 @@ async def main(arguments: argparse.Namespace) -> None:
     print("unmounted", flush=True)
 
 
-if __name__ == "__main__":
+def run() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("mountpoint", type=Path)
     parser.add_argument("--factory", default="tests.e2e.fuse.mount_memory:memory")
@@ -221,6 +264,12 @@ if __name__ == "__main__":
     parser.add_argument("--umask", type=lambda text: int(text, 8), default=0o022)
     parser.add_argument("--root", default="/")
     parser.add_argument("--mkdir", action="append", default=[], help="make this folder before mounting")
+    parser.add_argument("--stuck-after", type=float, help="what the watchdog takes for a deadlock, in seconds")
     parser.add_argument("-o", action="append", default=[])
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
     trio.run(main, parser.parse_args())
+
+
+if __name__ == "__main__":
+    # Under its own name, so that a factory's classes are the same here and there.
+    importlib.import_module("tests.e2e.fuse.mount_memory").run()

@@ -1,0 +1,117 @@
+"""What the mounted tests stand on: a mount in a subprocess, and system calls that Python lacks.
+
+Add to ``FACTORIES`` to run the suite on further implementations of Vfs.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+FACTORIES = {
+    "memory": "tests.e2e.fuse.mount_memory:memory",
+    "memory-cold": "tests.e2e.fuse.mount_memory:memory_cold",
+}
+
+_REPOSITORY = Path(__file__).resolve().parents[3]
+_TIMEOUT = 60.0
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Mounted:
+    """A mount in a subprocess, and the wire to change its Vfs behind the kernel's back."""
+
+    def __init__(self, path: Path, state: Path, *arguments: str) -> None:
+        self.path = path
+        self._log_path = state / "log"
+        command = [sys.executable, "-m", "tests.e2e.fuse.mount_memory", str(path), "--state", str(state)]
+        with open(self._log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                cwd=_REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            )
+        watchdog = threading.Timer(_TIMEOUT, self.process.kill)
+        watchdog.start()
+        try:
+            self.first_line = self._stdout.readline().strip()
+        finally:
+            watchdog.cancel()
+        if self.first_line != b"ready":
+            self.close()
+            raise RuntimeError(f"no mount: {self.log()}")
+
+    @property
+    def _stdout(self) -> IO[bytes]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def log(self) -> str:
+        """Standard error so far."""
+        return self._log_path.read_text(errors="replace")
+
+    def command(self, command: str, **arguments: object) -> Any:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
+        self.process.stdin.flush()
+        answer = json.loads(self._stdout.readline())
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["result"]
+
+    def put(self, path: str, data: bytes) -> None:
+        """Replace or create a file as another door does."""
+        self.command("put", path=path, data=base64.b64encode(data).decode())
+
+    def get(self, path: str) -> bytes:
+        return base64.b64decode(self.command("get", path=path))
+
+    def final(self) -> dict[str, Any]:
+        """How the Vfs ended (of the factory "memory"): "files" in the root, "open" handles."""
+        found: dict[str, Any] = json.loads((self._log_path.parent / "final.json").read_text())
+        return found
+
+    def is_mounted(self) -> bool:
+        where = f" {self.path} "
+        return any(where in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
+
+    def free(self) -> None:
+        """End the mount by force: whoever hangs in it gets an error."""
+        self.process.kill()
+        subprocess.run(["fusermount3", "-q", "-uz", str(self.path)], check=False, timeout=20)
+
+    def close(self) -> int:
+        """End it in good order and answer with the exit code; by force when that takes too long."""
+        if self.process.stdin is not None and not self.process.stdin.closed:
+            self.process.stdin.close()
+        try:
+            return self.process.wait(_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.free()
+            raise
+        finally:
+            self._stdout.close()
+            if self.is_mounted():
+                self.free()
+
+
+def names(folder: Path) -> list[str]:
+    """What is in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
+
+
+def renameat2(old: Path, new: Path, flags: int) -> None:
+    """renameat2(2), which Python does not have."""
+    if _libc.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), flags) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(old))
