@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,9 +74,16 @@ def _stop(note: OwnerNote, mounted_at: Path | None, lazy: bool) -> ExitCode:
         else:
             connection.send("follow")    # before the unmount, which may end the process at once
             mountpoints.detach(mounted_at, lazy=lazy)
+            if lazy:
+                _ask_to_stop(note)    # the kernel keeps the mount for as long as a file is open
         pending = connection.receive(line.show)["pending"]
     _wait_for_end(note)
     return tell_pending(pending, "the next start goes on with that")
+
+
+def _ask_to_stop(note: OwnerNote) -> None:
+    with contextlib.suppress(NotFound, Unavailable), Connection(Path(note.socket)) as connection:
+        connection.send("stop")
 
 
 def _stop_now(note: OwnerNote, mounted_at: Path | None, lazy: bool) -> ExitCode:

@@ -55,7 +55,7 @@ def webdav_door(options: ServerOptions) -> Door:
     async def serve(vfs: Vfs, *, task_status: trio.TaskStatus[Any]) -> None:
         await webdav.serve(vfs, options, task_status=task_status)
 
-    return Door("webdav", serve, lambda bound: _url("https" if options.tls else "http", bound))
+    return Door("webdav", serve, str)
 
 
 def ftp_door(options: FtpOptions) -> Door:
@@ -64,9 +64,4 @@ def ftp_door(options: FtpOptions) -> Door:
     async def serve(vfs: Vfs, *, task_status: trio.TaskStatus[Any]) -> None:
         await ftp.serve(vfs, options, task_status=task_status)
 
-    return Door("ftp", serve, lambda bound: _url("ftp", bound))
-
-
-def _url(scheme: str, bound: tuple[str, int]) -> str:
-    host, port = bound
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
+    return Door("ftp", serve, str)
