@@ -26,7 +26,7 @@ KEPT_FOR = 7 * 24 * 3600.0
 """Seconds; the core keeps drafts for at least as long."""
 
 SaveRecord = Callable[[str, bytes | None], None]
-"""Writes (None: drops) a durable record. Must work until the last session has ended."""
+"""Writes (None: drops) a durable record, called from threads. Must work until the last session has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +77,16 @@ class Partials:
         self._lock = threading.Lock()   # around _by_place only: never held while the core is asked
         self._by_place: dict[tuple[str, Ino, str], Partial] = {}
 
-    def load(self, records: dict[str, bytes]) -> None:
-        """Take over what an earlier process left."""
+    def load(self, records: dict[str, bytes]) -> list[str]:
+        """Take over what an earlier process left; the keys of records that mean nothing are answered."""
+        unreadable = []
         for key, value in records.items():
             partial = _decode(key, value)
             if partial is None:
-                self._save(key, None)
+                unreadable.append(key)
             else:
                 self._by_place[partial.place] = partial
+        return unreadable
 
     def at(self, user: str, parent: Ino, name: str) -> Partial | None:
         with self._lock:

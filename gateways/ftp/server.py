@@ -76,7 +76,8 @@ async def serve(
         and not options.server.insecure
         and not await run_in_thread("disk", is_loopback, options.server.host),
     )
-    partials.load(vfs.load_records("ftp"))
+    for unreadable in partials.load(vfs.load_records("ftp")):
+        vfs.save_record("ftp", unreadable, None)
     listeners = await _listen(options.server)
     sessions = _Sessions(door)
     sessions_ended = trio.Event()

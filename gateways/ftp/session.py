@@ -131,6 +131,7 @@ class Session(TlsChannel, FTPHandler):
     _in_buffer: list[bytes]
     _in_buffer_len: int
     _restart_position: int
+    _quit_pending: bool
     # On the class too, because FTPHandler.close deletes them from the instance.
     data_channel: DataConnection | None = None
     _in_dtp_queue: tuple[Upload, str] | None = None
@@ -159,6 +160,8 @@ class Session(TlsChannel, FTPHandler):
 
     def is_peer_gone(self) -> bool:
         """Whether the client has closed or lost the control connection, and said nothing more before."""
+        if self._quit_pending:
+            return False   # it took its leave, and the transfer still counts (RFC 959 on QUIT)
         try:
             with socket.fromfd(self.socket.fileno(), socket.AF_INET, socket.SOCK_STREAM) as control:
                 return not control.recv(1, socket.MSG_PEEK)
