@@ -354,7 +354,8 @@ class Store:
         """The next number. Inside a transaction; numbers of a rolled back one are lost, not reused."""
         number = self._next[counter]
         if number >= self._reserved[counter]:
-            self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (number + _RESERVE, f"next_{counter}"))
+            with _mapped():
+                self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (number + _RESERVE, f"next_{counter}"))
             self._reserved[counter] = number + _RESERVE
         self._next[counter] = number + 1
         return number

@@ -106,7 +106,7 @@ class Drive:
         self.online = True
         self.last_error: str | None = None
         self.conflicts = 0
-        ledger.on_unneeded(self._let_go)
+        ledger.on_unneeded(self._is_unneeded, self._let_go)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -141,8 +141,9 @@ class Drive:
     def is_pending(self, ino: Ino) -> bool:
         if self._journal.is_pending(ino):
             return True
+        # A file that is open for writing counts: what is written to it later must find its place.
         file = self._handles.file(ino)
-        return file is not None and file.dirty_since is not None
+        return file is not None and file.writers > 0
 
     def touches(self, parent: Ino, name: str) -> bool:
         return self._journal.touches(parent, self._cloud.name_key(name))
@@ -733,11 +734,11 @@ class Drive:
                 file.stage.close()
         self._ledger.moved()
 
+    def _is_unneeded(self, content: ContentId) -> bool:
+        """Nobody will upload this content any more; does nothing else show it?"""
+        return not any(stage.base == content for stage in self._contents.stages())
+
     def _let_go(self, content: ContentId) -> None:
-        """Nobody will upload this content any more (inside the transaction that says so)."""
-        if any(stage.base == content for stage in self._contents.stages()):
-            return
-        self._store.drop_stage(content)
         if not any(file.stage is not None and file.stage.content == content for file in self._handles.files()):
             self._contents.drop_stage(content)
 

@@ -28,18 +28,21 @@ class Change:
 
 
 class Ledger:
-    """``unneeded`` is asked to let go of contents that nobody will upload any more."""
+    """Keeps machine and rows in step."""
 
     def __init__(self, store: Store, journal: Journal, name_key: Callable[[str], str]) -> None:
         self.store = store
         self.journal = journal
         self._name_key = name_key
         self._moved = trio.Event()
-        self._unneeded: Callable[[ContentId], None] = lambda content: None
+        self._is_unneeded: Callable[[ContentId], bool] = lambda content: False
+        self._let_go: Callable[[ContentId], None] = lambda content: None
 
-    def on_unneeded(self, let_go: Callable[[ContentId], None]) -> None:
-        """``let_go`` is called inside the transaction that drops the last entry of a content."""
-        self._unneeded = let_go
+    def on_unneeded(self, is_unneeded: Callable[[ContentId], bool], let_go: Callable[[ContentId], None]) -> None:
+        """When the last entry of a content goes, ``is_unneeded`` says whether its rows may go in the same
+        transaction; ``let_go`` is called after it, never before, as files do not come back with a rollback."""
+        self._is_unneeded = is_unneeded
+        self._let_go = let_go
 
     def place(self, parent: Ino, name: str) -> Place:
         return Place(parent, self._name_key(name), name)
@@ -70,8 +73,8 @@ class Ledger:
         with self.store.transaction():
             yield change
             delta = self.journal.propose(*change.entries)
-            self._persist(delta)
-        self._apply(delta)
+            unneeded = self._persist(delta)
+        self._apply(delta, unneeded)
         change.seqs = delta.seqs
 
     @contextmanager
@@ -79,10 +82,10 @@ class Ledger:
         """A transaction of the tree with what the machine answered to an outcome (``confirm``)."""
         with self.store.transaction():
             yield
-            self._persist(delta)
-        self._apply(delta)
+            unneeded = self._persist(delta)
+        self._apply(delta, unneeded)
 
-    def _persist(self, delta: Delta) -> None:
+    def _persist(self, delta: Delta) -> list[ContentId]:
         if delta.drop:
             self.store.drop_journal(delta.drop)
         for entry in delta.put:
@@ -101,11 +104,15 @@ class Ledger:
                     entry.recorded,
                 )
             )
-        for content in delta.unneeded:
-            self._unneeded(content)
+        unneeded = [content for content in delta.unneeded if self._is_unneeded(content)]
+        for content in unneeded:
+            self.store.drop_stage(content)
+        return unneeded
 
-    def _apply(self, delta: Delta) -> None:
+    def _apply(self, delta: Delta, unneeded: list[ContentId]) -> None:
         self.journal.apply(delta)
+        for content in unneeded:
+            self._let_go(content)
         self.moved()
 
     def moved(self) -> None:

@@ -81,6 +81,7 @@ async def open_drive(
             await _first_listing(cloud, store, feed)
             nursery.start_soon(_follow, cloud, store, feed)
             nursery.start_soon(_refresh_quota, cloud, drive)
+            nursery.start_soon(_revisit, feed)
             nursery.start_soon(store.run_checkpoints)
             nursery.start_soon(drive.commit_old_writes)
             if not options.read_only:
@@ -117,6 +118,13 @@ async def _follow(cloud: Cloud, store: Store, feed: Feed) -> None:
             except SerpentError as error:
                 # A full disk must not end the drive; the next listing brings the same news.
                 log.error("what the cloud reported could not be stored: %s", error)
+
+
+async def _revisit(feed: Feed) -> None:
+    """Files that were open when news of them came are looked at again once they are closed."""
+    while True:
+        await trio.sleep(1)
+        feed.revisit_settled()
 
 
 async def _refresh_quota(cloud: Cloud, drive: Drive) -> None:
