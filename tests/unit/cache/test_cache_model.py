@@ -230,7 +230,7 @@ class CacheMachine(RuleBasedStateMachine):
     def damage(self, seed: int) -> None:
         """Bytes of a slot file change, or its end is cut off."""
         choose = random.Random(seed)
-        files = slot_files(self.directory)
+        files = [path for path in slot_files(self.directory) if path.stat().st_size]
         if not files:
             return
         path = choose.choice(files)
