@@ -19,8 +19,8 @@ _RESERVED = {"": "\u2205", ".": "\u2024", "..": "\u2025"}
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One entry's claim to a name. ``suffix`` is what a sync client added; ``canonical`` tells that the entry's
-    ciphertext name is exactly what its cleartext name encrypts to."""
+    """One entry's claim to a name. ``entry`` is any key that tells the claims of a folder apart, ``suffix`` is what a
+    sync client added, ``canonical`` tells that the ciphertext name is exactly what the cleartext name encrypts to."""
 
     entry: str
     clear: str
@@ -48,9 +48,10 @@ def _split(name: str) -> tuple[str, str]:
     return (stem, dot + extension) if stem else (name, "")
 
 
-def assign_names(claims: Iterable[Claim]) -> dict[str, str]:
-    """Entry (ciphertext name) to the name it is shown under; no two names of the answer are equal under NFC."""
-    taken: set[str] = set()
+def assign_names(claims: Iterable[Claim], taken: set[str] | None = None) -> dict[str, str]:
+    """Entry to the name it is shown under; no two names of the answer are equal under NFC, nor is one in ``taken``
+    (NFC forms, added to)."""
+    taken = set() if taken is None else taken
     shown: dict[str, str] = {}
     for claim in sorted(claims, key=lambda claim: claim.rank):
         name = showable(claim.clear)
@@ -63,6 +64,7 @@ def assign_names(claims: Iterable[Claim]) -> dict[str, str]:
 
 def _derive(name: str, suffix: str, taken: set[str]) -> str:
     stem, extension = _split(name)
+    suffix = suffix.encode("utf-8", "replace").decode("utf-8")
     if suffix:
         derived = _clip(stem, showable(suffix)[: MAX_BASENAME_BYTES // 4] + extension)
         if normalize(derived) not in taken:

@@ -19,7 +19,7 @@ from cachetools import LRUCache
 
 from serpentfs.clouds.base import Known
 from serpentfs.clouds.blobs.base import BlobInfo, BlobStore
-from serpentfs.clouds.vault.conflicts import Claim, assign_names
+from serpentfs.clouds.vault.conflicts import Claim, assign_names, showable
 from serpentfs.clouds.vault.content import ContentScheme, ciphertext_size, decrypt_small, listed_size
 from serpentfs.clouds.vault.layout import (
     LONG_NAME_FILE,
@@ -33,6 +33,7 @@ from serpentfs.clouds.vault.names import (
     REGULAR,
     NameCipher,
     is_ciphertext_name,
+    normalize,
     shorten,
 )
 from serpentfs.clouds.vault.parallel import for_each
@@ -173,9 +174,11 @@ class Lister:
     def _fill_in(self, node: _Found, known: Known) -> None:
         """What can be said without reading anything."""
         entry = node.entry
-        previous = known(entry.id, node.blob.revision)
-        if previous is not None and previous.kind is not node.kind:
-            previous = None
+        previous = None
+        if not entry.is_object(node.kind):
+            previous = known(entry.id, node.blob.revision)
+            if previous is not None and previous.kind is not node.kind:
+                previous = None
         if entry.shortened:
             self._fill_in_long_name(node, previous)
         elif (clear := self._names.decrypt(entry.name.removesuffix(REGULAR), entry.parent)) is not None:
@@ -255,18 +258,31 @@ class Lister:
                 usable.append(node)
             elif node.trouble:
                 self.warn(node.entry.key, node.trouble)
-        usable = self._without_repeated_links(usable)
-        await trio.lowlevel.checkpoint()
-        names = assign_names(
-            Claim(node.blob.key, node.clear or "", node.canonical, node.suffix) for node in usable
-        )
+        names = await self._names_of(self._without_repeated_links(usable))
         shown = []
         # Untouched entries first: of two links to one folder the first is kept.
         for count, node in enumerate(sorted(usable, key=lambda node: not node.canonical)):
             if count % NAMES_PER_STRETCH == 0:
                 await trio.lowlevel.checkpoint()
-            shown.append(self._info(node, names[node.blob.key]))
+            if node.blob.key in names:
+                shown.append(self._info(node, names[node.blob.key]))
         return shown
+
+    async def _names_of(self, nodes: list[_Found]) -> dict[str, str]:
+        """Primary key to the name shown. Untouched entries with normal names, which nearly all are, go first."""
+        names: dict[str, str] = {}
+        taken: set[str] = set()
+        others = []
+        for count, node in enumerate(nodes):
+            if count % NAMES_PER_STRETCH == 0:
+                await trio.lowlevel.checkpoint()
+            clear = node.clear or ""
+            if node.canonical and clear not in taken and normalize(showable(clear)) == clear:
+                taken.add(clear)
+                names[node.blob.key] = clear
+            else:
+                others.append(Claim(node.blob.key, clear, node.canonical, node.suffix))
+        return names | assign_names(others, taken)
 
     def _without_repeated_links(self, nodes: list[_Found]) -> list[_Found]:
         """Without the copies that a sync client made of a symbolic link: same name, same target."""

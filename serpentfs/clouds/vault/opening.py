@@ -54,19 +54,23 @@ async def open_vault(
     ``offline`` holds local copies of the vault's two files, which are used when the store cannot be reached.
     """
     self_test()
-    reachable = True
     try:
         files, token = await _read_files(store)
     except RetryableError:
         if offline is None:
             raise
-        files, token, reachable = offline, vault_config.parse(offline.config), False
+        files, token = offline, vault_config.parse(offline.config)
     key = await run_in_thread("crypto", unlock, files.masterkey, passphrase)
     config = token.verify(key.raw)
-    if reachable:
-        path = NameCipher(key, config.shortening_threshold).directory_path(ROOT)
-        if not await store.is_directory(path):
-            raise BadVault(f"the vault's content root {path} is missing; perhaps it is not synchronised yet")
+    path = NameCipher(key, config.shortening_threshold).directory_path(ROOT)
+    try:
+        rooted = await store.is_directory(path)
+    except RetryableError:
+        if offline is None:
+            raise
+        rooted = True  # unknown until the store comes back; the first listing will tell
+    if not rooted:
+        raise BadVault(f"the vault's content root {path} is missing; perhaps it is not synchronised yet")
     return VaultCloud(store, config, key, files, poll_interval=poll_interval)
 
 
