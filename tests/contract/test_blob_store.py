@@ -23,6 +23,7 @@ from serpentfs.errors import (
     Unavailable,
 )
 from serpentfs.model import Revision, Span
+from tests.fakes.memory_blobs import MemoryBlobStore
 from tests.fakes.s3_server import S3Server, s3_operator
 
 pytestmark = pytest.mark.trio
@@ -34,6 +35,16 @@ MTIME = 1_600_000_000_000_000_000
 @asynccontextmanager
 async def files(tmp_path: Path) -> AsyncIterator[BlobStore]:
     yield FileStore(tmp_path)
+
+
+@asynccontextmanager
+async def memory_objects(tmp_path: Path) -> AsyncIterator[BlobStore]:
+    yield MemoryBlobStore()
+
+
+@asynccontextmanager
+async def memory_folders(tmp_path: Path) -> AsyncIterator[BlobStore]:
+    yield MemoryBlobStore(folders=True)
 
 
 @asynccontextmanager
@@ -51,6 +62,8 @@ async def opendal_s3(tmp_path: Path) -> AsyncIterator[BlobStore]:
 
 STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[BlobStore]]] = {
     "files": files,
+    "memory, as folders": memory_folders,
+    "memory, as objects": memory_objects,
     "opendal memory": opendal_memory,
     "opendal s3": opendal_s3,
 }

@@ -306,5 +306,5 @@ class MemoryBlobStore:
     # Last, because its name hides the type's in what follows it.
     async def list(self, prefix: str) -> list[BlobInfo]:
         await trio.lowlevel.checkpoint()
-        start = f"{prefix}/" if prefix else ""
+        start = f"{_checked(prefix)}/" if prefix else ""
         return [self._info(key) for key in sorted(self.account.blobs) if key.startswith(start)]
