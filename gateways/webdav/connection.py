@@ -33,6 +33,7 @@ LINGER_TIMEOUT = 5.0
 LARGEST_HEAD = 64 * 1024
 DRAINED_BODY = 256 * 1024
 """Bytes of an unread body that are read and dropped to keep a connection; beyond it is closed."""
+_ONE_PACKET = 16 * 1024
 _RECEIVE_HEAD = 32 * 1024
 """Less than LARGEST_HEAD: h11 looks at the limit only when a head is still incomplete after a piece."""
 _RECEIVE_SIZE = 256 * 1024
@@ -69,13 +70,16 @@ class Exchange:
                 raise Refusal(413, f"the body is larger than {limit} bytes")
         return bytes(body)
 
-    async def start(self, status: int, headers: Headers) -> None:
-        """Send the head of an answer. Without Content-Length it is sent in chunks."""
+    def start(self, status: int, headers: Headers) -> None:
+        """Begin an answer; its head goes out with the first of its body. Without Content-Length it is sent in
+        chunks."""
         self.started = True
-        await self._connection.send_head(status, headers)
+        self._connection.send_head(status, headers)
 
     async def send(self, data: bytes) -> None:
-        await self._connection.send_body(data)
+        """More of the body; nothing is sent in answer to HEAD."""
+        if self.request.method != "HEAD":
+            await self._connection.send_body(data)
 
     async def reply(
         self, status: int, body: bytes = b"", content_type: str | None = None, headers: Headers = ()
@@ -86,8 +90,8 @@ class Exchange:
             head.append(("Content-Length", str(len(body))))
         if body and content_type is not None:
             head.append(("Content-Type", content_type))
-        await self.start(status, head)
-        if body and self.request.method != "HEAD":
+        self.start(status, head)
+        if body:
             await self.send(body)
 
 
@@ -107,6 +111,10 @@ class Connection:
         self._body_finished = True
         self._unread: int | None = 0
         """Bytes of the body that were not received yet, None when nobody knows."""
+        self._drain = False
+        """What is left of the body is read and dropped after the answer."""
+        self._unsent = b""
+        """A head that waits for the first of its body, to go out in one packet."""
 
     def close_soon(self) -> None:
         """Close after the answer that is under way, now if there is none."""
@@ -222,7 +230,8 @@ class Connection:
     # Writing
 
     async def _send(self, data: bytes | None) -> None:
-        rest = memoryview(data or b"")
+        rest = memoryview(self._unsent + (data or b""))
+        self._unsent = b""
         try:
             while rest:
                 with trio.fail_after(STALL_TIMEOUT):
@@ -231,15 +240,16 @@ class Connection:
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             raise Gone("the answer cannot be sent") from error
 
-    async def send_head(self, status: int, headers: Headers) -> None:
+    def send_head(self, status: int, headers: Headers) -> None:
         """See ``Exchange.start``."""
         raw = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
         raw += [(b"Date", formatdate(usegmt=True).encode()), (b"Server", b"SerpentFS")]
-        if self._closing or not self._can_drain():
+        self._drain = self._can_drain()
+        if self._closing or not self._drain:
             self._closing = True
             raw.append((b"Connection", b"close"))
         head = h11.Response(status_code=status, headers=raw, reason=REASONS[status].encode())
-        await self._send(self._http.send(head))
+        self._unsent = self._http.send(head) or b""
 
     def _can_drain(self) -> bool:
         """Whether what is left of the body is little enough to keep the connection."""
@@ -251,7 +261,10 @@ class Connection:
 
     async def send_body(self, data: bytes) -> None:
         """See ``Exchange.send``."""
-        await self._send(self._http.send(h11.Data(data=data)))
+        framed = self._http.send(h11.Data(data=data)) or b""
+        if self._unsent and len(framed) > _ONE_PACKET:
+            await self._send(b"")   # not worth a copy
+        await self._send(framed)
 
     async def _refuse_head(self, status: int, text: str) -> None:
         """Answer a head that never became a request, and give up the connection."""
@@ -259,7 +272,7 @@ class Connection:
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         body = f"{text}\n".encode()
-        await self.send_head(status, [("Content-Length", str(len(body))), ("Content-Type", "text/plain")])
+        self.send_head(status, [("Content-Length", str(len(body))), ("Content-Type", "text/plain")])
         await self.send_body(body)
         await self._send(self._http.send(h11.EndOfMessage()))
         await self._linger()
@@ -272,17 +285,15 @@ class Connection:
             await self._send(self._http.send(h11.EndOfMessage()))
         except h11.LocalProtocolError as error:
             raise Gone("the answer is shorter than was announced") from error
-        if not self._closing:
-            try:
-                while await self.receive_body():
-                    pass
-            except Refusal as refusal:
-                raise Gone(refusal.text) from refusal
-            if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
-                return True
-        if not self._body_finished or self._http.their_state is h11.ERROR:
+        if not self._drain or self._http.their_state is h11.ERROR:
             await self._linger()
-        return False
+            return False
+        try:
+            while await self.receive_body():
+                pass
+        except Refusal as refusal:
+            raise Gone(refusal.text) from refusal
+        return not self._closing and self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     async def _linger(self) -> None:
         """Throw away what the client still sends. Closing over it would reset the connection, and the client

@@ -87,7 +87,7 @@ async def _send_file(vfs: Vfs, exchange: Exchange, name: str, handle: HandleId, 
     if part is not None:
         headers.append(("Content-Range", f"bytes {part.start}-{part.stop - 1}/{attributes.size}"))
     if exchange.request.method == "HEAD":
-        await exchange.start(206 if part else 200, headers)
+        exchange.start(206 if part else 200, headers)
         return
     # The first piece is read before the head goes out: a file that cannot be read is an error, not a broken answer.
     position = span.start
@@ -99,7 +99,7 @@ async def _send_file(vfs: Vfs, exchange: Exchange, name: str, handle: HandleId, 
         if len(data) < wanted:
             raise Refusal(503, "the file became shorter while it was read", [("Retry-After", "1")])
         if not exchange.started:
-            await exchange.start(206 if part else 200, headers)
+            exchange.start(206 if part else 200, headers)
         if not data:
             return
         await exchange.send(bytes(data))
@@ -110,7 +110,7 @@ async def _send_page(door: Door, exchange: Exchange, place: Place) -> None:
     """A folder for people with a browser."""
     headers = [("Content-Type", "text/html; charset=utf-8"), ("Cache-Control", "no-cache"), _PAGE_POLICY]
     if exchange.request.method == "HEAD":
-        await exchange.start(200, headers)
+        exchange.start(200, headers)
         return
     entries: list[DirEntry] = []
     pace = Pace()
@@ -122,7 +122,7 @@ async def _send_page(door: Door, exchange: Exchange, place: Place) -> None:
         if len(some) < _LISTING_SLICE:
             break
         after = some[-1].attributes.ino
-    await exchange.start(200, headers)
+    exchange.start(200, headers)
     title = escape("/" + "/".join(place.url.names)).encode("utf-8", "replace").decode()
     rows = [
         '<!DOCTYPE html><html><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -225,7 +225,7 @@ class _MultiStatus:
         self._length += len(response)
         if self._length >= _ANSWER_PIECE:
             if not self._exchange.started:
-                await self._exchange.start(207, [("Content-Type", "application/xml; charset=utf-8")])
+                self._exchange.start(207, [("Content-Type", "application/xml; charset=utf-8")])
             await self._exchange.send(self._taken())
 
     async def finish(self) -> None:

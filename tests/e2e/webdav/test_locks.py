@@ -220,7 +220,9 @@ def test_if_header(server: Server) -> None:
     assert put("(Not <DAV:no-lock>)") == 423, "it holds, but shows no token"
     assert put(f"<{server.url}if> ({token})") == 204
     assert put(f"</elsewhere> ({token})") == 412
-    for malformed in ("", "()", "(", token, f"({token}", f"({token}))", "(Not)", f"(Not Not {token})", "(x)", "[\"a\"]"):
+    for malformed in (
+        "", "()", "(", token, f"({token}", f"({token}))", "(Not)", f"(Not Not {token})", "(x)", '["a"]',
+    ):  # fmt: skip
         assert put(malformed) == 400, malformed
     assert unlock(server, "/if", token) == 204
     assert put(f"({token})") == 412

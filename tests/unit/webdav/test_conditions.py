@@ -133,7 +133,7 @@ def test_any_if_header_is_parsed_or_refused(text: str) -> None:
     try:
         parsed = parse_if(text)
     except Refusal as refusal:
-        assert refusal.status == 400
+        assert refusal.status == 400   # noqa: PT017   # it may be refused or not
     else:
         assert parsed.lists
         assert all(one.conditions for one in parsed.lists)
@@ -145,7 +145,7 @@ def test_ranges_lie_within_the_file(first: int, last: int | None, size: int) -> 
     try:
         span = parse_range({"range": header}, file(size=size))
     except Refusal as refusal:
-        assert refusal.status == 416
+        assert refusal.status == 416   # noqa: PT017   # it may be refused or not
         assert first >= size
     else:
         if last is not None and last < first:
@@ -159,4 +159,4 @@ def test_any_range_is_answered(text: str) -> None:
     try:
         parse_range({"range": text}, file())
     except Refusal as refusal:
-        assert refusal.status == 416
+        assert refusal.status == 416   # noqa: PT017   # it may be refused or not

@@ -22,7 +22,7 @@ def test_any_body_is_parsed_or_refused(body: bytes) -> None:
     try:
         davxml.parse(body)
     except Refusal as refusal:
-        assert refusal.status == 400
+        assert refusal.status == 400   # noqa: PT017   # it may be refused or not
 
 
 @pytest.mark.parametrize("depth", [64, 10_000])

@@ -1,0 +1,349 @@
+"""The core as blocking calls: everything crosses, nothing hangs, streams cross seldom."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serpentfs.bridge import LoopPortal
+from serpentfs.errors import (
+    BadHandle,
+    InvalidArgument,
+    IsADirectory,
+    NoSpace,
+    NotFound,
+    PreconditionFailed,
+    Unavailable,
+)
+from serpentfs.gateways.sync_vfs import CROSSING_SIZE, LISTING_SLICE, SequentialWriter, SyncVfs
+from serpentfs.model import ROOT_INO, HandleId, Ino
+from serpentfs.vfs.core import Precondition, RenameMode, SetAttributes, Vfs
+from tests.fakes.memory_vfs import MemoryVfs
+
+T = TypeVar("T")
+
+
+class CountingVfs(MemoryVfs):
+    def __init__(self) -> None:
+        super().__init__(cold=True)
+        self.reads: list[tuple[int, int]] = []
+        self.writes: list[int] = []
+        self.full_after: int | None = None
+
+    async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:
+        self.reads.append((offset, size))
+        return await super().read(handle, offset, size)
+
+    async def write(self, handle: HandleId, offset: int | None, data: bytes | memoryview) -> int:
+        if self.full_after is not None and len(self.writes) >= self.full_after:
+            raise NoSpace("full")
+        self.writes.append(len(data))
+        return await super().write(handle, offset, data)
+
+
+def in_thread(work: Callable[[SyncVfs, CountingVfs], T]) -> T:
+    """Run ``work`` in a thread that the loop did not start, beside a running loop."""
+
+    async def main() -> T:
+        vfs = CountingVfs()
+        sync = SyncVfs(vfs, LoopPortal(), "webdav")
+        return await trio.to_thread.run_sync(lambda: in_foreign_thread(lambda: work(sync, vfs)))
+
+    return trio.run(main)
+
+
+def in_foreign_thread(work: Callable[[], T]) -> T:
+    results: list[T] = []
+    failures: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:   # noqa: BLE001   # raised again below
+            failures.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+def test_it_has_every_method_of_the_core() -> None:
+    missing = {name for name in vars(Vfs) if not name.startswith("_")} - set(dir(SyncVfs))
+    # Attributes of an instance, or of no use to a thread.
+    assert missing == {"capabilities", "read_nowait", "subscribe"}
+    for name in set(vars(Vfs)) & set(vars(SyncVfs)):
+        of_core, of_ours = getattr(Vfs, name), getattr(SyncVfs, name)
+        if name.startswith("_") or not inspect.isfunction(of_core):
+            continue
+        expected = [parameter for parameter in inspect.signature(of_core).parameters if parameter != "door"]
+        assert list(inspect.signature(of_ours).parameters) == [p for p in expected if p != "door"], name
+
+
+def test_a_file_from_cradle_to_grave() -> None:
+    def work(sync: SyncVfs, vfs: CountingVfs) -> None:
+        assert sync.capabilities.symlinks
+        assert not sync.read_only
+        folder = sync.mkdir(ROOT_INO, "folder")
+        made, handle = sync.create(folder.ino, "file", exclusive=True)
+        assert sync.write(handle, 0, b"hello") == 5
+        assert sync.write(handle, None, b" world") == 6
+        sync.flush(handle)
+        sync.fsync(handle)
+        sync.release(handle)
+        sync.fsync_directory(folder.ino)
+        assert sync.resolve("/folder/file").size == 11
+        assert sync.path_of(made.ino) == "/folder/file"
+        assert sync.lookup(folder.ino, "file").attributes == sync.getattr(made.ino)
+        sync.rename(folder.ino, "file", ROOT_INO, "moved", RenameMode.NO_REPLACE)
+        sync.setattr(made.ino, SetAttributes(mtime_ns=5))
+        assert sync.getattr(made.ino).mtime_ns == 5
+        sync.symlink(ROOT_INO, "link", "moved")
+        assert sync.readlink(sync.lookup(ROOT_INO, "link").attributes.ino) == "moved"
+        copied, new = sync.copy_file(made.ino, folder.ino, "copy")
+        assert new
+        assert copied.size == 11
+        sync.setxattr(made.ino, "user.a", b"1", create=True)
+        assert (sync.listxattr(made.ino), sync.getxattr(made.ino, "user.a")) == (["user.a"], b"1")
+        sync.removexattr(made.ino, "user.a")
+        sync.save_record("key", b"value")
+        assert sync.load_records() == {"key": b"value"}
+        assert vfs.load_records("webdav") == {"key": b"value"}
+        assert sync.statfs().free is not None
+        assert sync.status().pending == ()
+        sync.wait_until_uploaded()
+        sync.unlink(ROOT_INO, "moved")
+        sync.unlink(folder.ino, "copy")
+        sync.rmdir(ROOT_INO, "folder")
+        assert [entry.name for entry in sync.readdir(ROOT_INO)] == ["link"]
+        with pytest.raises(NotFound):
+            sync.getattr(made.ino)
+
+    in_thread(work)
+
+
+def test_a_long_listing_in_slices() -> None:
+    def work(sync: SyncVfs, vfs: CountingVfs) -> None:
+        for count in (0, LISTING_SLICE - 1, LISTING_SLICE, LISTING_SLICE * 3 + 1):
+            while len(vfs.readdir(ROOT_INO, limit=10_000)) < count:
+                vfs.cloud_put(f"/{len(vfs.readdir(ROOT_INO, limit=10_000))}", b"")
+            assert [entry.name for entry in sync.list_all(ROOT_INO)] == [str(n) for n in range(count)]
+
+    in_thread(work)
+
+
+def test_a_reader_crosses_seldom() -> None:
+    data = os.urandom(CROSSING_SIZE * 2 + 1000)
+
+    def work(sync: SyncVfs, vfs: CountingVfs) -> None:
+        ino = vfs.cloud_put("/file", data)
+        with sync.open_reader(ino) as reader:
+            assert reader.attributes.size == len(data)
+            received = bytearray()
+            while piece := reader.read(1000):
+                received += piece
+            assert received == data
+        assert reader.closed
+        assert vfs.reads == [
+            (0, CROSSING_SIZE), (CROSSING_SIZE, CROSSING_SIZE), (2 * CROSSING_SIZE, CROSSING_SIZE),
+            (len(data), CROSSING_SIZE),
+        ]  # fmt: skip
+        vfs.reads.clear()
+        with sync.open_reader(ino, 10, 4106) as part:
+            assert part.read(1 << 20) == data[10:4106]
+            assert part.read(1) == b""
+        assert vfs.reads == [(10, 4096)], "no more is read than was asked for"
+        with pytest.raises(BadHandle):
+            reader.read(1)
+        with pytest.raises(BadHandle):
+            reader.seek(0)
+        reader.close()
+        with pytest.raises(IsADirectory):
+            sync.open_reader(ROOT_INO)
+
+    in_thread(work)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("read"), st.integers(0, 3_000_000)),
+        st.tuples(st.just("seek"), st.integers(0, 3_000_000)),
+        st.tuples(st.just("back"), st.integers(0, 1000)),
+        st.tuples(st.just("end"), st.integers(-1000, 10)),
+    ),
+    max_size=10,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(STEPS)
+def test_a_reader_against_bytes(steps: list[tuple[str, int]]) -> None:
+    data = bytes(range(256)) * 8192   # 2 MiB
+    model = io.BytesIO(data)
+
+    def work(sync: SyncVfs, vfs: CountingVfs) -> None:
+        with sync.open_reader(vfs.cloud_put("/file", data)) as reader:
+            for step, number in steps:
+                if step == "read":
+                    piece = reader.read(number)
+                    assert piece == model.read(len(piece))
+                    assert piece or not number or not model.read(1)
+                elif step == "seek":
+                    assert reader.seek(number) == model.seek(number)
+                elif step == "back":
+                    whence = min(number, reader.tell())
+                    assert reader.seek(-whence, io.SEEK_CUR) == model.seek(-whence, io.SEEK_CUR)
+                else:
+                    assert reader.seek(number, io.SEEK_END) == model.seek(number, io.SEEK_END)
+                assert reader.tell() == model.tell()
+            with pytest.raises(InvalidArgument):
+                reader.seek(-1)
+
+    in_thread(work)
+
+
+def test_a_writer_crosses_seldom() -> None:
+    data = os.urandom(CROSSING_SIZE * 3)
+
+    def work(sync: SyncVfs, vfs: CountingVfs) -> None:
+        with sync.open_draft_writer() as writer:
+            for start in range(0, CROSSING_SIZE, 1024):
+                writer.write(data[start : start + 1024])
+            writer.write(data[CROSSING_SIZE:])
+            writer.write(b"rest")
+            assert writer.accepted == len(data) + 4
+            attributes, new = writer.publish(ROOT_INO, "file", mtime_ns=7)
+        assert new
+        assert (attributes.size, attributes.mtime_ns) == (len(data) + 4, 7)
+        assert vfs.bytes_of("/file") == data + b"rest"
+        assert vfs.writes == [CROSSING_SIZE, 2 * CROSSING_SIZE, 4]
+        assert writer.closed
+
+    in_thread(work)
+
+
+def test_drafts_end_in_one_way() -> None:
+    def work(sync: SyncVfs, vfs: CountingVfs) -> None:
+        with sync.open_draft_writer() as writer:
+            writer.write(b"never seen")
+        assert vfs.readdir(ROOT_INO) == []
+        assert vfs.writes == []
+        with pytest.raises(BadHandle):
+            writer.publish(ROOT_INO, "x")
+        with sync.open_draft_writer() as writer:
+            writer.write(b"kept")
+            ino = writer.keep()
+        with pytest.raises(InvalidArgument):
+            sync.reopen_draft_writer(ino, 5)
+        with sync.reopen_draft_writer(ino, 2) as writer:
+            writer.write(b"lp")
+            writer.publish(ROOT_INO, "file")
+        assert vfs.bytes_of("/file") == b"kelp"
+        with pytest.raises(NotFound):
+            sync.reopen_draft_writer(ino, 0)
+        with sync.open_draft_writer() as writer:
+            writer.write(b"x")
+            with pytest.raises(PreconditionFailed):
+                writer.publish(ROOT_INO, "file", precondition=Precondition(must_not_exist=True))
+            writer.publish(ROOT_INO, "second try")
+        assert not vfs._handles
+
+    in_thread(work)
+
+
+def test_after_a_failed_write_nothing_is_published() -> None:
+    def work(sync: SyncVfs, vfs: CountingVfs) -> None:
+        vfs.full_after = 1
+        with sync.open_draft_writer() as writer:
+            writer.write(bytes(CROSSING_SIZE))
+            with pytest.raises(NoSpace):
+                writer.write(bytes(CROSSING_SIZE))
+            vfs.full_after = None
+            with pytest.raises(NoSpace):
+                writer.publish(ROOT_INO, "with a hole")
+            ino = writer.keep()
+        assert vfs.readdir(ROOT_INO) == []
+        with sync.reopen_draft_writer(ino, CROSSING_SIZE) as writer:
+            writer.write(b"goes on where it was")
+
+    in_thread(work)
+
+
+def test_appending() -> None:
+    def work(sync: SyncVfs, vfs: CountingVfs) -> None:
+        ino = vfs.cloud_put("/file", b"start ")
+        writer = SequentialWriter(sync, sync.open(ino, write=True), None)
+        writer.write(b"and ")
+        other = sync.open(ino, write=True)
+        sync.write(other, None, b"by others too, ")
+        sync.release(other)
+        writer.write(b"end")
+        writer.close()
+        writer.close()
+        assert vfs.bytes_of("/file") == b"start by others too, and end"
+        with pytest.raises(BadHandle):
+            writer.write(bytes(CROSSING_SIZE))
+
+    in_thread(work)
+
+
+class HangingVfs(MemoryVfs):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hanging = trio.Event()
+
+    async def wait_until_uploaded(self) -> None:
+        self.hanging.set()
+        await trio.sleep_forever()
+
+
+@pytest.mark.trio
+async def test_closing_frees_threads_that_wait() -> None:
+    vfs = HangingVfs()
+    sync = SyncVfs(vfs, LoopPortal(), "ftp")
+    ino = vfs.cloud_put("/file", b"content")
+    raised: list[type[BaseException]] = []
+
+    def work() -> None:
+        reader = sync.open_reader(ino)
+        writer = sync.open_draft_writer()
+        writer.write(b"x")
+        for call in (sync.wait_until_uploaded, sync.statfs, sync.status, lambda: reader.read(10)):
+            with pytest.raises(Unavailable) as caught:
+                call()
+            raised.append(caught.type)
+        reader.close()
+        writer.keep()
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, lambda: in_foreign_thread(work))
+            await vfs.hanging.wait()
+            sync.close()
+    assert raised == [Unavailable] * 4
+    assert not vfs._handles, "what was open is closed also while the door closes"
+
+
+def test_a_loop_that_has_ended() -> None:
+    async def main() -> SyncVfs:
+        return SyncVfs(MemoryVfs(), LoopPortal(), "ftp")
+
+    sync = trio.run(main)
+    calls: list[Callable[[], object]] = [
+        sync.statfs, sync.wait_until_uploaded, lambda: sync.release(HandleId(1)), lambda: sync.getattr(Ino(1)),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(Unavailable):
+            call()

@@ -1,0 +1,310 @@
+"""The door over a drive that is full, away, damaged, or that others change meanwhile."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import trio
+import trio.testing
+
+from serpentfs import errors
+from serpentfs.model import ROOT_INO, Attributes, HandleId, Ino
+from serpentfs.vfs.core import Precondition
+from tests.fakes.memory_vfs import MemoryVfs
+from tests.unit.webdav.in_process import client_of
+
+pytestmark = pytest.mark.trio
+
+
+class FailingVfs(MemoryVfs):
+    """Raises ``failures[method]`` (once popped from a list) when that method is called."""
+
+    def __init__(self) -> None:
+        super().__init__(cold=True)
+        self.failures: dict[str, Exception] = {}
+
+    def _fail(self, method: str) -> None:
+        if method in self.failures:
+            raise self.failures[method]
+
+    async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:
+        self._fail("read")
+        if offset:
+            self._fail("read later")
+        return await super().read(handle, offset, size)
+
+    async def write(self, handle: HandleId, offset: int | None, data: bytes | memoryview) -> int:
+        self._fail("write")
+        return await super().write(handle, offset, data)
+
+    async def publish(
+        self,
+        draft: HandleId,
+        parent: Ino,
+        name: str,
+        *,
+        precondition: Precondition = Precondition(),
+        mtime_ns: int | None = None,
+        door: str,
+    ) -> tuple[Attributes, bool]:
+        self._fail("publish")
+        return await super().publish(
+            draft, parent, name, precondition=precondition, mtime_ns=mtime_ns, door=door
+        )
+
+    async def unlink(self, parent: Ino, name: str, *, door: str) -> None:
+        if name in self.failures:
+            raise self.failures[name]
+        await super().unlink(parent, name, door=door)
+
+    async def copy_file(
+        self, ino: Ino, parent: Ino, name: str, *, precondition: Precondition = Precondition(), door: str
+    ) -> tuple[Attributes, bool]:
+        if name in self.failures:
+            raise self.failures[name]
+        return await super().copy_file(ino, parent, name, precondition=precondition, door=door)
+
+    @property
+    def open_handles(self) -> int:
+        return len(self._handles)
+
+
+@pytest.mark.parametrize("where", ["write", "publish"])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.NoSpace("full"), 507),
+        (errors.Unavailable("away"), 503),
+        (errors.FileTooLarge("too large"), 413),
+        (errors.Busy("busy"), 423),
+        (errors.ReadOnly("read-only"), 403),
+        (RuntimeError("a bug"), 500),
+    ],
+)
+async def test_a_failed_put_leaves_nothing(
+    where: str, error: Exception, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    vfs = FailingVfs()
+    vfs.cloud_put("/file", b"old")
+    vfs.failures[where] = error
+    async with client_of(vfs) as client:
+        answer = await client.request("PUT", "/file", bytes(2_000_000))
+        assert answer.status == status
+        assert ("bug" in answer.body.decode()) is False
+    assert vfs.bytes_of("/file") == b"old"
+    assert vfs.open_handles == 0
+    if status == 500:
+        assert "RuntimeError: a bug" in caplog.text
+
+
+async def test_a_broken_connection_discards_the_draft() -> None:
+    vfs = FailingVfs()
+    async with client_of(vfs) as client:
+        await client.stream.send_all(b"PUT /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf")
+        await trio.testing.wait_all_tasks_blocked()
+        assert vfs.open_handles == 1
+    assert vfs.open_handles == 0
+    assert vfs.readdir(ROOT_INO) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.IntegrityError("damaged"), 500),
+        (errors.Unavailable("away"), 503),
+        (errors.RateLimited("slowly", 3), 503),
+        (errors.RevisionGone("replaced"), 503),
+    ],
+)
+async def test_a_file_that_cannot_be_read(error: errors.SerpentError, status: int) -> None:
+    vfs = FailingVfs()
+    vfs.cloud_put("/file", bytes(3_000_000))
+    async with client_of(vfs) as client:
+        vfs.failures["read"] = error
+        answer = await client.request("GET", "/file")
+        assert answer.status == status
+        if status == 503:
+            assert int(answer.headers["retry-after"]) >= 1
+        del vfs.failures["read"]
+        vfs.failures["read later"] = error
+        await client.stream.send_all(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = await client.read_until_closed()
+        assert received.startswith(b"HTTP/1.1 200")
+        assert len(received) < 3_000_000, "what cannot be read is broken off, never padded or ended well"
+    assert vfs.open_handles == 0
+
+
+async def test_others_save_between_the_check_and_the_commit() -> None:
+    """If-Match is looked at again by the core, at the moment of publishing."""
+    vfs = MemoryVfs()
+    vfs.cloud_put("/file", b"one")
+    async with client_of(vfs) as client:
+        tag = (await client.request("HEAD", "/file")).headers["etag"]
+        await client.stream.send_all(
+            f"PUT /file HTTP/1.1\r\nHost: localhost\r\nIf-Match: {tag}\r\nContent-Length: 4\r\n\r\nmi".encode()
+        )
+        await trio.testing.wait_all_tasks_blocked()
+        vfs.cloud_put("/file", b"theirs")
+        await client.stream.send_all(b"ne")
+        assert (await client.stream.receive_some(1000)).startswith(b"HTTP/1.1 412")
+    assert vfs.bytes_of("/file") == b"theirs"
+
+
+async def test_the_folder_of_an_upload_moves_away() -> None:
+    vfs = MemoryVfs()
+    vfs.cloud_mkdir("/folder")
+    async with client_of(vfs) as client:
+        await client.stream.send_all(
+            b"PUT /folder/file HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nhe"
+        )
+        await trio.testing.wait_all_tasks_blocked()
+        vfs.cloud_rename("/folder", "/moved")
+        await client.stream.send_all(b"re")
+        assert (await client.stream.receive_some(1000)).startswith(b"HTTP/1.1 409")
+    assert vfs.readdir(vfs.resolve("/moved").ino) == []
+
+
+async def test_a_file_that_grows_while_it_is_read_is_sent_as_it_was() -> None:
+    vfs = MemoryVfs()
+    vfs.cloud_put("/file", b"short")
+    async with client_of(vfs) as client:
+        answer = await client.request("GET", "/file")
+        assert answer.body == b"short"
+        vfs.cloud_put("/file", b"longer now")
+        changed = await client.request("GET", "/file")
+        assert changed.body == b"longer now"
+        assert changed.headers["etag"] != answer.headers["etag"]
+
+
+async def test_what_cannot_be_removed_or_copied_is_listed() -> None:
+    vfs = FailingVfs()
+    vfs.cloud_mkdir("/tree")
+    vfs.cloud_mkdir("/tree/inner")
+    for path in ("/tree/a", "/tree/inner/stuck &", "/tree/inner/z"):
+        vfs.cloud_put(path, b"x")
+    vfs.failures["stuck &"] = errors.PermissionDenied("no")
+    async with client_of(vfs) as client:
+        answer = await client.request("COPY", "/tree", headers={"Destination": "/copy"})
+        assert answer.status == 207
+        assert b"<D:href>/copy/inner/stuck%20%26</D:href><D:status>HTTP/1.1 403" in answer.body
+        assert vfs.bytes_of("/copy/inner/z") == b"x"
+
+        answer = await client.request("DELETE", "/tree")
+        assert answer.status == 207
+        assert answer.body.count(b"<D:response>") == 1, "its folders remain, but they are not to blame"
+        assert b"<D:href>/tree/inner/stuck%20%26</D:href><D:status>HTTP/1.1 403" in answer.body
+        assert [entry.name for entry in vfs.readdir(vfs.resolve("/tree").ino)] == ["inner"]
+
+
+async def test_a_tree_deeper_than_python_recurses() -> None:
+    vfs = MemoryVfs()
+    path = ""
+    for _ in range(1500):
+        path += "/d"
+        vfs.cloud_mkdir(path)
+    async with client_of(vfs) as client:
+        assert (await client.request("COPY", "/d", headers={"Destination": "/copy"})).status == 201
+        assert (await client.request("DELETE", "/d")).status == 204
+    assert vfs.resolve("/copy" + path[2:])
+
+
+async def test_links_are_shown_as_what_they_lead_to() -> None:
+    vfs = MemoryVfs()
+    folder = vfs.cloud_mkdir("/folder")
+    vfs.cloud_put("/folder/file", b"content")
+    for parent, name, target in (
+        (ROOT_INO, "to-file", "folder/file"),
+        (ROOT_INO, "to-folder", "./folder/"),
+        (folder, "up", "../folder/../to-file"),
+        (ROOT_INO, "dangling", "nowhere"),
+        (ROOT_INO, "absolute", "/folder/file"),
+        (ROOT_INO, "out", "../../etc"),
+        (ROOT_INO, "loop", "loop"),
+        (folder, "to-root", ".."),
+    ):
+        await vfs.symlink(parent, name, target, door="mount")
+    async with client_of(vfs) as client:
+        for path in ("/to-file", "/to-folder/file", "/folder/up", "/to-folder/up", "/folder/to-root/to-file"):
+            assert (await client.request("GET", path)).body == b"content", path
+        for path in ("/dangling", "/absolute", "/out", "/loop", "/to-file/x", "/loop/x"):
+            assert (await client.request("GET", path)).status == 404, path
+        listed = (await client.request("PROPFIND", "/", headers={"Depth": "1"})).body.decode()
+        assert "<D:href>/to-folder/</D:href>" in listed
+        assert "<D:href>/to-file</D:href>" in listed
+        assert all(name not in listed for name in ("dangling", "absolute", "out<", "loop"))
+        assert b"to-folder/" in (await client.request("GET", "/")).body
+
+        assert (await client.request("PUT", "/to-file", b"through the link")).status == 204
+        assert vfs.bytes_of("/folder/file") == b"through the link"
+        assert (await client.request("DELETE", "/to-folder")).status == 204
+        assert vfs.bytes_of("/folder/file") == b"through the link", "only the link went"
+
+
+async def test_links_cannot_leave_the_root_of_the_door() -> None:
+    vfs = MemoryVfs()
+    inside = vfs.cloud_mkdir("/inside")
+    vfs.cloud_put("/secret", b"x")
+    await vfs.symlink(inside, "out", "../secret", door="mount")
+    async with client_of(vfs, root="/inside") as client:
+        assert (await client.request("GET", "/out")).status == 404
+        assert b"out" not in (await client.request("PROPFIND", "/", headers={"Depth": "1"})).body
+
+
+async def test_a_root_that_is_gone() -> None:
+    vfs = MemoryVfs()
+    vfs.cloud_mkdir("/inside")
+    async with client_of(vfs, root="/inside") as client:
+        vfs.cloud_remove("/inside")
+        assert (await client.request("GET", "/")).status == 404
+        assert (await client.request("PUT", "/x", b"")).status == 404
+
+
+async def test_a_changed_property_attribute_is_no_property() -> None:
+    """Through the mount anybody can write there."""
+    vfs = MemoryVfs()
+    ino = vfs.cloud_put("/file", b"")
+    for value in (b"\xff", b"[]", b'{"a": 1}', b'"x"'):
+        await vfs.setxattr(ino, "user.webdav.properties", value)
+        async with client_of(vfs) as client:
+            assert (await client.request("PROPFIND", "/file", headers={"Depth": "0"})).status == 207
+
+
+async def test_names_that_xml_cannot_carry() -> None:
+    vfs = MemoryVfs()
+    vfs.cloud_put("/bell\x07 \ufffe", b"ring")
+    async with client_of(vfs) as client:
+        listed = (await client.request("PROPFIND", "/", headers={"Depth": "1"})).body.decode()
+        assert "\x07" not in listed
+        assert "/bell%07%20%EF%BF%BE" in listed
+        assert (await client.request("GET", "/bell%07%20%EF%BF%BE")).body == b"ring"
+
+
+async def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with client_of(MemoryVfs(), users={"u": "hunter2"}) as client:
+        for header in ("Basic dTpodW50ZXIy", "Basic dTp3cm9uZw=="):
+            await client.request("GET", "/", headers={"Authorization": header})
+    assert "hunter2" not in caplog.text
+    assert "dTpo" not in caplog.text
+
+
+async def test_the_loop_is_free_while_a_large_folder_is_listed() -> None:
+    """Counted in turns of the loop, not in time: a listing of n entries gives way at least every so often."""
+    vfs = MemoryVfs()
+    for n in range(2000):
+        vfs.cloud_put(f"/file {n}", b"")
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with client_of(vfs) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        answer = await client.request("PROPFIND", "/", headers={"Depth": "1"})
+        nursery.cancel_scope.cancel()
+    assert answer.body.count(b"<D:response>") == 2001
+    assert turns > 2000 / 64
