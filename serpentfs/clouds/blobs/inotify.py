@@ -22,7 +22,7 @@ import trio
 from serpentfs.bridge import run_in_thread
 from serpentfs.clouds.blobs.base import BlobStore
 from serpentfs.clouds.blobs.posix import is_temporary, store_errors
-from serpentfs.errors import NotADirectory, NotFound, RetryableError
+from serpentfs.errors import NotADirectory, NotFound, RetryableError, Unavailable
 
 _log = logging.getLogger(__name__)
 
@@ -69,11 +69,15 @@ class EventsUnavailable(Exception):
 
 
 def sees_every_change(path: str) -> bool:
-    """Whether inotify reports all changes below ``path``: not where other machines can change it."""
+    """Whether inotify reports all changes below ``path``: not where other machines can change it. Unavailable when
+    there is no such folder."""
     if not sys.platform.startswith("linux"):
         return False
-    with store_errors(path):
-        device = Path(path).stat().st_dev
+    try:
+        with store_errors(path):
+            device = Path(path).stat().st_dev
+    except NotFound as error:
+        raise Unavailable(f"there is no folder {path}") from error
     wanted = f"{os.major(device)}:{os.minor(device)}"
     # Format: proc_pid_mountinfo(5). The file system's type is the first field after the lone dash.
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
@@ -239,20 +243,15 @@ async def _report(tree: _Tree, send: trio.MemorySendChannel[frozenset[str]]) -> 
             await send.send(due)
 
 
-async def watch_by_listing(
-    store: BlobStore,
-    prefix: str,
-    send: trio.MemorySendChannel[frozenset[str]],
-    interval: float = LISTING_INTERVAL,
-) -> None:
-    """``BlobStore.watch`` by comparing listings, ``interval`` seconds apart. Never returns."""
+async def watch_by_listing(store: BlobStore, prefix: str, send: trio.MemorySendChannel[frozenset[str]]) -> None:
+    """``BlobStore.watch`` by comparing listings. Never returns."""
     before: dict[str, dict[str, str]] | None = None
     while True:
         try:
             listing = await store.list(prefix)
         except RetryableError as error:
             _log.info("cannot list %s: %s", prefix or "the store", error)
-            await trio.sleep(interval)
+            await trio.sleep(LISTING_INTERVAL)
             continue
         now: dict[str, dict[str, str]] = {}
         for blob in listing:
@@ -266,4 +265,4 @@ async def watch_by_listing(
             if changed:
                 await send.send(changed)
         before = now
-        await trio.sleep(interval)
+        await trio.sleep(LISTING_INTERVAL)
