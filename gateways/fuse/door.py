@@ -100,6 +100,7 @@ async def _run(
                 log.error("the kernel does not take an invalidation for %.0f s: ending %s", _STUCK_AFTER, mount.path)
                 stuck = True
                 await run_in_thread("disk", mount.abort)
+                loop_scope.cancel()  # it would wait for the handler that all this waits for
                 return
             await trio.sleep(1)
 

@@ -385,9 +385,9 @@ class Operations(pyfuse3.Operations):
     @_answer
     @_of_inode
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        write = flags & os.O_ACCMODE != os.O_RDONLY
         truncate = bool(flags & os.O_TRUNC)
-        if self.read_only and (write or truncate):
+        write = truncate or flags & os.O_ACCMODE != os.O_RDONLY  # O_RDONLY | O_TRUNC truncates, too
+        if self.read_only and write:
             raise FUSEError(errno.EROFS)
         handle = await self._vfs.open(self._ino(inode), write=write, truncate=truncate, door=DOOR)
         return self._opened(handle, flags)

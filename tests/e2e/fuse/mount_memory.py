@@ -25,6 +25,8 @@ import trio
 from serpentfs.gateways.fuse import MountOptions, door, serve
 from serpentfs.model import ROOT_INO, Attributes, HandleId, Ino, Kind, Quota
 from serpentfs.vfs.core import SetAttributes, Vfs
+from tests.drives import a_drive
+from tests.fakes.memory_cloud import MemoryCloud
 from tests.fakes.memory_vfs import MemoryVfs
 
 DOOR = "webdav"
@@ -39,6 +41,13 @@ async def memory(state: Path) -> AsyncIterator[Vfs]:
              if entry.attributes.kind is Kind.FILE}
     final = {"files": {name: data.decode("latin-1") for name, data in files.items()}, "open": vfs.open_handles}
     (state / "final.json").write_text(json.dumps(final))
+
+
+@asynccontextmanager
+async def drive(state: Path) -> AsyncIterator[Vfs]:
+    """The real thing, over a cloud in memory."""
+    async with a_drive(MemoryCloud(), state) as opened:
+        yield opened
 
 
 @asynccontextmanager

@@ -108,13 +108,6 @@ def test_size_and_blocks(folder: Path) -> None:
         assert (found.st_size, found.st_blocks, found.st_nlink) == (size, (size + 511) // 512, 1)
 
 
-def test_statfs(mounted: Mounted) -> None:
-    found = os.statvfs(mounted.path)
-    assert found.f_frsize * found.f_blocks == 1 << 40
-    assert found.f_frsize * found.f_bavail == (1 << 40) - (1 << 30)
-    assert found.f_namemax == 255
-
-
 # --- extended attributes
 
 

@@ -260,9 +260,9 @@ def test_rewinding_a_listing(folder: Path) -> None:
     for number in range(10):
         (folder / str(number)).touch()
     fd = os.open(folder, os.O_RDONLY)
-    first = os.listdir(fd)  # noqa: PTH208  (of a descriptor, so that both use one)
+    first = os.listdir(fd)
     (folder / "new").touch()
-    assert sorted([*first, "new"]) == sorted(os.listdir(fd))  # noqa: PTH208
+    assert sorted([*first, "new"]) == sorted(os.listdir(fd))
     os.close(fd)
 
 
