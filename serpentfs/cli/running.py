@@ -60,43 +60,23 @@ def umount(arguments: argparse.Namespace) -> ExitCode:
         note = owner_of(resolve(arguments))
         if note is None:
             raise NotFound(f"nothing is mounted at or running for {arguments.remote}")
-    mounted_at = Path(note.doors["mount"]) if "mount" in note.doors else None
-    return _stop_now(note, mounted_at, arguments.lazy) if arguments.now else _stop(note, mounted_at, arguments.lazy)
+    stop = _stop_now if arguments.now else _stop
+    pending = stop(note, arguments.lazy)
+    _wait_for_end(note)
+    return tell_pending(pending, "the next start goes on with that")
 
 
-def _stop(note: OwnerNote, mounted_at: Path | None, lazy: bool) -> ExitCode:
-    """Upload with the mount still there (files that are open make the unmount fail, and nothing has changed then),
-    unmount, upload what came meanwhile."""
+def _stop(note: OwnerNote, lazy: bool) -> int:
     with Connection(Path(note.socket)) as connection, ProgressLine() as line:
-        connection.ask("flush", line.show)
-        if mounted_at is None:
-            connection.send("stop")
-        else:
-            connection.send("follow")    # before the unmount, which may end the process at once
-            mountpoints.detach(mounted_at, lazy=lazy)
-            if lazy:
-                _ask_to_stop(note)    # the kernel keeps the mount for as long as a file is open
-        pending = connection.receive(line.show)["pending"]
-    _wait_for_end(note)
-    return tell_pending(pending, "the next start goes on with that")
+        return int(connection.ask("stop", line.show, lazy=lazy)["pending"])
 
 
-def _ask_to_stop(note: OwnerNote) -> None:
-    with contextlib.suppress(NotFound, Unavailable), Connection(Path(note.socket)) as connection:
-        connection.send("stop")
-
-
-def _stop_now(note: OwnerNote, mounted_at: Path | None, lazy: bool) -> ExitCode:
+def _stop_now(note: OwnerNote, lazy: bool) -> int:
     with Connection(Path(note.socket)) as connection:
-        pending = len(connection.ask("status").get("drive", {}).get("pending", ()))
-        if mounted_at is not None:
-            mountpoints.detach(mounted_at, lazy=lazy)
-        try:
-            connection.ask("stop", now=True)
-        except Unavailable:
-            pass    # it ends without an answer
-    _wait_for_end(note)
-    return tell_pending(pending, "the next start goes on with that")
+        drive = connection.ask("status").get("drive", {})
+        with contextlib.suppress(Unavailable):    # it ends without an answer
+            connection.ask("stop", now=True, lazy=lazy)
+        return len(drive.get("pending", ()))
 
 
 def _wait_for_end(note: OwnerNote) -> None:

@@ -183,15 +183,11 @@ class Connection:
         self._lines.close()
         self._socket.close()
 
-    def send(self, request: str, **arguments: Any) -> None:
-        """Ask for something and do not wait; ``receive`` has the answer."""
+    def ask(self, request: str, on_item: Callable[[Any], None] | None = None, **arguments: Any) -> Any:
+        """The result of a request. Raises what the owner's error says; Unavailable when the owner goes away or does
+        not answer."""
         with _broken_connections():
             self._socket.sendall(json.dumps({"request": request, **arguments}).encode() + b"\n")
-
-    def receive(self, on_item: Callable[[Any], None] | None = None) -> Any:
-        """The result of the request that was sent. Raises what the owner's error says; Unavailable when the owner
-        goes away or does not answer."""
-        with _broken_connections():
             for line in self._lines:
                 message = json.loads(line)
                 if "error" in message:
@@ -201,11 +197,6 @@ class Connection:
                 if on_item is not None:
                     on_item(message["item"])
         raise Unavailable("the running process ended before it answered")
-
-    def ask(self, request: str, on_item: Callable[[Any], None] | None = None, **arguments: Any) -> Any:
-        """``send``, then ``receive``."""
-        self.send(request, **arguments)
-        return self.receive(on_item)
 
 
 @contextlib.contextmanager

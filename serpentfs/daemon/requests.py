@@ -6,16 +6,20 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
 
 from serpentfs import __version__
+from serpentfs.bridge import run_in_thread
+from serpentfs.daemon import mountpoints
 from serpentfs.daemon.control import Emit, Handler
 from serpentfs.daemon.listing import list_entries
 from serpentfs.daemon.progress import Progress, upload_all
 from serpentfs.daemon.stopping import Stop
-from serpentfs.errors import Busy
+from serpentfs.errors import Busy, NotFound, SerpentError
 from serpentfs.vfs.core import Vfs
 
 _PROGRESS_INTERVAL = 0.25
@@ -39,7 +43,6 @@ class OwnerRequests:
             "status": self._status,
             "flush": self._flush,
             "stop": self._stop_all,
-            "follow": self._follow,
             "list": self._list,
             "quota": self._quota,
         }
@@ -74,18 +77,33 @@ class OwnerRequests:
         return {"pending": len(self._drive().status().pending)}
 
     async def _stop_all(self, request: dict[str, Any], emit: Emit) -> Any:
-        """With ``now`` no answer comes but the end of the connection."""
-        self._stop.ask(now=bool(request.get("now")))
-        return await self._follow(request, emit)
-
-    async def _follow(self, request: dict[str, Any], emit: Emit) -> Any:
-        """Until everything is uploaded and the drive closed: for whoever unmounts, which ends us by itself."""
+        """Upload with the doors still open, unmount, end. Files that are open below the mount are Busy, and nothing
+        has changed then, unless ``lazy``. With ``now`` nothing is uploaded, and no answer comes but the end of the
+        connection."""
+        now = bool(request.get("now"))
+        if not now and self.vfs is not None:
+            await self._flush(request, emit)
+        if "mount" in self.doors:
+            await self._unmount(lazy=bool(request.get("lazy")), now=now)
+        self._stop.ask(now=now)
         while not self._stop.drained.is_set():
             if self.vfs is not None:
                 await emit(Progress.of(self.vfs.status()).as_item())
             with trio.move_on_after(_PROGRESS_INTERVAL):
                 await self._stop.drained.wait()
         return {"pending": self.left}
+
+    async def _unmount(self, *, lazy: bool, now: bool) -> None:
+        # The unmount may be noticed as the end of the door before it returns here.
+        self._stop.upload_at_end = not now
+        try:
+            detach = partial(mountpoints.detach, Path(self.doors["mount"]), lazy=lazy)
+            await run_in_thread("disk", detach)
+        except NotFound:
+            pass    # somebody else was faster
+        except SerpentError:
+            self._stop.upload_at_end = True
+            raise
 
     async def _list(self, request: dict[str, Any], emit: Emit) -> Any:
         for entry in list_entries(self._drive(), str(request.get("path", "/"))):

@@ -33,6 +33,8 @@ class Stop:
     def __init__(self, everything: trio.CancelScope) -> None:
         self._everything = everything
         self._serving = False
+        self.upload_at_end = True
+        """Whether the end of a door means "upload what is left" or "go now"."""
         self.asked = trio.Event()
         """Somebody asked: begin to drain."""
         self.drained = trio.Event()
@@ -41,6 +43,10 @@ class Stop:
     def begin_serving(self) -> None:
         """From now on the first request drains."""
         self._serving = True
+
+    def door_closed(self) -> None:
+        """A door was closed from outside."""
+        self.ask(now=not self.upload_at_end)
 
     def ask(self, *, now: bool = False) -> None:
         self.asked.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ftplib
 import json
 import os
@@ -119,15 +120,18 @@ def test_umount_with_open_files(with_vault: Machine) -> None:
 
 
 def test_umount_lazy(with_vault: Machine) -> None:
-    with_vault.mount()
+    with_vault.mount("--settle", "300")
     (with_vault.mountpoint / "file").write_text("content")
-    with (with_vault.mountpoint / "file").open() as file:
-        subprocess.run(["true"], check=True, timeout=30)
-        done = with_vault.run("umount", "--lazy", str(with_vault.mountpoint)) if file.read(1) else None
-        assert done is not None
-    assert done.returncode == 0, done.stderr
-    assert not with_vault.is_mounted()
-    with_vault.wait_until_gone()
+    descriptor = os.open(with_vault.mountpoint / "file", os.O_RDONLY)
+    try:
+        assert os.read(descriptor, 1) == b"c"
+        with_vault.ok("umount", "--lazy", str(with_vault.mountpoint))
+        assert not with_vault.is_mounted()
+        with_vault.wait_until_gone()
+    finally:
+        with contextlib.suppress(OSError):    # ENOTCONN: the process behind it is gone
+            os.close(descriptor)
+    assert listed(with_vault) == ["file"]
 
 
 def test_an_unmount_from_outside_uploads_and_ends(with_vault: Machine) -> None:
@@ -143,7 +147,7 @@ def test_after_a_kill_the_next_mount_takes_the_dead_one_away(with_vault: Machine
     (with_vault.mountpoint / "file").write_text("content")
     os.kill(int(str(the_status(with_vault)["pid"])), signal.SIGKILL)
     with_vault.wait_until_gone()
-    with pytest.raises(OSError, match="not connected"):
+    with pytest.raises(OSError, match="not connected|connection abort"):
         next(with_vault.mountpoint.iterdir())
     with_vault.mount()
     assert (with_vault.mountpoint / "file").read_text() == "content"
