@@ -147,7 +147,7 @@ def test_after_a_kill_the_next_mount_takes_the_dead_one_away(with_vault: Machine
     (with_vault.mountpoint / "file").write_text("content")
     os.kill(int(str(the_status(with_vault)["pid"])), signal.SIGKILL)
     with_vault.wait_until_gone()
-    with pytest.raises(OSError, match="not connected|connection abort"):
+    with pytest.raises(OSError, match=r"not connected|connection abort"):
         next(with_vault.mountpoint.iterdir())
     with_vault.mount()
     assert (with_vault.mountpoint / "file").read_text() == "content"
@@ -338,3 +338,23 @@ def test_a_second_signal_stops_at_once(with_vault: Machine) -> None:
     (with_vault.home / "gone").rename(with_vault.vault)
     with_vault.ok("flush", with_vault.url)
     assert listed(with_vault) == ["file"]
+
+
+def test_a_start_without_the_store(with_vault: Machine) -> None:
+    """A drive that was opened here once starts from what is known, takes changes, and uploads them later."""
+    with_vault.mount()
+    (with_vault.mountpoint / "file").write_text("content")
+    assert (with_vault.mountpoint / "file").read_text() == "content"
+    with_vault.ok("umount", str(with_vault.mountpoint))
+    with_vault.vault.rename(with_vault.home / "gone")
+    wrong = with_vault.home / "wrong"
+    wrong.write_text("wrong")
+    wrong.chmod(0o600)
+    with_vault.fails(3, "mount", with_vault.url, str(with_vault.mountpoint), "--password-file", str(wrong))
+    with_vault.mount()
+    assert (with_vault.mountpoint / "file").read_text() == "content"    # from the sealed cache
+    (with_vault.mountpoint / "new").write_text("written offline")
+    wait_for(lambda: "offline" in with_vault.ok("status"), "the status to tell")
+    (with_vault.home / "gone").rename(with_vault.vault)
+    with_vault.ok("umount", str(with_vault.mountpoint))
+    assert listed(with_vault) == ["file", "new"]
