@@ -1043,17 +1043,21 @@ class Drive:
         self._journal.wake()
         self._ledger.moved()
         waiting = {view.entry.seq for view in self._journal.pending()}
-        while self._moving(self._journal.outstanding(waiting)):
+        while True:
+            began = trio.current_time()
+            waiting = self._journal.outstanding(waiting)
+            if not any(map(self._is_moving, waiting)):
+                return
             await self._ledger.wait_moved()
+            # A look costs time in proportion to what is pending: with much to wait for, look less often.
+            await trio.sleep(20 * (trio.current_time() - began) if len(waiting) > 100 else 0)
 
-    def _moving(self, seqs: set[int]) -> bool:
-        """Whether time or the cloud alone will bring any of these on: what waits for a file to be closed, or is
-        stuck, does not, nor does what waits behind it."""
-        views = [view for view in self._journal.pending() if view.entry.seq in seqs]
-        return any(
-            view.state is EntryState.SENDING
-            or (view.state is EntryState.QUEUED and not view.held and not view.blocked)
-            for view in views
+    def _is_moving(self, seq: int) -> bool:
+        """Whether time or the cloud alone will bring an entry on: what waits for a file to be closed, or is stuck,
+        does not, nor does what waits behind it."""
+        view = self._journal.view(seq)
+        return view.state is EntryState.SENDING or (
+            view.state is EntryState.QUEUED and not view.held and not view.blocked
         )
 
     async def _confirmed(self, seqs: tuple[int | None, ...]) -> None:
@@ -1067,8 +1071,8 @@ class Drive:
         self._ledger.moved()
         with trio.move_on_after(self._options.confirm_within):
             while waiting := self._journal.outstanding(wanted):
-                for view in self._journal.pending():
-                    if view.entry.seq in waiting and view.state is EntryState.STUCK:
+                for view in map(self._journal.view, waiting):
+                    if view.state is EntryState.STUCK:
                         raise Unavailable(f"kept here, but the cloud refused it: {view.error}")
                 await self._ledger.wait_moved()
             return

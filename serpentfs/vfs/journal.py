@@ -332,18 +332,20 @@ class Journal:
 
     def pending(self) -> list[PendingEntry]:
         """Everything, in order of seq."""
-        return [
-            PendingEntry(
-                slot.entry,
-                slot.state,
-                slot.error,
-                slot.failures,
-                slot.not_before,
-                self._is_held(slot),
-                slot.blocked > 0,
-            )
-            for _, slot in sorted(self._slots.items())
-        ]
+        return [self.view(seq) for seq in sorted(self._slots)]
+
+    def view(self, seq: int) -> PendingEntry:
+        """One entry and how it fares. KeyError when it is not pending."""
+        slot = self._slots[seq]
+        return PendingEntry(
+            slot.entry,
+            slot.state,
+            slot.error,
+            slot.failures,
+            slot.not_before,
+            self._is_held(slot),
+            slot.blocked > 0,
+        )
 
     def is_pending(self, ino: Ino) -> bool:
         """Whether an entry changes, moves, removes or replaces this inode."""

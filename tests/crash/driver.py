@@ -15,19 +15,16 @@ import hashlib
 import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.mounted import PASSPHRASE, Mounted
 from tests.vault_tools import read_vault
 
-PASSPHRASE = "crash driver"
 Tree = dict[str, bytes | str | None]
 """Path below the mount to a file's bytes, a link's target, None for a folder."""
 
@@ -40,69 +37,6 @@ class Report:
     operations: int = 0
     interrupted: int = 0
     faults: list[str] = field(default_factory=list)
-
-
-class Mounted:
-    """``serpentfs mount`` as a child process."""
-
-    def __init__(self, work: Path) -> None:
-        self.vault = work / "vault"
-        self.point = work / "mount"
-        self._password = work / "password"
-        self._log = work / "log"
-        self.point.mkdir()
-        self._password.write_text(PASSPHRASE + "\n")
-        self._password.chmod(0o600)
-        self._environment = os.environ | {
-            "HOME": str(work),
-            "XDG_STATE_HOME": str(work / "state"),
-            "XDG_CACHE_HOME": str(work / "cache"),
-            "XDG_CONFIG_HOME": str(work / "config"),
-            "XDG_RUNTIME_DIR": str(work / "run"),
-            "SERPENTFS_PASSWORD_FILE": str(self._password),
-        }
-        (work / "run").mkdir(mode=0o700)
-        self._run("init", f"vault+file://{self.vault}")
-        self._child: subprocess.Popen[bytes] | None = None
-
-    def _command(self, *arguments: str) -> list[str]:
-        return [str(Path(sys.executable).with_name("serpentfs")), *arguments]
-
-    def _run(self, *arguments: str) -> None:
-        subprocess.run(self._command(*arguments), env=self._environment, check=True, timeout=120, capture_output=True)
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._child = subprocess.Popen(
-                self._command("mount", f"vault+file://{self.vault}", str(self.point)),
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        deadline = time.monotonic() + 60
-        while not self.point.is_mount():
-            if self._child.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the drive did not start; its log ends:\n{self._log.read_text()[-2000:]}")
-            time.sleep(0.01)
-
-    def kill(self) -> None:
-        assert self._child is not None
-        self._child.kill()
-
-    def clean_up(self) -> None:
-        """After a kill: reap the process and take the dead mount away."""
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-        subprocess.run(["fusermount3", "-uz", str(self.point)], capture_output=True, timeout=30, check=False)
-
-    def stop(self) -> None:
-        """Unmount as a user would: that waits for the uploads."""
-        assert self._child is not None
-        self._child.send_signal(signal.SIGTERM)
-        if self._child.wait(timeout=300) != 0:
-            raise RuntimeError(f"the drive did not stop cleanly; its log ends:\n{self._log.read_text()[-2000:]}")
 
 
 class Driver:
