@@ -86,13 +86,17 @@ class Draft:
     def _content(self, change: Entry) -> None:
         """A new content takes the place of an unsent one. Renames in between do not matter to it."""
         unsent = self._unsent(change.ino)
-        for entry in reversed(unsent):
+        for entry in unsent:
             if entry.operation in (Operation.CREATE, Operation.CONTENT):
-                mtime_ns = entry.mtime_ns if change.mtime_ns is None else change.mtime_ns
-                merged = replace(
-                    entry, content=change.content, mtime_ns=mtime_ns, recorded=max(entry.recorded, change.recorded)
+                entry = self._absorb_later(entry, entry.seq)
+                self._put(
+                    replace(
+                        entry,
+                        content=change.content,
+                        mtime_ns=entry.mtime_ns if change.mtime_ns is None else change.mtime_ns,
+                        recorded=max(entry.recorded, change.recorded),
+                    )
                 )
-                self._put(merged)
                 self._supersede(change.seq, entry.seq)
                 return
         for entry in unsent:
@@ -163,7 +167,7 @@ class Draft:
     def _bury(self, change: Entry) -> Entry:
         """``change`` makes an end of ``replaces``: what was still to be sent for that inode is not sent."""
         victim = change.replaces
-        if victim is None or self._is_read(victim):
+        if victim is None:
             return change
         unsent = self._unsent(victim)
         if unsent and unsent[0].operation in BIRTHS:
@@ -213,15 +217,18 @@ class Draft:
         self._put(change)
         self._fold(change.goal.slot)
 
-    def _absorb_later(self, birth: Entry, carrier: int) -> Entry:
-        """A birth that moves to a later position takes along what is to happen to the inode before that."""
-        for entry in self._unsent(birth.ino):
-            if entry.operation in IN_PLACE:
-                content = entry.content if entry.operation is Operation.CONTENT else birth.content
-                mtime_ns = birth.mtime_ns if entry.mtime_ns is None else entry.mtime_ns
-                birth = replace(birth, content=content, mtime_ns=mtime_ns)
-                self._drop(entry.seq, carrier)
-        return birth
+    def _absorb_later(self, entry: Entry, carrier: int) -> Entry:
+        """``entry`` with what the later contents and times of its inode would make of it; they are not sent.
+
+        There are any only when an attempt, during which they were recorded, turned out not to have been one.
+        """
+        for later in self._unsent(entry.ino):
+            if later.operation in IN_PLACE and later.seq > entry.seq:
+                content = later.content if later.operation is Operation.CONTENT else entry.content
+                mtime_ns = entry.mtime_ns if later.mtime_ns is None else later.mtime_ns
+                entry = replace(entry, content=content, mtime_ns=mtime_ns)
+                self._drop(later.seq, carrier)
+        return entry
 
     def _merge_renames(self, earlier: Entry, change: Entry) -> bool:
         """Two renames of one inode become one, from the first source to the last target; False: left alone.

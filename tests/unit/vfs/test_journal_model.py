@@ -552,6 +552,8 @@ def walk(random: Random, steps: int) -> None:
     """One long random life of a journal. Goes deeper than hypothesis does, and is repeated by its seed."""
     machine = JournalMachine()
     send = random.choice((0.05, 0.2, 0.5))       # how busy the sender is, against the users
+    births = random.choice(((*KINDS, Operation.CREATE), (Operation.CREATE,), (Operation.MKDIR,)))
+    ends = random.choice((ENDS, ("confirmed",), (None, "confirmed", "unsent")))
     for _ in range(steps):
         number, other = random.randrange(8), random.randrange(8)
         chance = random.random()
@@ -566,12 +568,12 @@ def walk(random: Random, steps: int) -> None:
         elif chance < 0.16:
             machine.time_passes(random.choice((0.3, 2.0, 40.0)), random.choice((None, number)), random.random() < 0.5)
         elif chance < 0.16 + send:
-            machine.sends([(number, random.choice(ENDS))], 5)
+            machine.sends([(number, random.choice(ends))], 5)
         else:
             name, over = random.choice(NAMES), random.choice((Operation.CREATE, Operation.SYMLINK))
             match random.choice(DEEDS):
                 case "make":
-                    machine.does_make(random.choice((*KINDS, Operation.CREATE)), other, name)
+                    machine.does_make(random.choice(births), other, name)
                 case "write":
                     machine.does_write(number)
                 case "set mtime":
