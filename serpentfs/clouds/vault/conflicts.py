@@ -35,7 +35,9 @@ class Claim:
 
 def showable(name: str) -> str:
     """A decrypted name as it can be shown: foreign writers can store what no file system takes."""
-    return _RESERVED.get(name) or name.translate(_FORBIDDEN)
+    if name in _RESERVED:
+        return _RESERVED[name]
+    return name.translate(_FORBIDDEN) if "/" in name or "\0" in name else name
 
 
 def _clip(stem: str, rest: str) -> str:

@@ -15,11 +15,11 @@ import trio
 from serpentfs.clouds.base import Batch, Known, Listing
 from serpentfs.clouds.blobs.base import BlobStore
 from serpentfs.clouds.vault.folders import FolderMap
-from serpentfs.clouds.vault.layout import DATA, entry_from_id
+from serpentfs.clouds.vault.layout import DATA, ROOT, entry_from_id
 from serpentfs.clouds.vault.listing import Lister, RawFolder, group_by_folder
 from serpentfs.clouds.vault.names import NameCipher
 from serpentfs.clouds.vault.parallel import for_each
-from serpentfs.clouds.vault.scan import scan, without_repeated_folders
+from serpentfs.clouds.vault.scan import require_root, scan, without_repeated_folders
 from serpentfs.errors import SerpentError
 from serpentfs.model import Kind, NodeId, NodeInfo
 
@@ -139,7 +139,8 @@ class ChangeFeed:
             if batch is not None:
                 took = trio.current_time() - began
                 await send.send(batch)
-                await trio.sleep(min(MAX_PAUSE, LISTING_SHARE * took))
+                if not batch.complete:
+                    await trio.sleep(min(MAX_PAUSE, LISTING_SHARE * took))
 
     async def _observe(self, known: Known) -> Batch | None:
         """Look at what was asked for. None when that concerns no folder that is known."""
@@ -187,6 +188,8 @@ class ChangeFeed:
             path = self._names.directory_path(folder)
             there = (await group_by_folder(await self._store.list(path))).get(path)
             raw[folder] = there or {}
+            if there is None and folder == ROOT:
+                await require_root(self._store, self._names)
             if there is None:
                 self.bare.add(folder)
             else:

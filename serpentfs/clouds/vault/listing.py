@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 import trio
 from cachetools import LRUCache
@@ -58,6 +59,8 @@ class RawEntry:
 
     def kinds(self, name: str) -> list[Kind]:
         """Which nodes this entry is; more than one only when something went wrong. The first is the one to show."""
+        if not self.inner:  # nearly every entry, so worth a short cut
+            return [Kind.FILE] if self.object is not None and name.endswith(REGULAR) else []
         kinds = [
             kind
             for kind, file in TYPE_FILES.items()
@@ -82,7 +85,7 @@ async def group_by_folder(blobs: Iterable[BlobInfo]) -> dict[str, RawFolder]:
         if count % (8 * NAMES_PER_STRETCH) == 0:
             await trio.lowlevel.checkpoint()
         parts = blob.key.split("/")
-        if not 4 <= len(parts) <= 5:
+        if not 4 <= len(parts) <= 5 or not parts[-1]:  # some tools keep a folder alive by an object "folder/"
             continue
         entry = folders.setdefault("/".join(parts[:3]), {}).setdefault(parts[3], RawEntry())
         if len(parts) == 4:
@@ -146,7 +149,7 @@ class Lister:
     async def _classify(self, folder: NodeId, raw: RawFolder, known: Known) -> list[_Found]:
         path = self._names.directory_path(folder)
         found = []
-        for count, (name, there) in enumerate(sorted(raw.items())):
+        for count, (name, there) in enumerate(raw.items()):
             if count % NAMES_PER_STRETCH == 0:
                 await trio.lowlevel.checkpoint()
             if not is_ciphertext_name(name):
@@ -258,14 +261,17 @@ class Lister:
                 usable.append(node)
             elif node.trouble:
                 self.warn(node.entry.key, node.trouble)
-        names = await self._names_of(self._without_repeated_links(usable))
+        usable = self._without_repeated_links(usable)
+        names = await self._names_of(usable)
+        # Folders first and in a fixed order, untouched entries before copies: of two links to one folder, the first
+        # is the one to show.
+        folders = [node for node in usable if node.kind is Kind.DIRECTORY]
+        folders.sort(key=lambda node: (not node.canonical, node.entry.name))
         shown = []
-        # Untouched entries first: of two links to one folder the first is kept.
-        for count, node in enumerate(sorted(usable, key=lambda node: not node.canonical)):
+        for count, node in enumerate(chain(folders, (node for node in usable if node.kind is not Kind.DIRECTORY))):
             if count % NAMES_PER_STRETCH == 0:
                 await trio.lowlevel.checkpoint()
-            if node.blob.key in names:
-                shown.append(self._info(node, names[node.blob.key]))
+            shown.append(self._info(node, names[node.blob.key]))
         return shown
 
     async def _names_of(self, nodes: list[_Found]) -> dict[str, str]:

@@ -85,7 +85,8 @@ class NameCipher:
     def decrypt(self, ciphertext: str, parent_id: str) -> str | None:
         """The cleartext of a base64 text without suffix; None when it does not authenticate here."""
         try:
-            sealed = base64.b64decode(ciphertext, b"-_", validate=True)
+            standard = ciphertext.replace("-", "+").replace("_", "/")
+            sealed = binascii.a2b_base64(standard, strict_mode=True)
             return self._siv.decrypt(sealed, [parent_id.encode("utf-8")]).decode("utf-8")
         except (binascii.Error, InvalidTag, ValueError):
             return None

@@ -12,6 +12,7 @@ from serpentfs.clouds.vault.layout import DATA, ROOT
 from serpentfs.clouds.vault.listing import Lister, RawFolder, group_by_folder
 from serpentfs.clouds.vault.names import NameCipher
 from serpentfs.clouds.vault.parallel import for_each
+from serpentfs.errors import Unavailable
 from serpentfs.model import Kind, NodeId, NodeInfo
 
 MANY_PREFIXES = 256
@@ -70,5 +71,15 @@ def without_repeated_folders(lister: Lister, nodes: list[NodeInfo], links: dict[
 async def scan(
     store: BlobStore, lister: Lister, names: NameCipher, known: Known
 ) -> tuple[list[Listing], set[NodeId]]:
-    """The whole vault as it is now: see ``walk``."""
-    return await walk(lister, names, await group_by_folder(await list_all(store)), known)
+    """The whole vault as it is now: see ``walk``. Unavailable when not even the root is there: a store that lost its
+    content for the moment (unmounted, not synchronised) must not look like an empty vault."""
+    raw = await group_by_folder(await list_all(store))
+    if names.directory_path(ROOT) not in raw:
+        await require_root(store, names)
+    return await walk(lister, names, raw, known)
+
+
+async def require_root(store: BlobStore, names: NameCipher) -> None:
+    path = names.directory_path(ROOT)
+    if not await store.is_directory(path):
+        raise Unavailable(f"the vault's content root {path} is missing")

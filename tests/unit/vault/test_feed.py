@@ -199,6 +199,23 @@ async def test_trouble_passes(clock: trio.testing.MockClock, trouble: Exception,
                 pass
 
 
+@pytest.mark.parametrize("folders", [True, False])
+async def test_a_vault_that_vanished_is_not_an_empty_vault(clock: trio.testing.MockClock, folders: bool) -> None:
+    account = Account(folders=folders)
+    ours = await fresh_vault(MemoryBlobStore(account))
+    await put(ours, ROOT, "file", b"")
+    async with following(ours) as batches:
+        blobs, directories = account.blobs, account.directories
+        account.blobs, account.directories = {}, set()
+        account.touched(f"{ours.names.directory_path(ROOT)}/x")
+        with trio.move_on_after(300):
+            raise AssertionError(await batches.receive())
+        with pytest.raises(Unavailable):
+            await ours.snapshot(nothing_known)
+        account.blobs, account.directories = blobs, directories
+        assert await next_batch(batches) == {ROOT: {"file"}}
+
+
 async def test_nobody_listens_any_more(clock: trio.testing.MockClock) -> None:
     ours, theirs, _ = await two_clients()
     send, receive = trio.open_memory_channel[Batch](0)
