@@ -10,6 +10,7 @@ import argparse
 import difflib
 import importlib
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -112,6 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except SystemExit:
         raise    # --help
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # who read our output has enough; the exit flushes once more
+        return ExitCode.FAILURE
     except BaseException as error:    # noqa: BLE001 - the one place that answers for everything
         return _fail(error, verbosity)
 

@@ -24,6 +24,7 @@ from serpentfs.errors import NotFound, Unavailable
 # Doors, threads and the store are closed after the last upload; this is far above what that takes.
 _END_PATIENCE = 30.0
 _STATUS_PATIENCE = 10.0
+_SHOWN_CHANGES = 20
 
 
 def add_umount(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +49,7 @@ def add_flush(parser: argparse.ArgumentParser) -> None:
 
 
 def umount(arguments: argparse.Namespace) -> ExitCode:
-    path = options.absolute_path(arguments.remote)
+    path = _mount_path(arguments.remote)
     note = next((one for one in running_owners() if one.doors.get("mount") == str(path)), None)
     if note is None and mountpoints.is_ours(path):
         # Its owner is dead, or another user's: then the kernel decides whether we may.
@@ -64,6 +65,15 @@ def umount(arguments: argparse.Namespace) -> ExitCode:
     pending = stop(note, arguments.lazy)
     _wait_for_end(note)
     return tell_pending(pending, "the next start goes on with that")
+
+
+def _mount_path(text: str) -> Path:
+    """Where a link leads, without looking at a mount itself: it may be one that does not answer."""
+    path = options.absolute_path(text)
+    try:
+        return options.absolute_path(str(path.parent / path.readlink()))
+    except OSError:
+        return path
 
 
 def _stop(note: OwnerNote, lazy: bool) -> int:
@@ -134,8 +144,10 @@ def _print_status(answer: Mapping[str, Any]) -> None:
     left = sum(max(0, change["size"] - change["sent"]) for change in pending)
     uploads = f"{count(len(pending), 'change')}, {human_size(left)} left" if pending else "all done"
     print(f"  uploads  {uploads}")
-    for change in pending:
+    for change in pending[:_SHOWN_CHANGES]:
         print(f"    {_change_line(change)}")
+    if len(pending) > _SHOWN_CHANGES:
+        print(f"    and {len(pending) - _SHOWN_CHANGES} more (--json has all)")
     disk = human_size(drive["cache_disk_bytes"]) if drive["cache_disk_usable"] else "out of use"
     reads = f"{drive['cache_hits']} hits, {drive['cache_misses']} misses"
     print(f"  cache    memory {human_size(drive['cache_memory_bytes'])}, disk {disk}; {reads}")

@@ -56,6 +56,8 @@ def add_mount(parser: argparse.ArgumentParser) -> None:
 def add_webdav(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=webdav_remote)
     _add_server(parser, DEFAULT_WEBDAV)
+    parser.add_argument("--ftp", type=options.address, metavar="HOST:PORT", help="serve over FTP too, in this process")
+    options.add_ftp(parser)
     _add_owner_options(parser)
 
 
@@ -97,8 +99,11 @@ def mount_remote(arguments: argparse.Namespace) -> ExitCode:
 
 def webdav_remote(arguments: argparse.Namespace) -> ExitCode:
     target = resolve(arguments)
-    door = webdav_door(_server_options(arguments, arguments.listen, _users(arguments), target.path))
-    return _own(arguments, target, [door])
+    users = _users(arguments)
+    doors = [webdav_door(_server_options(arguments, arguments.listen, users, target.path))]
+    if arguments.ftp is not None:
+        doors.append(ftp_door(_ftp_options(arguments, arguments.ftp, users, target.path)))
+    return _own(arguments, target, doors)
 
 
 def ftp_remote(arguments: argparse.Namespace) -> ExitCode:
@@ -196,8 +201,10 @@ def _own(arguments: argparse.Namespace, target: Target, doors: list[Door]) -> Ex
         try:
             outcome = trio.run(owner.serve, remote, doors, announce, show)
         except BaseException as error:
-            code, message, _ = explain(error)
             if reporter is not None:
+                code, message, foreseen = explain(error)
+                if not foreseen:
+                    logger.error("%s", message, exc_info=error)
                 reporter.report(code, (message,))
             raise
     return tell_pending(outcome.pending, "the next start goes on with that")

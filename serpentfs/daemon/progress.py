@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,15 +34,19 @@ class Progress:
 
 
 async def upload_all(vfs: Vfs, show: Callable[[Progress], Awaitable[None]]) -> None:
-    """Wait until everything that was journalled is confirmed, showing how far it is every quarter of a second. A
+    """Wait until everything that was journalled is confirmed, showing how far it is some times a second. A
     read-only drive uploads nothing; what an earlier start left in its journal stays there."""
     if vfs.read_only:
         return
 
     async def report() -> None:
         while True:
-            await show(Progress.of(vfs.status()))
-            await trio.sleep(_INTERVAL)
+            began = time.perf_counter()
+            progress = Progress.of(vfs.status())
+            # With tens of thousands of changes the status itself takes a while: at most a tenth of the time.
+            pause = max(_INTERVAL, 10 * (time.perf_counter() - began))
+            await show(progress)
+            await trio.sleep(pause)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(report)
