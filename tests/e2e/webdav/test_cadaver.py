@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.webdav.conftest import Server
+from tests.e2e.webdav.servers import Server
+
+DRIVES = ["vault"]
 
 pytestmark = pytest.mark.skipif(
     shutil.which("cadaver") is None, reason="cadaver is not installed (apt: cadaver)"

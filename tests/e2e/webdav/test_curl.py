@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.webdav.conftest import Server, Start
+from tests.e2e.webdav.servers import Server, Start
+
+DRIVES = ["memory"]
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 

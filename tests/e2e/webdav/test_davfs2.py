@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.webdav.conftest import PATIENCE, Server, wait_until
+from tests.e2e.webdav.servers import PATIENCE, Server, wait_until
 
 MOUNT = shutil.which("mount.davfs", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+
+DRIVES = ["vault"]
 
 pytestmark = [
     pytest.mark.skipif(MOUNT is None, reason="davfs2 is not installed (apt: davfs2)"),

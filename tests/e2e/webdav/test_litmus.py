@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.webdav.conftest import Start
+from tests.e2e.webdav.servers import Start
 
 GROUPS = {"basic": 16, "copymove": 13, "props": 30, "locks": 41, "http": 4}
 """Groups and how many tests litmus 0.13 has in each."""
+
+DRIVES = ["vault"]
 
 pytestmark = pytest.mark.skipif(shutil.which("litmus") is None, reason="litmus is not installed (apt: litmus)")
 

