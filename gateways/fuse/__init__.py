@@ -1,8 +1,9 @@
 """The mount: FUSE requests translated to ``vfs.core`` and back.
 
-``operations`` translates requests, ``errnos`` errors, ``notifier`` tells the kernel what changed behind its back,
-``session`` is the request loop (pyfuse3), ``mountpoint`` what the system knows about a mount, ``door`` puts them
-together. Only this package imports pyfuse3, and only once something is to be mounted.
+``operations`` translates requests, ``errnos`` errors; ``notifier`` tells the kernel what changed behind its back;
+``session`` is the request loop (pyfuse3), which ``nudge`` keeps from freezing; ``mountpoint`` is what the system
+knows about a mount; ``door`` puts them together. Only this package imports pyfuse3, and only once something is to
+be mounted.
 """
 
 from __future__ import annotations

@@ -60,12 +60,14 @@ async def serve(vfs: Vfs, options: MountOptions, *, task_status: trio.TaskStatus
         finally:
             unsubscribe()
             with trio.CancelScope(shield=True):
-                await _close_files(operations)
-                await _stop(notifier, mount)
+                try:
+                    await _close_files(operations)
+                finally:
+                    await _stop(notifier, mount)
     finally:
         with trio.CancelScope(shield=True):
             # Only what we mounted is unmounted: after a lazy unmount another mount may be there.
-            ours = mountpoint.find_mount(path) == mount
+            ours = mount is None or mountpoint.find_mount(path) == mount
             await run_in_thread("disk", lambda: session.close(unmount=ours))
             if ours and mountpoint.find_mount(path) == mount:  # libfuse leaves it when the connection was aborted
                 await run_in_thread("disk", lambda: mountpoint.unmount(path, lazy=True))

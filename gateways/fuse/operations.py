@@ -142,7 +142,7 @@ class _OpenFolder:
 class Operations(pyfuse3.Operations):
     """One mount of one folder of a Vfs."""
 
-    supports_dot_lookup = True
+    supports_dot_lookup = False
 
     def __init__(self, vfs: Vfs, options: MountOptions, notifier: Notifier, *, owner: tuple[int, int]) -> None:
         """``owner``: who mounts, (uid, gid). Raises NotFound, NotADirectory when ``options.root`` is no folder."""
@@ -222,10 +222,6 @@ class Operations(pyfuse3.Operations):
     @_answer
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         parent = self._ino(parent_inode)
-        if name == b".":
-            return self._entry(self._vfs.getattr(parent))
-        if name == b"..":
-            return self._entry(self._vfs.getattr(self._vfs.getattr(parent).parent))
         try:
             return self._entry(self._vfs.lookup(parent, _decode(name)).attributes)
         except NotFound:
@@ -465,8 +461,8 @@ class Operations(pyfuse3.Operations):
             handle, file = self._files.popitem()
             try:
                 await self._vfs.release(handle)
-            except SerpentError as error:
-                log.error("closing inode %d, left open by the mount: %s", file.ino, error)
+            except Exception:
+                log.exception("closing inode %d, which the mount left open", file.ino)
 
     # --- open folders
 

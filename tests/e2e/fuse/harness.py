@@ -18,7 +18,6 @@ from typing import IO, Any
 FACTORIES = {
     "memory": "tests.e2e.fuse.mount_memory:memory",
     "drive": "tests.e2e.fuse.mount_memory:drive",
-    "memory-cold": "tests.e2e.fuse.mount_memory:memory_cold",
 }
 
 _REPOSITORY = Path(__file__).resolve().parents[3]

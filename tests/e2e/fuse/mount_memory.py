@@ -51,12 +51,6 @@ async def drive(state: Path) -> AsyncIterator[Vfs]:
 
 
 @asynccontextmanager
-async def memory_cold(state: Path) -> AsyncIterator[Vfs]:
-    """Never answers a read at once."""
-    yield MemoryVfs(cold=True)
-
-
-@asynccontextmanager
 async def memory_unknown_quota(state: Path) -> AsyncIterator[Vfs]:
     yield MemoryVfs(quota=Quota(None, None, None))
 
@@ -123,6 +117,23 @@ class Stalling(MemoryVfs):
 @asynccontextmanager
 async def stalling(state: Path) -> AsyncIterator[Vfs]:
     yield Stalling()
+
+
+class Counting(MemoryVfs):
+    """Counts the reads that get as far as here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def read_nowait(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview | None:
+        self.reads += 1
+        return super().read_nowait(handle, offset, size)
+
+
+@asynccontextmanager
+async def counting(state: Path) -> AsyncIterator[Vfs]:
+    yield Counting()
 
 
 @asynccontextmanager
@@ -195,6 +206,10 @@ class Control:
             "ino": attributes.ino, "size": attributes.size, "mtime_ns": attributes.mtime_ns,
             "mode": attributes.mode, "uid": attributes.uid, "gid": attributes.gid,
         }
+
+    async def reads(self) -> int:
+        assert isinstance(self._vfs, Counting)
+        return self._vfs.reads
 
     async def reads_stalled(self) -> int:
         assert isinstance(self._vfs, Stalling)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -204,7 +207,22 @@ def test_what_was_read_is_kept_and_what_was_written_is_seen(folder: Path) -> Non
         assert path.read_bytes() == data
 
 
-def test_copy_file_range_and_sendfile(folder: Path) -> None:
+@pytest.mark.parametrize("kind", ["flock", "lockf"])
+def test_locks_hold_between_processes(folder: Path, kind: str) -> None:
+    path = folder / "file"
+    path.touch()
+    script = f"import fcntl; fcntl.{kind}(open({str(path)!r}, 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+    def other_gets_it() -> bool:
+        return subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30).returncode == 0
+
+    with open(path, "r+b") as file:
+        getattr(fcntl, kind)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert not other_gets_it()
+    assert other_gets_it()
+
+
+def test_sendfile(folder: Path) -> None:
     data = random.Random(3).randbytes(300_000)
     (folder / "source").write_bytes(data)
     with open(folder / "source", "rb") as source, open(folder / "target", "wb") as target:

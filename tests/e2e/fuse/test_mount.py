@@ -251,6 +251,39 @@ def test_allow_other_with_a_uid_nobody_else_owns_anything(public_folder: Path, m
     assert (mounted.path / "folder").stat().st_uid == 1234
 
 
+# --- the kernel's page cache
+
+
+def test_pages_are_kept_while_the_content_is_the_same(mount: MountIt) -> None:
+    mounted = mount("--factory", FACTORY + "counting")
+    mounted.put("/file", b"data")
+    path = mounted.path / "file"
+    assert path.read_bytes() == b"data"
+    reads = mounted.command("reads")
+    assert reads > 0
+    for _ in range(5):
+        assert path.read_bytes() == b"data"
+    path.chmod(0o600)
+    path.rename(mounted.path / "renamed")
+    (mounted.path / "renamed").rename(path)
+    assert path.read_bytes() == b"data"
+    assert mounted.command("reads") == reads
+    mounted.command("overwrite", path="/file", offset=0, data="REFU")  # "DAT"
+    wait_until(lambda: path.read_bytes() == b"DATa")
+    assert mounted.command("reads") > reads
+
+
+def test_our_own_writes_do_not_make_other_files_read_again(mount: MountIt) -> None:
+    mounted = mount("--factory", FACTORY + "counting")
+    path = mounted.path / "file"
+    path.write_bytes(b"a" * 100_000)
+    assert path.read_bytes() == b"a" * 100_000
+    reads = mounted.command("reads")
+    (mounted.path / "other").write_bytes(b"b" * 100_000)
+    assert path.read_bytes() == b"a" * 100_000
+    assert mounted.command("reads") == reads
+
+
 # --- faults of the core
 
 

@@ -88,7 +88,7 @@ def test_options_that_cannot_be_passed_on(option: str) -> None:
 def test_find_mount() -> None:
     root = mountpoint.find_mount("/")
     assert root is not None
-    assert root.device == f"{os.major(os.stat('/').st_dev)}:{os.minor(os.stat('/').st_dev)}"  # noqa: PTH116
+    assert root.device == f"{os.major(os.stat('/').st_dev)}:{os.minor(os.stat('/').st_dev)}"
     assert mountpoint.find_mount("/no/such/place") is None
 
 
