@@ -114,6 +114,7 @@ class _Check:
         """Cleartext path by node id (files, links) and by content directory (folders)."""
         self._ids: dict[str, NodeId] = {}
         """Folder id by content directory, for every id that some ``dir.c9r`` holds."""
+        self._long_names: list[tuple[str, str, RawEntry, str | None]] = []
 
     def _add(
         self, severity: Severity, problem: str, where: str, message: str, repair: Repair | None = None,
@@ -133,7 +134,8 @@ class _Check:
         for path, folder in sorted(folders.items()):
             for name, there in sorted(folder.items()):
                 if is_ciphertext_name(name):
-                    await self._look_at_entry(path, name, there)
+                    self._look_at_entry(path, name, there)
+        await for_each(self._look_at_long_name, self._long_names)
         if content:
             await self._look_at_contents(folders)
         self._look_for_orphans(folders)
@@ -258,7 +260,7 @@ class _Check:
 
     # entries
 
-    async def _look_at_entry(self, path: str, name: str, there: RawEntry) -> None:
+    def _look_at_entry(self, path: str, name: str, there: RawEntry) -> None:
         key = f"{path}/{name}"
         folder = self._ids.get(path)
         shown = self._paths.get(f"{folder}/{name}") if folder is not None else None
@@ -275,7 +277,7 @@ class _Check:
             what = ", ".join(kind.name.lower() for kind in kinds)
             self._add(Severity.CRITICAL, "ambiguous-entry", key, f"more than one thing at once: {what}", path=shown)
         if name.endswith(SHORTENED) and there.object is None:
-            await self._look_at_long_name(path, name, there, shown)
+            self._long_names.append((path, name, there, shown))
         elif folder is not None and name.endswith(REGULAR):
             self._look_at_name(Entry(folder, name, path), shown)
         if Kind.FILE in kinds:
@@ -297,7 +299,8 @@ class _Check:
         elif cleartext_size(self._vault.scheme, blob.size) is None:
             self._add(Severity.CRITICAL, "truncated", blob.key, "the file is cut off inside a chunk", path=shown)
 
-    async def _look_at_long_name(self, path: str, name: str, there: RawEntry, shown: str | None) -> None:
+    async def _look_at_long_name(self, entry: tuple[str, str, RawEntry, str | None]) -> None:
+        path, name, there, shown = entry
         key = f"{path}/{name}"
         blob = there.inner.get(LONG_NAME_FILE)
         if blob is None:
@@ -333,10 +336,11 @@ class _Check:
 
     async def _look_at_contents(self, folders: dict[str, RawFolder]) -> None:
         jobs: list[tuple[BlobInfo, str | None]] = []
+        backups: list[tuple[BlobInfo, NodeId]] = []
         for path, folder in folders.items():
             backup = folder.get(DIRECTORY_ID_FILE)
             if backup is not None and backup.object is not None and path in self._ids:
-                await self._look_at_backup(backup.object, self._ids[path])
+                backups.append((backup.object, self._ids[path]))
             for name, there in folder.items():
                 if not is_ciphertext_name(name):
                     continue
@@ -358,10 +362,12 @@ class _Check:
             except IntegrityError as error:
                 self._add(Severity.CRITICAL, "damaged-content", blob.key, str(error), path=shown)
 
+        await for_each(self._look_at_backup, backups)
         jobs = [job for job in jobs if cleartext_size(self._vault.scheme, job[0].size) is not None]
         await for_each(verify, jobs, limit=FILES_IN_FLIGHT)
 
-    async def _look_at_backup(self, blob: BlobInfo, folder: NodeId) -> None:
+    async def _look_at_backup(self, backup: tuple[BlobInfo, NodeId]) -> None:
+        blob, folder = backup
         try:
             clear = decrypt_small(self._vault.scheme, await self._store.read(blob.key))
         except NotFound:

@@ -19,7 +19,7 @@ content directory that nothing links to, or a link to a content directory that i
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from serpentfs.clouds.base import Content
 from serpentfs.clouds.blobs.base import ABSENT, BlobInfo, BlobStore, Chunks
@@ -45,6 +45,7 @@ from serpentfs.clouds.vault.layout import (
 from serpentfs.clouds.vault.listing import RawEntry, node_info
 from serpentfs.clouds.vault.masterkey import Masterkey
 from serpentfs.clouds.vault.names import REGULAR, NameCipher, check_name, is_ciphertext_name, normalize
+from serpentfs.clouds.vault.parallel import for_each
 from serpentfs.clouds.vault.uploads import encrypted, put_bytes
 from serpentfs.errors import (
     AlreadyExists,
@@ -99,17 +100,18 @@ class Writer:
             if replaces is not None and replaces.kind is not Kind.FILE:
                 await self._delete_if_there(temporary)
             return self._info(entry, Kind.FILE, blob, name)
-        await self._require_folder(entry.parent)
         chunks = encrypted(self._scheme, header, content, size)
         if replaces is None:
-            await self.require_free(entry, Kind.FILE)
+            await self._require_room(entry, Kind.FILE)
             await self.put_long_name(entry, long_name)
             blob = await self._put_absent(entry, chunks, object_size, mtime_ns)
         elif replaces.kind is Kind.FILE:
+            await self._require_folder(parent)
             blob = await self._store.put(
                 key, chunks, object_size, condition=replaces.revision, mtime_ns=mtime_ns
             )
         else:
+            await self._require_folder(parent)
             blob = await self._put_over_link(entry, replaces, temporary, chunks, object_size, mtime_ns, retry)
         return self._info(entry, Kind.FILE, blob, name)
 
@@ -168,8 +170,7 @@ class Writer:
         if retry and await self._directory_id_at(key) == folder:
             await self.make_content_directory(folder)
             return self._info(entry, Kind.DIRECTORY, await self._store.stat(key), name, folder)
-        await self._require_folder(parent)
-        await self.require_free(entry, Kind.DIRECTORY)
+        await self._require_room(entry, Kind.DIRECTORY)
         await self.make_content_directory(folder)
         await self.put_long_name(entry, long_name)
         try:
@@ -193,8 +194,7 @@ class Writer:
         key = entry.primary(Kind.SYMLINK)
         if retry and await self._link_target_at(key) == target:
             return self._info(entry, Kind.SYMLINK, await self._store.stat(key), name, target=target)
-        await self._require_folder(parent)
-        await self.require_free(entry, Kind.SYMLINK)
+        await self._require_room(entry, Kind.SYMLINK)
         await self.put_long_name(entry, long_name)
         sealed = encrypt_small(self._scheme, clear)
         blob = await put_bytes(self._store, key, sealed, condition=ABSENT, mtime_ns=mtime_ns)
@@ -221,12 +221,12 @@ class Writer:
             return await self._info_at(target, node, blob, name)
         if there is None:
             raise NotFound(f"{source_key} is no longer there")
-        await self._require_folder(parent)
         if replaces is None:
-            await self.require_free(target, kind)
+            await self._require_room(target, kind)
             await self.put_long_name(target, long_name)
             blob = await self._rename_absent(source_key, target, kind)
         elif target.primary(replaces.kind) == target_key:
+            await self._require_folder(parent)
             blob = await self._store.rename(source_key, target_key, condition=replaces.revision)
         else:
             await self._vacate(target, replaces, retry)
@@ -357,6 +357,17 @@ class Writer:
         if entry.parent != parent:
             raise InvalidArgument("what is replaced lies in another folder")
         return entry, None
+
+    async def _require_room(self, entry: Entry, kind: Kind) -> None:
+        """Raise unless the entry's folder is there and the entry free. Two questions at once: a store's answer takes
+        its time."""
+
+        async def ask(question: Callable[[], Awaitable[None]]) -> None:
+            await question()
+
+        await for_each(
+            ask, [lambda: self._require_folder(entry.parent), lambda: self.require_free(entry, kind)], limit=2
+        )
 
     async def _require_folder(self, folder: NodeId) -> None:
         if folder == ROOT or await self._store.is_directory(self._names.directory_path(folder)):

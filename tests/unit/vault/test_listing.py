@@ -274,6 +274,24 @@ async def test_no_request_per_file(vault: VaultCloud, store: CountingBlobStore) 
     assert store.calls == {"list_directories": 1, "list": 1, "read": 1}
 
 
+async def test_what_changes_cost() -> None:
+    store = CountingBlobStore(folders=False)
+    vault = await fresh_vault(store)
+    folder = await mkdir(vault, ROOT, "folder")
+    store.calls.clear()
+    file = await put(vault, folder.id, "file", b"data")
+    assert store.calls == {"is_directory": 1, "list": 1, "put": 1}
+    store.calls.clear()
+    file = await put(vault, folder.id, "file", b"newer", replaces=file.ref)
+    assert store.calls == {"is_directory": 1, "put": 1}
+    store.calls.clear()
+    file = await vault.move(file.ref, folder.id, "moved", replaces=None)
+    assert store.calls == {"stat": 1, "is_directory": 1, "list": 1, "rename": 1}
+    store.calls.clear()
+    await vault.remove(file.ref)
+    assert store.calls == {"delete": 1}
+
+
 async def test_a_node_that_lies_nowhere(vault: VaultCloud) -> None:
     with pytest.raises(NotFound):
         await vault.move(NodeInfo(ROOT, None, "", Kind.DIRECTORY, 0, 0, Revision("")).ref, ROOT, "x", replaces=None)

@@ -6,7 +6,7 @@ import secrets
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serpentfs.clouds.vault.conflicts import Claim, assign_names, showable
@@ -17,9 +17,12 @@ from serpentfs.errors import InvalidName, NameTooLong, Unsupported
 NAMES = NameCipher(Masterkey(bytes(32), bytes(range(32))), 220)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=120)
 FILE_NAMES = TEXT.filter(lambda text: text not in ("", ".", "..") and "/" not in text and "\0" not in text)
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""Test machines are busy; how long an example takes says nothing."""
 PARENTS = st.one_of(st.just(""), st.uuids().map(str), TEXT)
 
 
+@PATIENT
 @given(name=TEXT, parent=PARENTS)
 def test_a_name_comes_back(name: str, parent: str) -> None:
     long_name = NAMES.encrypt(name, parent)
@@ -34,12 +37,14 @@ def test_a_name_comes_back(name: str, parent: str) -> None:
         assert len(entry) == 32
 
 
+@PATIENT
 @given(name=TEXT, parent=PARENTS)
 def test_equal_names_share_an_entry(name: str, parent: str) -> None:
     forms = {NAMES.entry_name(unicodedata.normalize(form, name), parent) for form in ("NFC", "NFD")}
     assert len(forms) == 1
 
 
+@PATIENT
 @given(
     name=TEXT,
     parent=PARENTS,
@@ -57,6 +62,7 @@ def test_ciphertext_is_found_among_what_sync_clients_add(name: str, parent: str,
         assert after.endswith(found[1]) or found[1] == after
 
 
+@PATIENT
 @given(st.text(max_size=300))
 def test_find_in_any_text(text: str) -> None:
     assert NAMES.find_in(text + ".c9r", "") is None
@@ -94,6 +100,7 @@ CLAIMS = st.lists(
 )
 
 
+@PATIENT
 @given(CLAIMS)
 def test_every_entry_gets_a_name_of_its_own(claims: list[Claim]) -> None:
     shown = assign_names(claims)
@@ -108,6 +115,7 @@ def test_every_entry_gets_a_name_of_its_own(claims: list[Claim]) -> None:
     assert assign_names(shuffled) == shown
 
 
+@PATIENT
 @given(CLAIMS)
 def test_who_is_untouched_keeps_its_name(claims: list[Claim]) -> None:
     shown = assign_names(claims)
