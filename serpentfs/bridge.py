@@ -6,6 +6,7 @@ blocking calls off the loop; ``LoopPortal`` lets a thread of a server library ca
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -41,6 +42,40 @@ async def run_in_thread(where: str, function: Callable[..., T], *args: object, a
     With ``abandon`` a cancelled caller does not wait for the thread: only for calls whose late end harms nothing.
     """
     return await trio.to_thread.run_sync(function, *args, limiter=limiter(where), abandon_on_cancel=abandon)
+
+
+_SLICE = 0.0002
+_URGENT_FOR = 0.005
+_last_urgent = [float("-inf")]
+
+
+def urgent() -> None:
+    """Somebody waits for an answer this very moment (a request of the mount): long work makes more room for some
+    milliseconds."""
+    _last_urgent[0] = time.perf_counter()
+
+
+class Pace:
+    """Lets the loop serve others between slices of long work (a listing of thousands).
+
+    A request of the mount passes the loop several times, and meets a slice each time; so while there are such
+    requests the work rests four times as long as it runs. Otherwise it only steps aside for a moment.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    async def breathe(self) -> None:
+        """Call after every piece of work; it yields when the slice (0.2 ms) is used up."""
+        now = time.perf_counter()
+        worked = now - self._began
+        if worked < _SLICE:
+            return
+        if now - _last_urgent[0] < _URGENT_FOR:
+            await trio.sleep(4 * worked)
+        else:
+            await trio.lowlevel.checkpoint()
+        self._began = time.perf_counter()
 
 
 class LoopPortal:

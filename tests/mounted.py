@@ -34,6 +34,7 @@ class Mounted:
         self._password = work / "password"
         self._log = work / "log"
         self._options = list(options)
+        self._addresses: list[str] = []
         self.point.mkdir(parents=True)
         self._password.write_text(PASSPHRASE + "\n")
         self._password.chmod(0o600)
@@ -42,6 +43,7 @@ class Mounted:
             pass_file = work / "door-password"
             pass_file.write_text(WEBDAV_PASSWORD + "\n")
             pass_file.chmod(0o600)
+            self._addresses = [self.webdav, self.ftp]
             self._options += ["--webdav", self.webdav, "--ftp", self.ftp]
             self._options += ["--user", WEBDAV_USER, "--pass-file", str(pass_file)]
         self.environment = os.environ | {
@@ -74,7 +76,7 @@ class Mounted:
         return self._log.read_text()
 
     def start(self) -> None:
-        """Return when the mount answers."""
+        """Return when the mount and the other doors answer."""
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
                 [SERPENTFS, "mount", self.url, str(self.point), *self._options],
@@ -84,10 +86,19 @@ class Mounted:
                 stderr=log,
             )
         deadline = time.monotonic() + 60
-        while not self.point.is_mount():
+        while not self._answers():
             if self._child.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the drive did not start; its log ends:\n{self.log()[-2000:]}")
             time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        for address in self._addresses:
+            host, _, port = address.partition(":")
+            try:
+                socket.create_connection((host, int(port)), timeout=10).close()
+            except ConnectionRefusedError:
+                return False
+        return self.point.is_mount()
 
     def flush(self) -> None:
         """Until everything is uploaded."""

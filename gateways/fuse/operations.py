@@ -35,6 +35,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from serpentfs.bridge import urgent
 from serpentfs.errors import IntegrityError, NotFound, SerpentError, Unsupported
 from serpentfs.gateways.fuse.errnos import errno_of
 from serpentfs.gateways.fuse.mount_options import MountOptions
@@ -78,6 +79,7 @@ def _answer(
 
     @functools.wraps(handler)
     async def answering(self: Operations, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        urgent()
         try:
             return await handler(self, *args, **kwargs)
         except FUSEError:

@@ -6,11 +6,11 @@ lists a large folder over and over must not slow down the mount.
 
 from __future__ import annotations
 
-import time
 from html import escape
 
 import trio
 
+from serpentfs.bridge import Pace
 from serpentfs.gateways.webdav import davxml
 from serpentfs.gateways.webdav.conditions import check_headers, etag_of, http_date, parse_range
 from serpentfs.gateways.webdav.connection import Exchange
@@ -32,8 +32,7 @@ from serpentfs.vfs.core import Vfs
 
 READ_SIZE = 1024 * 1024
 """Bytes read at a time for GET: the most of one answer that is in memory."""
-_LISTING_SLICE = 32
-_SLICE_SECONDS = 0.0002
+_LISTING_SLICE = 16
 _ANSWER_PIECE = 64 * 1024
 _MOST_LISTED = 10_000
 """Entries of a folder that the page for browsers shows: it is sorted, so it is held whole."""
@@ -240,16 +239,3 @@ class _MultiStatus:
         self._parts.clear()
         self._length = 0
         return data
-
-
-class Pace:
-    """Lets the loop serve others after each slice of work."""
-
-    def __init__(self) -> None:
-        self._until = time.perf_counter() + _SLICE_SECONDS
-
-    async def breathe(self) -> None:
-        """Call after every piece of work; it yields when the slice is used up."""
-        if time.perf_counter() >= self._until:
-            await trio.lowlevel.checkpoint()
-            self._until = time.perf_counter() + _SLICE_SECONDS
