@@ -36,11 +36,6 @@ _URL = re.compile(r"(?P<cloud>[a-z0-9]+)\+(?P<scheme>[a-z0-9.-]+)://(?P<rest>.*)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _SECRET_OPTION = re.compile(r"key|secret|token|password|passphrase|credential", re.IGNORECASE)
 
-STORE_TIMEOUT = 20.0
-"""Seconds that a request without a body may take."""
-STORE_IO_TIMEOUT = 120.0
-"""Seconds that one request with a body may take: a part of an upload (8 MiB) at half a megabit a second."""
-
 
 @dataclass(frozen=True, slots=True)
 class NamedRemote:
@@ -188,7 +183,6 @@ def open_store(spec: RemoteSpec) -> BlobStore:
         return FileStore(Path(spec.location))
     # Only here: the library is large, and a vault in a folder does without it.
     import opendal
-    import opendal.layers
 
     from serpentfs.clouds.blobs.opendal import OpendalStore
 
@@ -199,7 +193,7 @@ def open_store(spec: RemoteSpec) -> BlobStore:
         operator = opendal.Operator("s3", **settings)
     except opendal.exceptions.ConfigInvalid as error:
         raise UsageError(f"the store cannot be opened: {str(error).partition(chr(10))[0]}") from error
-    return OpendalStore(operator.layer(opendal.layers.TimeoutLayer(STORE_TIMEOUT, STORE_IO_TIMEOUT)))
+    return OpendalStore(operator)
 
 
 def _s3_settings(spec: RemoteSpec, environment: Mapping[str, str]) -> dict[str, str]:

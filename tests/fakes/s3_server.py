@@ -30,7 +30,6 @@ from xml.sax.saxutils import escape
 
 import defusedxml.ElementTree
 import opendal
-import opendal.layers
 
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _COPIED_HEADERS = ("content-type", "cache-control", "content-disposition", "content-encoding", "content-language")
@@ -573,9 +572,9 @@ def _unwrap_aws_chunks(body: bytes) -> bytes:
         position = end + 2 + size + 2
 
 
-def s3_operator(server: S3Server, bucket: str, root: str = "", timeout: float = 20.0) -> opendal.Operator:
+def s3_operator(server: S3Server, bucket: str, root: str = "") -> opendal.Operator:
     """An OpenDAL operator for a bucket of the server."""
-    operator = opendal.Operator(
+    return opendal.Operator(
         "s3",
         bucket=bucket,
         root=f"/{root}",
@@ -586,4 +585,3 @@ def s3_operator(server: S3Server, bucket: str, root: str = "", timeout: float = 
         disable_config_load="true",
         disable_ec2_metadata="true",
     )
-    return operator.layer(opendal.layers.TimeoutLayer(timeout=timeout, io_timeout=timeout))

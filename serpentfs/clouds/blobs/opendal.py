@@ -26,6 +26,7 @@ from decimal import Decimal
 import opendal
 import trio
 from opendal import exceptions
+from opendal.layers import TimeoutLayer
 from opendal.options import WriteKwargs
 
 from serpentfs.bridge import run_in_thread
@@ -143,13 +144,26 @@ class _Revisions:
         return BlobInfo(key, metadata.content_length, mtime_ns, Revision(revision))
 
 
-class OpendalStore(BlobStore):
-    """Objects that ``operator`` reaches. The operator should have a TimeoutLayer and must not have a RetryLayer: a
-    conditional write whose answer was lost would, tried again, meet itself and look like somebody else's."""
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds after which a single request is given up. The thread that waits for it is free only then."""
 
-    def __init__(self, operator: opendal.Operator) -> None:
-        self._operator = operator
-        self._lister = operator.to_async_operator()
+    request: float = 20.0
+    """Without a body: a look, a copy, a deletion."""
+    read: float = 30.0
+    """A read, or a page of a listing."""
+    upload: float = 120.0
+    """An object or a part of one: 8 MiB at half a megabit a second."""
+
+
+class OpendalStore(BlobStore):
+    """Objects that ``operator`` reaches. It must have no RetryLayer: a conditional write whose answer was lost would,
+    tried again, meet itself and look like somebody else's."""
+
+    def __init__(self, operator: opendal.Operator, *, timeouts: Timeouts = Timeouts()) -> None:
+        self._operator = operator.layer(TimeoutLayer(timeouts.request, timeouts.upload))
+        self._reader = operator.layer(TimeoutLayer(timeouts.request, timeouts.read))
+        self._lister = self._reader.to_async_operator()
         self._can = operator.capability()
         self._revisions = _Revisions()
         native = self._can.write_with_if_match and self._can.write_with_if_not_exists
@@ -203,7 +217,7 @@ class OpendalStore(BlobStore):
     def _fetch(self, key: str, span: Span | None, revision: Revision | None) -> bytes:
         conditional = revision is not None and self._can.read_with_if_match
         with _store_errors(key):
-            data = self._operator.read(
+            data = self._reader.read(
                 key,
                 offset=None if span is None else span.start,
                 size=None if span is None else len(span),
@@ -420,8 +434,16 @@ class OpendalStore(BlobStore):
 
     async def remove_directory(self, prefix: str) -> None:
         split_key(prefix)
-        if await self.is_directory(prefix):
+        await run_in_thread("store", self._remove_directory, prefix)
+
+    def _remove_directory(self, prefix: str) -> None:
+        marker = f"{prefix}/"  # an empty object by which other programs mean a folder
+        entries = self._entries(prefix, True, 2)
+        if any(entry.path != marker for entry in entries):
             raise DirectoryNotEmpty(f"{prefix} is not empty")
+        if entries:
+            with _store_errors(prefix):
+                self._operator.delete(marker)
 
     async def set_mtime(self, key: str, mtime_ns: int) -> BlobInfo:
         raise Unsupported("this store cannot set the time of an object")

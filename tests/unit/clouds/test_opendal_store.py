@@ -11,10 +11,11 @@ import trio
 
 from serpentfs.clouds.blobs import opendal as module
 from serpentfs.clouds.blobs.base import ABSENT, Chunks
-from serpentfs.clouds.blobs.opendal import PART_SIZE, OpendalStore
+from serpentfs.clouds.blobs.opendal import PART_SIZE, OpendalStore, Timeouts
 from serpentfs.errors import (
     AlreadyExists,
     Conflict,
+    DirectoryNotEmpty,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -161,7 +162,7 @@ async def test_trouble_is_told_in_one_line(
     server: S3Server, fault: Fault, expected: type[SerpentError]
 ) -> None:
     server.put_object("bucket", "root/file", b"data")
-    store = OpendalStore(s3_operator(server, "bucket", "root", timeout=0.5))
+    store = OpendalStore(s3_operator(server, "bucket", "root"), timeouts=Timeouts(0.5, 0.5, 0.5))
     server.intercept = lambda method, path: fault
     for call in (
         lambda: store.read("file"),
@@ -264,6 +265,12 @@ async def test_markers_of_folders_are_no_objects(server: S3Server, store: Openda
     assert [blob.key for blob in await store.list("")] == ["d/file"]
     assert await store.list_directories("") == ["d"]
     assert await store.list_directories("d") == []
+    with pytest.raises(DirectoryNotEmpty):
+        await store.remove_directory("d")
+    await store.delete("d/file")
+    await store.remove_directory("d")
+    assert not await store.is_directory("d")
+    assert server.buckets["bucket"] == {}
 
 
 async def test_the_constants_keep_to_the_services_limits() -> None:
