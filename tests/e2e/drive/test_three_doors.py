@@ -120,7 +120,9 @@ def test_nothing_readable_at_rest(mount: MakeMount) -> None:
     drive = mount(doors=True)
     dav, ftp = Dav(drive), ftp_to(drive)
     secret = b"a secret sentence that stands nowhere else"
-    names = ["a-telling-file-name", "folder-with-a-telling-name", "name-given-by-ftp", "name-given-by-dav", "telling-link"]
+    names = [
+        "a-telling-file-name", "folder-with-a-telling-name", "name-given-by-ftp", "name-given-by-dav", "telling-link",
+    ]  # fmt: skip
     (drive.point / names[1]).mkdir()
     (drive.point / names[1] / names[0]).write_bytes(secret * 10_000)
     (drive.point / names[4]).symlink_to("a-telling-target")
