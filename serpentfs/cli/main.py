@@ -11,6 +11,7 @@ import difflib
 import importlib
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -98,31 +99,31 @@ def _command_named(word: str) -> Command:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the answer is the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # who read our output has enough; the exit flushes once more
+        return ExitCode.FAILURE
+    except BaseException as error:    # noqa: BLE001 - the one place that answers for everything
+        return _fail(error, verbosity=sum(word.count("v") for word in words if re.fullmatch("-v+|--verbose", word)))
+
+
+def _run(words: list[str]) -> ExitCode:
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return ExitCode.OK if words else ExitCode.USAGE
     if words[0] == "--version":
         print(f"serpentfs {__version__}")
         return ExitCode.OK
-    verbosity = 0
     try:
         arguments = parser_of(_command_named(words[0])).parse_args(words[1:])
-        verbosity = -1 if arguments.quiet else arguments.verbose
-        logs.configure(verbosity, arguments.log_file)
-        keep_memory_private()
-        return _run(arguments)
     except SystemExit:
-        raise    # --help
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # who read our output has enough; the exit flushes once more
-        return ExitCode.FAILURE
-    except BaseException as error:    # noqa: BLE001 - the one place that answers for everything
-        return _fail(error, verbosity)
-
-
-def _run(arguments: argparse.Namespace) -> ExitCode:
+        return ExitCode.OK    # --help was printed; mistakes are UsageErrors
+    logs.configure(-1 if arguments.quiet else arguments.verbose, arguments.log_file)
+    keep_memory_private()
     code: ExitCode = arguments.run(arguments)
-    sys.stdout.flush()
     return code
 
 

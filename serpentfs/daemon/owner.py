@@ -166,7 +166,7 @@ async def _serve_doors(
 
     async def keep_open(door: Door, *, task_status: trio.TaskStatus[Any]) -> None:
         await door.serve(drive, task_status=task_status)
-        logger.info("the %s door was closed from outside: stopping", door.name)
+        logger.info("the %s door is closed: stopping", door.name)
         stop.door_closed()
 
     async with trio.open_nursery() as nursery:

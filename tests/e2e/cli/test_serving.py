@@ -241,6 +241,27 @@ def test_a_network_door_alone(with_vault: Machine, door: str) -> None:
     with_vault.wait_until_gone()
 
 
+def test_both_network_doors_without_a_mount(with_vault: Machine) -> None:
+    port = free_port()
+    words = ["--no-auth", "--listen", "127.0.0.1:0", "--ftp", f"127.0.0.1:{port}", "--daemon"]
+    printed = with_vault.ok("webdav", with_vault.url, *words)
+    assert printed.endswith(f"\nFTP at ftp://127.0.0.1:{port}/\n")
+    with ftplib.FTP() as client:
+        client.connect("127.0.0.1", port, timeout=TIMEOUT)
+        client.login()
+        client.mkd("folder")
+    assert listed(with_vault) == ["folder/"]
+
+
+def test_a_mount_through_a_link(with_vault: Machine) -> None:
+    link = with_vault.home / "link"
+    link.symlink_to("mnt")
+    with_vault.ok("mount", with_vault.url, str(link), "--daemon")
+    assert with_vault.is_mounted()
+    with_vault.ok("umount", str(link))
+    assert not with_vault.is_mounted()
+
+
 @pytest.mark.parametrize(("words", "message"), [
     (["webdav"], "--user NAME and --pass-file FILE"),
     (["ftp", "--user", "me"], "--user NAME and --pass-file FILE"),

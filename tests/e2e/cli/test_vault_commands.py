@@ -147,3 +147,18 @@ def test_the_prompt(with_vault: Machine) -> None:
         assert process.wait(timeout=TIMEOUT) == 0, shown
     os.close(ours)
     assert PASSPHRASE.encode() not in shown
+
+
+@pytest.mark.parametrize("words", [["--help"], ["mount", "--help"], ["ls"], ["status", "--json"]])
+def test_a_reader_that_has_enough(with_vault: Machine, words: list[str]) -> None:
+    """``serpentfs … | head -1`` says nothing of broken pipes."""
+    if words == ["ls"]:
+        words = ["df", with_vault.url]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [str(SERPENTFS), *words], env=with_vault.environment, stdout=writing, stderr=subprocess.PIPE, text=True,
+        timeout=TIMEOUT, check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
