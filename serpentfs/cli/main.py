@@ -6,7 +6,6 @@ mistyped word answer at once.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import importlib
 import logging
