@@ -43,14 +43,15 @@ def ls(arguments: argparse.Namespace) -> ExitCode:
     entries: list[Mapping[str, Any]] = []
     if note := owner_of(target):
         with Connection(Path(note.socket)) as connection:
-            connection.ask("list", entries.append, path=target.path)
+            connection.ask("list", entries.extend, path=target.path)
     else:
 
         remote = unlock_target(arguments, target, read_only=True)
 
         async def collect() -> None:
             async with owner.borrow(remote) as drive:
-                entries.extend(asdict(entry) for entry in list_entries(drive, target.path))
+                for page in list_entries(drive, target.path):
+                    entries.extend(asdict(entry) for entry in page)
 
         trio.run(collect)
     entries.sort(key=lambda entry: str(entry["name"]))

@@ -20,16 +20,15 @@ class ListedEntry:
     target: str | None = None
 
 
-def list_entries(vfs: Vfs, path: str) -> Iterator[ListedEntry]:
-    """What is in a folder (or the one file that ``path`` names), in the order of the drive. NotFound."""
+def list_entries(vfs: Vfs, path: str) -> Iterator[list[ListedEntry]]:
+    """What is in a folder (or the one file that ``path`` names), page by page, in the order of the drive. NotFound."""
     attributes = vfs.resolve(path)
     if attributes.kind is not Kind.DIRECTORY:
-        yield _entry(vfs, path.rstrip("/").rpartition("/")[2], attributes)
+        yield [_entry(vfs, path.rstrip("/").rpartition("/")[2], attributes)]
         return
     after = 0
     while page := vfs.readdir(attributes.ino, after):
-        for entry in page:
-            yield _entry(vfs, entry.name, entry.attributes)
+        yield [_entry(vfs, entry.name, entry.attributes) for entry in page]
         after = page[-1].attributes.ino
 
 

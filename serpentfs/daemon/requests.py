@@ -106,8 +106,8 @@ class OwnerRequests:
             raise
 
     async def _list(self, request: dict[str, Any], emit: Emit) -> Any:
-        for entry in list_entries(self._drive(), str(request.get("path", "/"))):
-            await emit(asdict(entry))
+        for page in list_entries(self._drive(), str(request.get("path", "/"))):
+            await emit([asdict(entry) for entry in page])
         return {}
 
     async def _quota(self, request: dict[str, Any], emit: Emit) -> Any:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # A stop "now" that hangs (a stuck disk) is ended by the kernel: the default action of SIGALRM. The mount then
 # answers ENOTCONN until it is detached.
-_LAST_RESORT_SECONDS = 20
+_LAST_RESORT_SECONDS = 60
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
