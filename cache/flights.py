@@ -7,7 +7,7 @@ number of fetches run at a time and puts those that somebody waits for before th
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeAlias
 
 import trio
@@ -76,14 +76,15 @@ class FetchGate:
         """Fetches that run now."""
         return len(self._inside)
 
-    def has_room_for_prefetch(self, demands_to_come: int) -> bool:
-        """Whether a read-ahead that came now would get in at once, without taking the place of a demand that
-        waits or of ``demands_to_come``."""
-        if self._prefetch or not self._may_enter(demand=False):
+    def has_room_for_prefetch(self, coming: Collection[Flight]) -> bool:
+        """Whether one more read-ahead that came after all of ``coming`` would get in at once, without taking the
+        place of a demand."""
+        ahead = sum(not flight.demand for flights in (self._inside, coming) for flight in flights)
+        if self._prefetch or ahead >= self._most_prefetch or len(self._inside) >= self._slots:
             return False
-        if self._most_demand < self._slots and all(flight.demand for flight in self._inside):
+        if not ahead and self._most_demand < self._slots:
             return True
-        return not self._demand and len(self._inside) + demands_to_come < self._slots
+        return not self._demand and len(self._inside) + len(coming) < self._slots
 
     def _may_enter(self, *, demand: bool) -> bool:
         alike = sum(flight.demand == demand for flight in self._inside)
@@ -110,8 +111,6 @@ class FetchGate:
 
     def promote(self, flight: Flight) -> None:
         """A reader waits for this read-ahead now: it counts and queues as a demand from here on."""
-        if flight.demand:
-            return
         flight.demand = True
         waiting = self._prefetch.pop(flight, None)
         if waiting is not None:

@@ -97,7 +97,7 @@ class BlockCache:
         self._gate = FetchGate(limits.parallel_fetches)
         self._board: dict[tuple[ContentId, BlockIndex], Flight] = {}
         self._approaching: set[Flight] = set()
-        """Demanded flights that took off and have not come to the gate: no read-ahead may slip in before them."""
+        """Flights that took off and have not come to the gate: no read-ahead may slip in before them."""
         self._prefetcher = Prefetcher(min(limits.prefetch_bytes, limits.memory_bytes // 2), self)
         self._nursery: trio.Nursery | None = None
         self._hits = 0
@@ -258,7 +258,9 @@ class BlockCache:
         flights = {block: self._board[content, BlockIndex(block)] for block in blocks}
         for flight in set(flights.values()):
             flight.waiters += 1
-            self._gate.promote(flight)
+            if not flight.demand:
+                self._gate.promote(flight)
+                self._prefetcher.pump()
         return flights
 
     def leave(self, flight: Flight) -> None:
@@ -269,7 +271,7 @@ class BlockCache:
     # what Prefetcher needs
 
     def has_room(self) -> bool:
-        return self._nursery is not None and self._gate.has_room_for_prefetch(len(self._approaching))
+        return self._nursery is not None and self._gate.has_room_for_prefetch(self._approaching)
 
     def is_known(self, content: ContentId, block: BlockIndex) -> bool:
         key = (content, block)
@@ -287,8 +289,7 @@ class BlockCache:
             raise Unavailable("the block cache is not running")
         for block in flight.blocks:
             self._board[flight.content, BlockIndex(block)] = flight
-        if flight.demand:
-            self._approaching.add(flight)
+        self._approaching.add(flight)
         self._nursery.start_soon(self._fly, flight)
 
     async def _fly(self, flight: Flight) -> None:

@@ -151,6 +151,42 @@ class CacheMachine(RuleBasedStateMachine):
         self._check(content, span, lambda: self.cache.read_span(ContentId(content), size, span, fetch))
 
     @precondition(lambda self: self.sizes)
+    @rule(data=st.data(), seed=st.integers(0, 1000))
+    def read_together(self, data: st.DataObject, seed: int) -> None:
+        """Several readers of one content at once, of which some are cancelled somewhere on the way."""
+        content = data.draw(st.sampled_from(sorted(self.sizes)))
+        size = self.sizes[content]
+        choose = random.Random(seed)
+        expected = cleartext(content, size)
+
+        async def read(span: Span, patience: int | None) -> None:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    if patience is not None:
+                        nursery.start_soon(cancel, scope, patience)
+                    try:
+                        got = await self.cache.read_span(ContentId(content), size, span, self._fetch_of(content))
+                    except Unavailable:
+                        assert not self.online
+                    else:
+                        assert got == expected[span.start : span.stop]
+                    nursery.cancel_scope.cancel()
+
+        async def cancel(scope: trio.CancelScope, patience: int) -> None:
+            for _ in range(patience):
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+
+        async def together() -> None:
+            async with trio.open_nursery() as nursery:
+                for _ in range(6):
+                    start = choose.randrange(size)
+                    span = Span(start, min(size, start + choose.randrange(3 * B)))
+                    nursery.start_soon(read, span, choose.choice([None, 1, 2, 5, 20]))
+
+        self.loop.run(together)
+
+    @precondition(lambda self: self.sizes)
     @rule(data=st.data())
     def open(self, data: st.DataObject) -> None:
         content = data.draw(st.sampled_from(sorted(self.sizes)))

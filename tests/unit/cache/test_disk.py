@@ -14,6 +14,7 @@ import trio.testing
 from serpentfs.cache import disk, slots
 from serpentfs.cache.layers import BlockCache
 from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
+from serpentfs.errors import Unavailable
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
 from tests.unit.cache.harness import (
     PATIENCE,
@@ -412,6 +413,63 @@ async def test_a_content_forgotten_while_it_is_written_leaves_the_disk(
 
 
 @pytest.mark.trio
+async def test_a_content_forgotten_while_room_is_made_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    free_bytes = slots.free_bytes
+    async with running(tmp_path) as cache:
+
+        def forget_meanwhile(directory: Path) -> int:
+            trio.from_thread.run_sync(cache.forget, ONE)
+            return free_bytes(directory)
+
+        monkeypatch.setattr(slots, "free_bytes", forget_meanwhile)
+        await read_all(cache, store, 1, SIZE)
+        await settle(cache)
+        assert slot_files(tmp_path) == []
+        assert cache.statistics().disk_bytes == 0
+
+
+@pytest.mark.trio
+async def test_a_content_forgotten_while_it_is_fetched_is_not_written(tmp_path: Path) -> None:
+    store = Store()
+    store.held = True
+    async with running(tmp_path) as cache:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_all, cache, store, 1, SIZE)
+            await store.wait_asked(1)
+            cache.forget(ONE)
+            store.release()
+        await settle(cache)
+        assert slot_files(tmp_path) == []
+
+
+@pytest.mark.trio
+async def test_a_content_forgotten_while_it_is_looked_up_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_slots(slot_file(tmp_path, 1), 1, SIZE, [0])
+    store = Store()
+    store.error = Unavailable("no network")
+    look = slots.look
+    async with running(tmp_path) as cache:
+        await cache.wait_written()
+
+        def forget_meanwhile(path: Path) -> slots.Found | None:
+            found = look(path)
+            trio.from_thread.run_sync(cache.forget, ONE)
+            return found
+
+        monkeypatch.setattr(slots, "look", forget_meanwhile)
+        with pytest.raises(Unavailable):
+            await read_all(cache, store, 1, SIZE)
+        await settle(cache)
+        assert slot_files(tmp_path) == []
+        assert cache.statistics().disk_bytes == 0
+
+
+@pytest.mark.trio
 async def test_a_content_forgotten_before_the_scan_is_not_found_by_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -540,6 +598,30 @@ async def test_adoption_makes_room_by_the_rules(cached: Path, staging: Path) -> 
         write_slots(staging / "1.0", 1, SIZE, list(range(6)))
         await cache.adopt(ONE, staging / "1.0", [BlockIndex(block) for block in range(6)])
         assert [path.name for path in slot_files(cached)] == [f"{content:016x}" for content in (1, 3)]
+
+
+@pytest.mark.trio
+async def test_adoption_waits_until_the_budget_is_known(
+    cached: Path, staging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = FILE + 4096 * 8
+    write_slots(slot_file(cached, 2), 2, SIZE, list(range(6)))
+    write_slots(staging / "1.0", 1, SIZE, list(range(6)))
+    scan = slots.scan
+    asked = threading.Event()
+
+    def slow_scan(directory: Path) -> list[tuple[ContentId, int]]:
+        assert asked.wait(PATIENCE)
+        return scan(directory)
+
+    monkeypatch.setattr(slots, "scan", slow_scan)
+    async with running(cached, limits(disk=budget)) as cache:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cache.adopt, ONE, staging / "1.0", [BlockIndex(block) for block in range(6)])
+            await trio.testing.wait_all_tasks_blocked()
+            asked.set()
+        assert slot_files(cached) == [slot_file(cached, 1)]
+        assert cache.statistics().disk_bytes <= budget
 
 
 @pytest.mark.trio

@@ -66,7 +66,7 @@ async def test_one_of_several_slots_is_kept_for_demands() -> None:
             passage = Passage(FetchGate(3), nursery)
             aheads = [await passage.send(demand=False) for _ in range(3)]
             assert passage.entered == aheads[:2]
-            assert not passage.gate.has_room_for_prefetch(0)
+            assert not passage.gate.has_room_for_prefetch([])
             demand = await passage.send(demand=True)
             assert passage.entered == [*aheads[:2], demand]
             await passage.leave(demand)
@@ -131,26 +131,27 @@ async def test_of_many_slots_one_is_kept_for_read_ahead() -> None:
             passage = Passage(FetchGate(4), nursery)
             demands = [await passage.send(demand=True) for _ in range(4)]
             assert passage.entered == demands[:3]
-            assert passage.gate.has_room_for_prefetch(5)
+            assert passage.gate.has_room_for_prefetch([flight(demand=True) for _ in range(5)])
             ahead = await passage.send(demand=False)
             assert passage.entered == [*demands[:3], ahead]
-            assert not passage.gate.has_room_for_prefetch(0)
+            assert not passage.gate.has_room_for_prefetch([])
             await passage.leave(ahead)
-            assert passage.gate.has_room_for_prefetch(0), "it is not for demands"
+            assert passage.gate.has_room_for_prefetch([]), "it is not for demands"
             await passage.leave(demands[0])
             assert passage.entered[-1] is demands[3]
             nursery.cancel_scope.cancel()
 
 
 @pytest.mark.trio
-async def test_further_slots_are_left_to_demands_that_are_on_their_way() -> None:
+async def test_further_slots_are_left_to_flights_that_are_on_their_way() -> None:
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             passage = Passage(FetchGate(4), nursery)
             await passage.send(demand=True)
             await passage.send(demand=False)
-            assert passage.gate.has_room_for_prefetch(1)
-            assert not passage.gate.has_room_for_prefetch(2)
+            assert passage.gate.has_room_for_prefetch([flight(demand=True)])
+            assert not passage.gate.has_room_for_prefetch([flight(demand=True), flight(demand=True)])
+            assert not passage.gate.has_room_for_prefetch([flight(demand=False), flight(demand=False)])
 
 
 def test_a_gate_without_slots_is_refused() -> None:

@@ -274,6 +274,25 @@ async def test_with_one_fetch_at_a_time_the_demand_is_fetched_first() -> None:
 
 
 @pytest.mark.trio
+async def test_read_ahead_that_a_reader_waits_for_is_a_demand() -> None:
+    store = Store()
+    async with running(None, limits(fetches=2)) as cache:
+        reader = cache.reader(ONE, SIZE, store.fetch_of(1, SIZE))
+        await reader.read(block_span(0))
+        cache.store(ONE, BlockIndex(1), DATA[B : 2 * B])
+        store.held = True
+        assert reader.read_nowait(block_span(1)) is not None
+        cache.warm(ContentId(2), B, Span(0, B), store.fetch_of(2, B))
+        await trio.testing.wait_all_tasks_blocked()
+        assert store.asked[1:] == [(1, block_span(2, 8))], "the other slot is for demands"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reader.read, block_span(2))
+            await store.wait_asked(3)
+            assert store.asked[2:] == [(2, block_span(0))]
+            store.release()
+
+
+@pytest.mark.trio
 async def test_a_seek_drops_read_ahead_that_did_not_begin() -> None:
     store = Store()
     size = 2000 * B
@@ -380,6 +399,7 @@ async def test_a_stored_block_is_a_copy_and_a_hit() -> None:
         buffer[:] = bytes(B)
         assert cache.reader(ONE, SIZE, store.fetch_of(1, SIZE)).read_nowait(block_span(0)) == DATA[:B]
         cache.store(ONE, BlockIndex(1), DATA[B : B + 10])
+        assert cache.reader(ONE, SIZE, store.fetch_of(1, SIZE)).read_nowait(block_span(1)) is None, "not all of it"
         assert await cache.read_span(ONE, SIZE, block_span(1), store.fetch_of(1, SIZE)) == DATA[B : 2 * B]
 
 
