@@ -52,7 +52,7 @@ LOGIN_TIME = 60.0
 _LONGEST_LINE = 16 * 1024
 """Bytes; a path of the longest length that Linux knows (4096) fits, also with every byte doubled."""
 
-_LIST_OPTIONS = re.compile(r"(?:-[A-Za-z1]+(?:\s+|$))+")
+_LIST_OPTIONS = re.compile(r"\A(?:-[A-Za-z1]+(?:\s+|$))+")
 """What old clients send before the path, as if LIST were ``ls``. A name like that can be given as ``./-a``."""
 
 _TAKES_DATA_CONNECTION = {"LIST", "NLST", "MLSD", "RETR", "STOR", "STOU", "APPE"}
@@ -382,7 +382,7 @@ class Session(TlsChannel, FTPHandler):
         self._send(Lines(self._list_lines(line)), "LIST", "Listing follows.")
 
     def ftp_NLST(self, line: str) -> None:
-        argument = _LIST_OPTIONS.sub("", line, count=1)
+        argument = _LIST_OPTIONS.sub("", line)
         within, listed = self._listed(argument)
         names = (posixpath.join(within, shown.name) for shown in listed)
         self._send(Lines(one_line(name) for name in names), "NLST", "Names follow.")
@@ -397,7 +397,7 @@ class Session(TlsChannel, FTPHandler):
         self.respond("213 End of status.")
 
     def _list_lines(self, line: str) -> Iterator[str]:
-        _, listed = self._listed(_LIST_OPTIONS.sub("", line, count=1))
+        _, listed = self._listed(_LIST_OPTIONS.sub("", line))
         owner = self.username or "ftp"
         now = time.time_ns()
         read_only = self._door.options.server.read_only
@@ -594,7 +594,17 @@ class Session(TlsChannel, FTPHandler):
     def _on_dtp_connection(self) -> None:
         # Its socket is the data connection's now; pyftpdlib would close it under that one's feet.
         self._dtp_connector = None
-        super()._on_dtp_connection()
+        if self.data_channel is None or self.data_channel.is_closed:
+            self.data_channel = None
+            self.data_connection_was_lost()
+        else:
+            super()._on_dtp_connection()
+
+    def data_connection_was_lost(self) -> None:
+        """A data connection came and was reset at once: whatever waits for it has failed."""
+        if self._in_dtp_queue is not None or self._out_dtp_queue is not None:
+            self.drop_waiting_transfer()
+            self.respond("426 Connection broke off.")
 
     def _shutdown_connecting_dtp(self) -> None:
         super()._shutdown_connecting_dtp()

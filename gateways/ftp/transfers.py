@@ -105,6 +105,10 @@ class DataConnection(TlsChannel, DTPHandler):
         """A command uses this connection."""
         return bool(self._initialized)
 
+    @property
+    def is_closed(self) -> bool:
+        return bool(self._closed)
+
     def use_sendfile(self) -> bool:
         return False
 
@@ -244,9 +248,19 @@ class Passive(PassiveDTP):
             raise OSError(errno.EADDRINUSE, "every data port is in use")   # never one outside the range
         super().bind(address)
 
+    def handle_accepted(self, sock: socket.socket, addr: tuple[str, int]) -> None:
+        super().handle_accepted(sock, addr)
+        if self._closed and self.cmd_channel.data_channel is None:
+            self.cmd_channel.data_connection_was_lost()   # reset before it could be used
+
     def handle_timeout(self) -> None:
         self.cmd_channel.drop_waiting_transfer()
         super().handle_timeout()
+
+    def close(self) -> None:
+        super().close()
+        if self.cmd_channel._dtp_acceptor is self:
+            self.cmd_channel._dtp_acceptor = None   # nobody must wait for it any more
 
 
 class Active(ActiveDTP):
@@ -260,3 +274,8 @@ class Active(ActiveDTP):
         if not self._closed:
             self.cmd_channel.drop_waiting_transfer()
         super().handle_close()
+
+    def close(self) -> None:
+        super().close()
+        if self.cmd_channel._dtp_connector is self:
+            self.cmd_channel._dtp_connector = None

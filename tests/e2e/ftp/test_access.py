@@ -281,7 +281,7 @@ def test_a_download_under_tls_ends_with_close_notify(certificate: TlsFiles) -> N
         client.voidcmd("TYPE I")
         connection = client.transfercmd("RETR a")
         assert isinstance(connection, ssl.SSLSocket)
-        connection.suppress_ragged_eofs = False   # a bare end raises SSLEOFError now
+        connection.suppress_ragged_eofs = False   # type: ignore[attr-defined]  # a bare end raises SSLEOFError now
         received = 0
         while data := connection.recv(65536):
             received += len(data)

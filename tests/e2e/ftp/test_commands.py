@@ -257,7 +257,7 @@ def test_working_folder(running: RunningDoor, client: ftplib.FTP, monkeypatch: p
         raise AssertionError("the process's folder must stay")
 
     monkeypatch.setattr(os, "chdir", forbidden)
-    before = os.getcwd()   # noqa: PTH109 - the process's own idea of it
+    before = os.getcwd()
     client.mkd("a")
     client.mkd("/a/b")
     client.cwd("a")
@@ -269,7 +269,7 @@ def test_working_folder(running: RunningDoor, client: ftplib.FTP, monkeypatch: p
     assert client.pwd() == "/"
     running.put("/f", b"")
     assert ask(client, "CWD f").startswith("550")
-    assert os.getcwd() == before   # noqa: PTH109
+    assert os.getcwd() == before
 
 
 def test_two_sessions_have_two_working_folders(running: RunningDoor) -> None:
@@ -347,6 +347,9 @@ def test_list_with_odd_arguments(running: RunningDoor, client: ftplib.FTP, argum
 
 
 def test_list_of_one_file_and_of_a_pattern(running: RunningDoor, client: ftplib.FTP) -> None:
+    running.put("/with-a/trailing-a", b"")
+    assert lines(client, "NLST with-a") == ["with-a/trailing-a"]
+    assert [line.split()[-1] for line in lines(client, "LIST with-a/trailing-a")] == ["trailing-a"]
     for name in ("a.txt", "b.txt", "c.dat", "[x]"):
         running.put(f"/d/{name}", b"")
     assert [line.split()[-1] for line in lines(client, "LIST d/a.txt")] == ["a.txt"]

@@ -73,6 +73,23 @@ def test_a_reset_before_the_first_byte(running: RunningDoor, client: ftplib.FTP)
     assert running.vfs.open_handles == 0
 
 
+@pytest.mark.parametrize("command", ["STOR a", "LIST"])
+def test_a_data_connection_that_is_reset_before_it_is_accepted(
+    running: RunningDoor, client: ftplib.FTP, command: str
+) -> None:
+    """The server finds both at once: a connection that is dead already, and a command that waits for one."""
+    client.voidcmd("TYPE I")
+    for _ in range(20):
+        connection = open_data(client)
+        client.putcmd(command)
+        reset(connection)
+        answer = reply(client)
+        if answer.startswith("1"):
+            answer = reply(client)
+        assert answer.startswith(("425", "426", "226 " if command == "LIST" else "426")), answer
+    assert running.vfs.open_handles == 0
+
+
 def test_a_reset_of_an_idle_data_connection_is_no_transfer(running: RunningDoor, client: ftplib.FTP) -> None:
     reset(open_data(client))
     assert ask(client, "NOOP").startswith("200")
