@@ -62,7 +62,8 @@ def mount(tmp_path: Path) -> Iterator[MountIt]:
 
     def free_all() -> None:
         for mounted in made:
-            mounted.free()
+            if mounted.process.poll() is None:
+                mounted.free_hanging()
 
     watchdog = threading.Timer(_TEST_TIMEOUT, free_all)
     watchdog.start()
@@ -90,7 +91,7 @@ def shared_mount(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 @pytest.fixture
 def mounted(shared_mount: Mounted) -> Iterator[Mounted]:
     """The shared mount, which is ended when the test takes too long."""
-    watchdog = threading.Timer(_TEST_TIMEOUT, shared_mount.free)
+    watchdog = threading.Timer(_TEST_TIMEOUT, shared_mount.free_hanging)
     watchdog.start()
     try:
         yield shared_mount

@@ -6,9 +6,11 @@ Add to ``FACTORIES`` to run the suite on further implementations of Vfs.
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -81,6 +83,18 @@ class Mounted:
     def is_mounted(self) -> bool:
         where = f" {self.path} "
         return any(where in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
+
+    def free_hanging(self) -> None:
+        """What watchdogs do: tell where the process is, then ``free``."""
+        self.process.send_signal(signal.SIGUSR1)  # its stacks, to the log
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(2)
+        waits = [
+            f"{task.name}: {(task / 'comm').read_text().strip()} in {(task / 'wchan').read_text()}"
+            for task in Path(f"/proc/{self.process.pid}/task").glob("*")
+        ]
+        print(f"{self.path} hangs.", self.log(), *waits, sep="\n", file=sys.stderr)
+        self.free()
 
     def free(self) -> None:
         """End the mount by force: whoever hangs in it gets an error."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import faulthandler
 import importlib
 import json
 import logging
@@ -290,6 +291,7 @@ def run() -> None:
     parser.add_argument("--mkdir", action="append", default=[], help="make this folder before mounting")
     parser.add_argument("--stuck-after", type=float, help="what the watchdog takes for a deadlock, in seconds")
     parser.add_argument("-o", action="append", default=[])
+    faulthandler.register(signal.SIGUSR1)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
     trio.run(main, parser.parse_args())
 
