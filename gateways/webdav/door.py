@@ -15,6 +15,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 
+import trio
+
 from serpentfs import errors
 from serpentfs.gateways import access
 from serpentfs.gateways.webdav import davxml
@@ -83,6 +85,7 @@ class Door:
         self.options = options
         self.places = Places(vfs, options.root)
         self.locks = LockTable(vfs.load_records(DOOR), self._save_record, time.time)
+        self.changing_properties = trio.Lock()
         self._handlers = handlers
         self._writing = writing
         self._hosts = access.allowed_hosts(options) if check_host else None

@@ -174,6 +174,8 @@ class _Transfer:
 
     source: Place
     target: Place
+    folder: Ino
+    """Where the target is or will be."""
     name: str
     overwrite: bool
     depth: str
@@ -195,10 +197,9 @@ def _prepare(door: Door, request: Request, *, moving: bool) -> _Transfer:
     depth = request.depth("infinity")
     if source.found.kind is Kind.DIRECTORY and depth not in (("infinity",) if moving else ("0", "infinity")):
         raise Refusal(400, "a folder is moved whole, and copied whole or alone")
-    target_folder = target.folder
+    folder = target.folder
     if moving:
         refuse_if_locked(door, request, header.submitted, source.path, deep=True, member=True)
-        assert source.folder
     name = wanted.names[-1]
     renames_case = moving and source.path == target.path and name != source.name
     if _overlap(source.path, target.path) and not renames_case:
@@ -211,8 +212,7 @@ def _prepare(door: Door, request: Request, *, moving: bool) -> _Transfer:
     refuse_if_locked(
         door, request, header.submitted, target.path, deep=True, member=target.attributes is None
     )
-    assert target_folder
-    return _Transfer(source, target, name, overwrite == "T", depth)
+    return _Transfer(source, target, folder, name, overwrite == "T", depth)
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -226,13 +226,13 @@ async def copy(door: Door, exchange: Exchange) -> None:
     with door.locks.committing(target.path):
         if target.attributes is not None and Kind.DIRECTORY in (source.kind, target.attributes.kind):
             # RFC 4918 §9.8.4: what was there goes first, the two are not merged.
-            failures = await _remove(door, target.folder, target.name, target.attributes, target.href)
+            failures = await _remove(door, transfer.folder, target.name, target.attributes, target.href)
             door.locks.forget_tree(target.path, keep_root=True)
         if not failures and source.kind is Kind.DIRECTORY:
             failures = await copy_tree(
                 door.vfs,
                 source,
-                target.folder,
+                transfer.folder,
                 transfer.name,
                 target.url.href.rstrip("/") + "/",
                 members=transfer.depth == "infinity",
@@ -240,7 +240,7 @@ async def copy(door: Door, exchange: Exchange) -> None:
         elif not failures:
             free = Precondition(must_not_exist=not transfer.overwrite)
             copied, _ = await door.vfs.copy_file(
-                source.ino, target.folder, transfer.name, precondition=free, door=DOOR
+                source.ino, transfer.folder, transfer.name, precondition=free, door=DOOR
             )
             await copy_dead(door.vfs, source.ino, copied.ino)
     if failures:
@@ -264,7 +264,7 @@ async def move(door: Door, exchange: Exchange) -> None:
     failures: list[Failure] = []
     with door.locks.committing(source.path, target.path):
         try:
-            await door.vfs.rename(source.folder, source.name, target.folder, transfer.name, mode, door=DOOR)
+            await door.vfs.rename(source.folder, source.name, transfer.folder, transfer.name, mode, door=DOOR)
         except AlreadyExists as error:
             raise Refusal(412, "the destination exists") from error
         door.locks.forget_tree(source.path)
@@ -306,19 +306,23 @@ async def proppatch(door: Door, exchange: Exchange) -> None:
     check_headers(request.headers, place.attributes, reading=False)
     ino = place.found.ino
     refuse_if_locked(door, request, header.submitted, place.path)
-    dead = load_dead(door.vfs, ino)
     times: dict[str, int] = {}
     refused: dict[str, int] = {}
-    for update in updates:
-        status = _apply(update, times, dead)
-        if status != 200:
-            refused[update.name] = status
+    with door.locks.committing(place.path):
+        # One at a time: between reading all dead properties and writing them back nobody else may.
+        async with door.changing_properties:
+            before = load_dead(door.vfs, ino)
+            dead = dict(before)
+            for update in updates:
+                status = _apply(update, times, dead)
+                if status != 200:
+                    refused[update.name] = status
+            if not refused and dead != before:
+                await save_dead(door.vfs, ino, dead)
+        if not refused and times:
+            await door.vfs.setattr(ino, SetAttributes(**times), door=DOOR)
     names = dict.fromkeys(update.name for update in updates)
     if not refused:
-        with door.locks.committing(place.path):
-            await save_dead(door.vfs, ino, dead)
-            if times:
-                await door.vfs.setattr(ino, SetAttributes(**times), door=DOOR)
         parts = davxml.propstat(map(davxml.element, names), 200)
     else:
         parts = "".join(

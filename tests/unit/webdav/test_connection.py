@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from serpentfs.gateways.webdav import connection as module
 from serpentfs.gateways.webdav.connection import Exchange
@@ -135,6 +137,36 @@ async def test_an_answer_of_unknown_length() -> None:
         assert (await client.request("HEAD", "/")).body == b""
         await client.stream.send_all(b"GET / HTTP/1.0\r\n\r\n")
         assert (await client.read_until_closed()).endswith(b"onetwo")
+
+
+FRAGMENTS = st.lists(
+    st.one_of(
+        st.sampled_from([
+            b"GET / HTTP/1.1\r\n", b"PUT /x HTTP/1.0\r\n", b"Host: h\r\n", b"Content-Length: 5\r\n", b"\r\n",
+            b"Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n", b"0\r\n\r\n", b"Expect: 100-continue\r\n",
+            b"Connection: close\r\n", b"\x00", b"OPTIONS * HTTP/1.1\r\n",
+        ]),
+        st.binary(max_size=20),
+    ),
+    max_size=12,
+)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(FRAGMENTS)
+async def test_whatever_is_sent_the_connection_ends_well(fragments: list[bytes]) -> None:
+    """Answers are HTTP, nothing is raised, and it ends when the client has ended."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(module.Connection(theirs, "peer", ignore).run)
+            for fragment in fragments:
+                await ours.send_all(fragment)
+            await ours.send_eof()
+            received = bytearray()
+            while piece := await ours.receive_some(65536):
+                received += piece
+    assert not received or received.startswith(b"HTTP/1.1 ")
 
 
 async def test_close_soon() -> None:

@@ -9,10 +9,10 @@ import trio
 import trio.testing
 
 from serpentfs import errors
-from serpentfs.model import ROOT_INO, Attributes, HandleId, Ino
+from serpentfs.model import ROOT_INO, Attributes, DirEntry, HandleId, Ino
 from serpentfs.vfs.core import Precondition
 from tests.fakes.memory_vfs import MemoryVfs
-from tests.unit.webdav.in_process import client_of
+from tests.unit.webdav.in_process import client_of, connected, make_door
 
 pytestmark = pytest.mark.trio
 
@@ -278,6 +278,52 @@ async def test_names_that_xml_cannot_carry() -> None:
         assert "\x07" not in listed
         assert "/bell%07%20%EF%BF%BE" in listed
         assert (await client.request("GET", "/bell%07%20%EF%BF%BE")).body == b"ring"
+
+
+class CaselessVfs(MemoryVfs):
+    """A drive to which ``a`` and ``A`` are one name."""
+
+    def lookup(self, parent: Ino, name: str) -> DirEntry:
+        for entry in self.readdir(parent):
+            if entry.name.lower() == name.lower():
+                return entry
+        raise errors.NotFound(name)
+
+
+async def test_names_that_differ_in_case_only() -> None:
+    vfs = CaselessVfs()
+    vfs.cloud_put("/Name", b"x")
+    async with client_of(vfs) as client:
+        lock = (
+            b'<D:lockinfo xmlns:D="DAV:"><D:lockscope><D:exclusive/></D:lockscope>'
+            b"<D:locktype><D:write/></D:locktype></D:lockinfo>"
+        )
+        token = (await client.request("LOCK", "/name", lock)).headers["lock-token"]
+        assert (await client.request("DELETE", "/NAME")).status == 423, "it is one file, by whatever name"
+        unlock = await client.request("UNLOCK", "/nAME", headers={"Lock-Token": token})
+        assert unlock.status == 204
+        assert (await client.request("COPY", "/name", headers={"Destination": "/NAME"})).status == 403
+        moved = await client.request("MOVE", "/Name", headers={"Destination": "/name", "Overwrite": "F"})
+        assert moved.status in (201, 204)
+    assert [entry.name for entry in vfs.readdir(ROOT_INO)] == ["name"]
+
+
+async def test_two_clients_set_properties_at_once() -> None:
+    vfs = MemoryVfs()
+    vfs.cloud_put("/file", b"")
+    door = make_door(vfs)
+
+    async def set_one(name: str) -> None:
+        body = f'<D:propertyupdate xmlns:D="DAV:"><D:set><D:prop><{name}/></D:prop></D:set></D:propertyupdate>'
+        async with connected(door.answer) as client:
+            assert (await client.request("PROPPATCH", "/file", body.encode())).status == 207
+
+    async with trio.open_nursery() as nursery:
+        for n in range(10):
+            nursery.start_soon(set_one, f"p{n}")
+    async with connected(door.answer) as client:
+        found = (await client.request("PROPFIND", "/file", headers={"Depth": "0"})).body.decode()
+    assert all(f"<p{n} />" in found for n in range(10))
 
 
 async def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
