@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from serpentfs.bridge import run_in_thread
+from serpentfs.clouds.base import Batch, Listing
 from serpentfs.clouds.blobs.files import FileStore
 from serpentfs.clouds.vault import VaultCloud, check_vault, create_vault, open_vault
 from serpentfs.clouds.vault.check import Severity
 from serpentfs.errors import AlreadyExists, WrongPassphrase
 from serpentfs.model import Kind, NodeId
 from tests.vault_tools import read_vault
-from tests.vaults import mkdir, put, read_all, tree
+from tests.vaults import mkdir, nothing_known, put, read_all, tree
 
 pytestmark = pytest.mark.trio
 
@@ -186,3 +189,43 @@ async def test_we_read_what_pycryptomator_writes(tmp_path: Path) -> None:
     assert set(shown) == {"/a", "/a/b", f"/a/b/{'n' * 170}", "/link"}
     assert await read_all(vault, shown[f"/a/b/{'n' * 170}"]) == source.read_bytes()
     assert shown["/link"].target == "a/b"
+
+
+async def test_we_notice_what_pycryptomator_writes(tmp_path: Path) -> None:
+    """It links a folder before it makes its content directory, and writes files in place: not as we do it."""
+    pycryptomator = pytest.importorskip("pycryptomator.cryptomator")
+    vault_path, source = tmp_path / "vault", tmp_path / "source"
+    vault_path.mkdir()
+    await create_vault(FileStore(vault_path), OUR_PASSPHRASE)
+    vault = await open_vault(FileStore(vault_path), OUR_PASSPHRASE)
+    source.write_bytes(b"x" * 100_000)
+
+    def write() -> None:
+        theirs = pycryptomator.Vault(str(vault_path), OUR_PASSPHRASE)
+        for number in range(5):
+            # One by one: of several it would give only the last its name.c9s.
+            for folder in (f"/{number}", f"/{number}/{'d' * 180}", f"/{number}/{'d' * 180}/sub"):
+                theirs.mkdir(folder)
+            theirs.encryptFile(str(source), f"/{number}/{'d' * 180}/sub/file")
+
+    send, receive = trio.open_memory_channel[Batch](0)
+    listings: dict[NodeId, Listing] = {}
+
+    def complete() -> bool:
+        pending, files = [vault.root], 0
+        while pending:
+            folder = pending.pop()
+            for child in listings[folder].children if folder in listings else ():
+                files += child.kind is Kind.FILE and child.size == 100_000
+                pending += [child.id] if child.kind is Kind.DIRECTORY else []
+        return files == 5
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vault.changes, nothing_known, send)
+            assert (await receive.receive()).complete
+            nursery.start_soon(run_in_thread, "disk", write)
+            while not complete():
+                batch = await receive.receive()
+                listings |= {listing.directory: listing for listing in batch.listings}
+            nursery.cancel_scope.cancel()
