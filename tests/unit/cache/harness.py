@@ -16,7 +16,7 @@ from serpentfs.cache.seal import BlockSeal
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
 
 SEAL = BlockSeal(bytes(range(32)), b"remote")
-PATIENCE = 30
+PATIENCE = 60
 """Seconds after which a test that hangs fails; the machine may be busy."""
 
 
