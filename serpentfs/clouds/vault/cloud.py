@@ -22,7 +22,7 @@ from serpentfs.clouds.vault.masterkey import Masterkey
 from serpentfs.clouds.vault.names import MAX_NAME_BYTES, REGULAR, NameCipher, check_name, normalize
 from serpentfs.clouds.vault.reading import Reader
 from serpentfs.clouds.vault.writes import Writer
-from serpentfs.errors import InvalidArgument, IsADirectory, NotFound
+from serpentfs.errors import InvalidArgument, IsADirectory, NotFound, Unsupported
 from serpentfs.model import Kind, NodeId, NodeInfo, NodeRef, Quota, Revision, Span
 
 POLL_INTERVAL = 60.0
@@ -144,7 +144,9 @@ class VaultCloud:
         await self.writer.remove(node, retry)
 
     async def set_mtime(self, node: NodeRef, mtime_ns: int) -> NodeInfo:
-        """See Cloud.set_mtime; also of folders (their ``dir.c9r``) and links."""
+        """See Cloud.set_mtime; also of folders (their ``dir.c9r``) and links. The root has no time: Unsupported."""
+        if node.kind is Kind.DIRECTORY and node.id == ROOT:
+            raise Unsupported("the root of a vault has no time of its own")
         return await self.writer.set_mtime(node, mtime_ns, await self._name_of(node))
 
     async def _name_of(self, node: NodeRef) -> str:

@@ -11,7 +11,7 @@ from serpentfs.clouds.vault import VaultCloud
 from serpentfs.clouds.vault.content import encrypt_small
 from serpentfs.clouds.vault.layout import ROOT
 from serpentfs.clouds.vault.names import shorten
-from serpentfs.errors import AlreadyExists, NotFound
+from serpentfs.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, Unsupported
 from serpentfs.model import Kind, NodeId, NodeInfo, Revision
 from tests.fakes.counting_blobs import CountingBlobStore
 from tests.fakes.memory_blobs import MemoryBlobStore
@@ -293,5 +293,22 @@ async def test_what_changes_cost() -> None:
 
 
 async def test_a_node_that_lies_nowhere(vault: VaultCloud) -> None:
+    root = NodeInfo(ROOT, None, "", Kind.DIRECTORY, 0, 0, Revision("")).ref
     with pytest.raises(NotFound):
-        await vault.move(NodeInfo(ROOT, None, "", Kind.DIRECTORY, 0, 0, Revision("")).ref, ROOT, "x", replaces=None)
+        await vault.move(root, ROOT, "x", replaces=None)
+    with pytest.raises(InvalidArgument):
+        await vault.remove(root)
+    with pytest.raises(Unsupported):
+        await vault.set_mtime(root, 5)
+
+
+async def test_times_of_folders_and_links(vault: VaultCloud) -> None:
+    for name in ("n", "n" * 180):
+        folder = await mkdir(vault, ROOT, f"folder {name}")
+        link = await vault.symlink(ROOT, f"link {name}", "target", mtime_ns=1)
+        for node in (folder, link):
+            changed = await vault.set_mtime(node.ref, 77)
+            assert (changed.id, changed.name, changed.target, changed.mtime_ns) == (node.id, node.name, node.target, 77)
+            assert (await tree(vault))[f"/{node.name}"] == changed
+            with pytest.raises(Conflict):
+                await vault.set_mtime(node.ref, 78)
