@@ -273,6 +273,15 @@ def test_an_attempt_that_was_none_can_be_rewritten(journal: Journal) -> None:
     assert journal.start(1).attempted is False
 
 
+def test_what_came_during_an_attempt_that_was_none_moves_along(journal: Journal) -> None:
+    record(journal, create(NEW, at("f"), 1))
+    journal.start(1)
+    record(journal, content(NEW, 2))
+    journal.fail(1, 0.0, "no network", unsent=True)
+    record(journal, rename(NEW, at("f"), at("g")))
+    assert sent(journal) == ["create 11 c2 > g"]
+
+
 def test_a_second_attempt_is_never_taken_for_none(journal: Journal) -> None:
     record(journal, create(NEW, at("f"), 1))
     journal.start(1)
