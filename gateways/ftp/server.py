@@ -13,12 +13,13 @@ import ipaddress
 import logging
 import socket
 from collections import Counter
+from typing import Self
 
 import trio
 from pyftpdlib.ioloop import IOLoop
 
 from serpentfs.bridge import LoopPortal, limiter, run_in_thread
-from serpentfs.errors import Busy, NotADirectory, UsageError
+from serpentfs.errors import Busy, NotADirectory, SerpentError, UsageError
 from serpentfs.gateways.access import (
     FtpOptions,
     LoginThrottle,
@@ -115,27 +116,34 @@ class _Sessions:
         self._from: Counter[str] = Counter()
 
     async def run(self, stream: trio.SocketStream) -> None:
-        """One connection from its beginning to its end. Never raises but Cancelled."""
-        address = str(stream.socket.getpeername()[0])
-        connection = socket.socket(fileno=stream.socket.detach())
-        if self._is_full(address):
-            with connection, contextlib.suppress(OSError):
-                connection.setblocking(False)
-                connection.send(b"421 Too many connections.\r\n")
-            return
-        self._from[address] += 1
-        thread = _SessionThread(connection, self._door)
+        """One connection from its beginning to its end. Raises nothing but Cancelled."""
         try:
+            address = str(stream.socket.getpeername()[0])
+        except OSError:   # reset already
+            await trio.aclose_forcefully(stream)
+            return
+        with socket.socket(fileno=stream.socket.detach()) as connection:
+            if self._is_full(address):
+                with contextlib.suppress(OSError):
+                    connection.send(b"421 Too many connections.\r\n")
+                return
+            self._from[address] += 1
+            try:
+                await self._run_in_thread(connection)
+            except Exception:   # noqa: BLE001 - one session must not end the others
+                _log.exception("an FTP session ended unexpectedly")
+            finally:
+                self._from[address] -= 1
+                if not self._from[address]:
+                    del self._from[address]
+
+    async def _run_in_thread(self, connection: socket.socket) -> None:
+        with _SessionThread(connection, self._door) as thread:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(thread.wake_when_cancelled)
                 with trio.CancelScope(shield=True):
                     await run_in_thread("ftp", thread.run)
                 nursery.cancel_scope.cancel()
-        finally:
-            thread.close()
-            self._from[address] -= 1
-            if not self._from[address]:
-                del self._from[address]
 
     def _is_full(self, address: str) -> bool:
         if self._from.total() >= self._limiter.total_tokens:
@@ -152,18 +160,15 @@ class _SessionThread:
         self._stop_reader, self._stop_writer = socket.socketpair()
 
     def run(self) -> None:
-        try:
-            with IOLoop.factory() as ioloop:
-                stop = _StopSignal(self._stop_reader)
-                ioloop.register(self._stop_reader.fileno(), stop, ioloop.READ)
-                session = Session(self._connection, self._door, ioloop)
-                if session.connected:
-                    session.handle()
-                while len(ioloop.socket_map) > 1 and not stop.arrived:
-                    ioloop.poll(ioloop.sched.poll())
-                session.say_goodbye()
-        except Exception:   # noqa: BLE001 - one session must not end the others
-            _log.exception("an FTP session ended unexpectedly")
+        with IOLoop.factory() as ioloop:
+            stop = _StopSignal(self._stop_reader)
+            ioloop.register(self._stop_reader.fileno(), stop, ioloop.READ)
+            session = Session(self._connection, self._door, ioloop)
+            if session.connected:
+                session.handle()
+            while len(ioloop.socket_map) > 1 and not stop.arrived:
+                ioloop.poll(ioloop.sched.poll())
+            session.say_goodbye()
 
     async def wake_when_cancelled(self) -> None:
         try:
@@ -171,8 +176,10 @@ class _SessionThread:
         finally:
             self._stop_writer.send(b"x")
 
-    def close(self) -> None:
-        self._connection.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._stop_reader.close()
         self._stop_writer.close()
 
@@ -214,7 +221,10 @@ async def _cancel_calls_after_grace(calls: SyncVfs, sessions_ended: trio.Event) 
 
 async def _expire_partials(partials: Partials) -> None:
     while True:
-        await run_in_thread("ftp", partials.expire)
+        try:
+            await run_in_thread("ftp", partials.expire)
+        except SerpentError as error:   # the door is closing
+            _log.info("old partial files were not looked for: %s", error)
         await trio.sleep(EXPIRY_INTERVAL)
 
 

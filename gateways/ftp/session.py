@@ -226,6 +226,8 @@ class Session(TlsChannel, FTPHandler):
             getattr(self, "ftp_" + cmd.replace(" ", "_"))(*args, **kwargs)
         except Exception as error:   # noqa: BLE001 - reply_to logs the traceback of what is unexpected
             self.respond(reply_to(error, f"the command {cmd}"))
+        if self._idler is not None and not self._idler.cancelled:
+            self._idler.reset()   # the client waited for us, not we for it
 
     def _check_allowed(self, cmd: str) -> None:
         door = self._door
@@ -391,8 +393,9 @@ class Session(TlsChannel, FTPHandler):
         if not line:
             super().ftp_STAT(line)
             return
+        listed = list(self._list_lines(line))   # before the reply is begun: it may fail
         self.push("213-Status follows.\r\n")
-        for text in self._list_lines(line):
+        for text in listed:
             self.push(text + "\r\n")
         self.respond("213 End of status.")
 

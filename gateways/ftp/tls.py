@@ -167,12 +167,13 @@ class TlsChannel(AsyncChat):
             self.handle_close()
         return 0
 
-    def receive_secured(self, size: int) -> bytes:
-        """Bytes under TLS, none after the client's ``close_notify``. Raises _RetryError when there is nothing yet,
-        another OSError when the connection broke: also when it just ended, without ``close_notify``."""
+    def receive_into(self, buffer: bytearray | memoryview) -> int:
+        """How many bytes came; 0 is an orderly end, which under TLS is the client's ``close_notify``. Raises
+        _RetryError when there is nothing yet, OSError when the connection broke: under TLS also when it just
+        ended."""
         try:
-            return self.socket.recv(size)
-        except ssl.SSLWantReadError as error:
+            return self.socket.recv_into(buffer)
+        except (BlockingIOError, ssl.SSLWantReadError) as error:
             raise _RetryError from error
         except ssl.SSLWantWriteError as error:
             self._read_waits_for_write = True
@@ -180,13 +181,13 @@ class TlsChannel(AsyncChat):
             raise _RetryError from error
 
     def recv(self, size: int) -> bytes:
-        if self._phase is _Phase.CLEAR:
-            return bytes(super().recv(size))
+        """For the control connection: an end of any kind closes it."""
+        buffer = bytearray(size)
         try:
-            data = self.receive_secured(size)
+            received = self.receive_into(buffer)
         except OSError as error:
             self.log(f"connection lost: {error!r}")
-            data = b""
-        if not data:
+            received = 0
+        if not received:
             self.handle_close()
-        return data
+        return bytes(memoryview(buffer)[:received])

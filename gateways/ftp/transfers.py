@@ -32,6 +32,7 @@ from pyftpdlib.handlers.ftp.dispatchers import ActiveDTP, PassiveDTP
 from serpentfs.errors import SerpentError
 from serpentfs.gateways.ftp.replies import reply_to
 from serpentfs.gateways.ftp.tls import TlsChannel
+from serpentfs.gateways.ftp.uploads import Upload
 from serpentfs.gateways.sync_vfs import Reader
 
 _log = logging.getLogger(__name__)
@@ -128,10 +129,7 @@ class DataConnection(TlsChannel, DTPHandler):
         return self._is_between() or self._write_waits_for_read or bool(self.receive)
 
     def handle_read(self) -> None:
-        data, ended_in_order = self._take()
-        if data:
-            self.tot_bytes_received += len(data)
-            self.file_obj.write(data)
+        ended_in_order = self._take()
         if ended_in_order is not None:
             self._upload_ended(in_order=ended_in_order)
 
@@ -141,22 +139,23 @@ class DataConnection(TlsChannel, DTPHandler):
         else:
             self.handle_read()
 
-    def _take(self) -> tuple[bytes, bool | None]:
-        """What is there, and whether the connection ended in order (None: it has not ended)."""
-        # TLS gives at most one record of 16 KiB; more of them together make fewer crossings to the core.
-        collected = bytearray()
-        while len(collected) < _CHUNK:
+    def _take(self) -> bool | None:
+        """Move what is there into the upload; whether the connection ended in order (None: it has not ended)."""
+        upload: Upload = self.file_obj
+        enough = self.tot_bytes_received + _CHUNK
+        while self.tot_bytes_received < enough:
             try:
-                data = self.receive_secured(_CHUNK) if self.is_secured else self.socket.recv(_CHUNK)
-            except (_RetryError, BlockingIOError):
-                return bytes(collected), None
+                taken = self.receive_into(upload.room())
+            except _RetryError:
+                return None
             except OSError as error:
                 self.log(f"data connection lost: {error!r}")
-                return bytes(collected), False
-            if not data:
-                return bytes(collected), True
-            collected += data
-        return bytes(collected), None
+                return False
+            if not taken:
+                return True
+            self.tot_bytes_received += taken
+            upload.took(taken)
+        return None
 
     def _upload_ended(self, *, in_order: bool) -> None:
         if self._closed:

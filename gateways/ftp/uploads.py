@@ -129,7 +129,7 @@ def _begin_with_copy(tree: Tree, place: Place, name: str, size: int) -> Upload:
         )
         try:
             while data := reader.read(CROSSING_SIZE):
-                upload.write(data)
+                upload.write(memoryview(data))
             if upload.length < size:
                 raise Refusal("450 The file became shorter meanwhile.")
         except BaseException:
@@ -148,7 +148,8 @@ class Upload:
         self._place = place
         self._draft = draft
         self._precondition = precondition
-        self._buffer = bytearray()
+        self._buffer = memoryview(bytearray(CROSSING_SIZE))
+        self._buffered = 0
         self._is_full = False
         self.name = name
         self.closed = False
@@ -156,25 +157,38 @@ class Upload:
     @property
     def length(self) -> int:
         """Bytes so far, with those that came from the partial or the old file."""
-        return self._draft.length + len(self._buffer)
+        return self._draft.length + self._buffered
 
-    def write(self, data: bytes) -> None:
-        """Take ``data``; it reaches the core when 1 MiB is together."""
-        self._buffer += data
-        if len(self._buffer) >= CROSSING_SIZE:
+    def room(self) -> memoryview:
+        """Where the next bytes go, never empty: sockets read straight into it, then call ``took``."""
+        return self._buffer[self._buffered :]
+
+    def took(self, count: int) -> None:
+        """``count`` bytes are in ``room`` now. They reach the core when 1 MiB is together."""
+        self._buffered += count
+        if self._buffered == len(self._buffer):
             self._drain()
 
+    def write(self, data: bytes | memoryview) -> None:
+        """Take all of ``data``."""
+        while data:
+            room = self.room()
+            part = data[: len(room)]
+            room[: len(part)] = part
+            self.took(len(part))
+            data = data[len(part) :]
+
     def _drain(self) -> None:
-        if not self._buffer:
+        if not self._buffered:
             return
-        data = bytes(self._buffer)
+        data = bytes(self._buffer[: self._buffered])
         try:
             self._tree.vfs.write(self._draft.handle, self._draft.length, data)
         except NoSpace:
             self._is_full = True   # a partial would keep the space away from whatever could free some
             raise
         self._draft.length += len(data)
-        self._buffer.clear()
+        self._buffered = 0
 
     def publish(self) -> None:
         """Make it the file. When this returned, it survives ``kill -9``. After an error that would come again

@@ -102,8 +102,8 @@ class RunningDoor:
     def bytes_of(self, path: str) -> bytes:
         return self.on_loop(self.vfs.bytes_of, path)
 
-    def login(self, user: str = "ann", password: str = "secret") -> ftplib.FTP:
-        client = ftplib.FTP(timeout=TIMEOUT)
+    def login(self, user: str = "ann", password: str = "secret", encoding: str = "utf-8") -> ftplib.FTP:
+        client = ftplib.FTP(timeout=TIMEOUT, encoding=encoding)
         client.connect("127.0.0.1" if self.host == "0.0.0.0" else self.host, self.port)
         client.login(user, password)
         return client

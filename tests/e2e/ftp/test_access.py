@@ -134,6 +134,13 @@ def test_there_is_a_most_number_of_sessions(running: RunningDoor) -> None:
         client.close()
 
 
+def test_connections_that_are_reset_at_once_do_no_harm(running: RunningDoor) -> None:
+    for _ in range(50):
+        reset(socket.create_connection(("127.0.0.1", running.port), TIMEOUT))
+    with running.login() as client:
+        assert ask(client, "NOOP").startswith("200")
+
+
 # TLS
 
 

@@ -211,8 +211,7 @@ def test_features(client: ftplib.FTP) -> None:
 
 
 def test_a_name_that_is_not_utf8_is_refused(running: RunningDoor) -> None:
-    with running.login() as client:
-        client.encoding = "latin-1"
+    with running.login(encoding="latin-1") as client:
         assert store(client, "na\xefve", b"x").startswith("553")
         assert ask(client, "MKD na\xefve").startswith("553")
         assert ask(client, "SIZE na\xefve").startswith("550")
@@ -686,6 +685,32 @@ def test_ipv6() -> None:
         client.set_pasv(False)
         assert fetch(client, "a") == b"six"
         assert ask(client, "PASV").startswith("425")
+
+
+# Whatever comes
+
+
+ARGUMENTS = [
+    "", " ", "x", "..", "/", "//", "-", "-la", "a b", "%s %n", "\xff\xfe", "*", "[", "0", "-1", "1,2,3,4,5,6", "||",
+]   # fmt: skip
+
+
+def test_no_line_breaks_a_session(running: RunningDoor, caplog: pytest.LogCaptureFixture) -> None:
+    client = running.login(encoding="latin-1")
+    leave = {"QUIT", "REIN", "USER", "ABOR"}
+    for command in sorted(set(client_commands(client)) - leave):
+        for argument in ARGUMENTS:
+            answer = ask(client, f"{command} {argument}".rstrip("\n"))
+            assert re.match(r"[1-5]\d\d", answer), (command, argument, answer)
+            assert "Internal" not in answer, (command, argument)
+    client.sendcmd("ABOR")
+    assert ask(client, "NOOP").startswith("200")
+    client.close()
+    assert "Traceback" not in caplog.text
+
+
+def client_commands(client: ftplib.FTP) -> list[str]:
+    return [word for line in client.sendcmd("HELP").splitlines()[1:-1] for word in line.split()]
 
 
 # Starting and stopping
