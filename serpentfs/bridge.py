@@ -55,6 +55,11 @@ def urgent() -> None:
     _last_urgent[0] = time.perf_counter()
 
 
+def is_busy() -> bool:
+    """Whether the mount was asked for something a moment ago."""
+    return time.perf_counter() - _last_urgent[0] < _URGENT_FOR
+
+
 class Pace:
     """Lets the loop serve others between slices of long work (a listing of thousands).
 
@@ -71,7 +76,7 @@ class Pace:
         worked = now - self._began
         if worked < _SLICE:
             return
-        if now - _last_urgent[0] < _URGENT_FOR:
+        if is_busy():
             await trio.sleep(4 * worked)
         else:
             await trio.lowlevel.checkpoint()

@@ -22,14 +22,15 @@ from typing import Protocol
 
 import trio
 
+from serpentfs.bridge import Pace
 from serpentfs.clouds.base import Batch, Cloud, Listing
 from serpentfs.model import NO_CONTENT, Ino, Kind, NodeId, NodeInfo
 from serpentfs.tree.store import EntryRow, NodeRow, Store
 
 log = logging.getLogger(__name__)
 
-_SLICE = 256
-"""Children handled in one transaction: some milliseconds, so that no door waits long for the loop."""
+_SLICE = 16
+"""Children handled in one transaction: a fraction of a millisecond, so that no door waits long for the loop."""
 _REMEMBER = 3600.0
 """Seconds for which an own change outweighs a listing that began before it: longer than any listing takes."""
 
@@ -120,6 +121,7 @@ class Feed:
 
     async def _apply_listing(self, folder: Ino, listing: Listing, started: float, seen: set[NodeId]) -> None:
         here = {child.id for child in listing.children}
+        pace = Pace()
         after = 0
         while page := self._store.nodes_in(folder, after, _SLICE):
             after = page[-1].ino
@@ -128,10 +130,10 @@ class Feed:
                 with self._store.transaction():
                     for node in vanished:
                         self._vanished(folder, node, started)
-            await trio.lowlevel.checkpoint()
+            await pace.breathe()
         for at in range(0, len(listing.children), _SLICE):
             self._apply_children(folder, listing.children[at : at + _SLICE], started, here)
-            await trio.lowlevel.checkpoint()
+            await pace.breathe()
 
     def _apply_children(self, folder: Ino, children: Sequence[NodeInfo], started: float, here: set[NodeId]) -> None:
         # Most listings change nothing: find out what does before a transaction is opened.

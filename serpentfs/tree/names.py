@@ -20,7 +20,8 @@ _SCOPE = struct.Struct(">q")
 
 def derive_key(secret: bytes, salt: bytes, purpose: str, length: int = 32) -> bytes:
     """HKDF-SHA256 (RFC 5869) of the remote's secret for one ``purpose``."""
-    return HKDF(algorithm=hashes.SHA256(), length=length, salt=salt, info=b"serpentfs " + purpose.encode()).derive(secret)
+    info = b"serpentfs " + purpose.encode()
+    return HKDF(algorithm=hashes.SHA256(), length=length, salt=salt, info=info).derive(secret)
 
 
 class NameSeal:

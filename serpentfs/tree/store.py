@@ -121,10 +121,16 @@ CREATE TABLE journal (
 );
 
 -- Small durable facts of the doors (locks, partial uploads); keys and values sealed.
-CREATE TABLE records (door TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (door, key)) WITHOUT ROWID;
+CREATE TABLE records (
+    door TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,
+    PRIMARY KEY (door, key)
+) WITHOUT ROWID;
 
 -- Extended attributes, kept on this machine only; names and values sealed.
-CREATE TABLE xattrs (ino INTEGER NOT NULL, name BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (ino, name)) WITHOUT ROWID;
+CREATE TABLE xattrs (
+    ino INTEGER NOT NULL, name BLOB NOT NULL, value BLOB NOT NULL,
+    PRIMARY KEY (ino, name)
+) WITHOUT ROWID;
 """
 
 
@@ -204,7 +210,8 @@ class JournalRow(NamedTuple):
 
 
 _ENTRY_COLUMNS = (
-    "ino, parent, key, name, kind, size, mtime_ns, ctime_ns, atime_ns, content, generation, mode, uid, gid, target, state"
+    "ino, parent, key, name, kind, size, mtime_ns, ctime_ns, atime_ns, content, generation, mode, uid, gid, target,"
+    " state"
 )
 _NODE_COLUMNS = "ino, parent, node, locator, revision, size, content"
 _RESERVE = 4096
@@ -270,7 +277,13 @@ class Store:
             # executescript() would commit by itself; one statement at a time keeps creation all or nothing.
             for statement in _SCHEMA.split(";\n"):
                 self._db.execute(statement)
-            meta: dict[str, int | bytes] = {"schema": SCHEMA_VERSION, "salt": salt, "check": self._check, "next_ino": ROOT_INO + 1, "next_content": 1}
+            meta: dict[str, int | bytes] = {
+                "schema": SCHEMA_VERSION,
+                "salt": salt,
+                "check": self._check,
+                "next_ino": ROOT_INO + 1,
+                "next_content": 1,
+            }
             self._db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             self.insert_entry(EntryRow(ROOT_INO, Ino(0), "", Kind.DIRECTORY, 0, now, now, now, NO_CONTENT, 0))
 
@@ -369,7 +382,9 @@ class Store:
     # entries
 
     def _row(self, raw: tuple[object, ...]) -> EntryRow:
-        ino, parent, key, name, kind, size, mtime, ctime, atime, content, generation, mode, uid, gid, target, state = raw
+        (
+            ino, parent, key, name, kind, size, mtime, ctime, atime, content, generation, mode, uid, gid, target, state,
+        ) = raw  # fmt: skip
         sealed = key if name is None else name
         return EntryRow(
             ino,  # type: ignore[arg-type]
@@ -475,16 +490,15 @@ class Store:
             "UPDATE entries SET target = ?, size = ? WHERE ino = ?", (self._seal.seal(target, _SCOPE_TARGET), size, ino)
         )
 
-    def drop_entries_in_state(self, state: int, older_than_ns: int | None = None, keep: Iterable[Ino] = ()) -> list[Ino]:
-        """Delete the rows of tombstones or drafts (with their attributes) and tell which."""
+    def drop_entries(self, state: int, *, older_than_ns: int | None = None, keep: Iterable[Ino] = ()) -> None:
+        """Delete the rows of tombstones or drafts, with all that belongs to them."""
         kept = set(keep)
         rows = self._db.execute(
-            "SELECT ino FROM entries WHERE state = ? AND (? IS NULL OR ctime_ns < ?)", (state, older_than_ns, older_than_ns)
+            "SELECT ino FROM entries WHERE state = ? AND (? IS NULL OR ctime_ns < ?)",
+            (state, older_than_ns, older_than_ns),
         ).fetchall()
-        gone = [Ino(ino) for (ino,) in rows if ino not in kept]
         for table in ("entries", "nodes", "xattrs"):
-            self._db.executemany(f"DELETE FROM {table} WHERE ino = ?", [(ino,) for ino in gone])
-        return gone
+            self._db.executemany(f"DELETE FROM {table} WHERE ino = ?", [(ino,) for (ino,) in rows if ino not in kept])
 
     def entry_contents(self) -> set[ContentId]:
         """Every content that an entry shows."""
@@ -516,7 +530,8 @@ class Store:
     def nodes_in(self, parent: Ino, after: int = 0, limit: int = -1) -> list[NodeRow]:
         """What the cloud holds in a folder, in order of inode, above ``after``."""
         rows = self._db.execute(
-            f"SELECT {_NODE_COLUMNS} FROM nodes WHERE parent = ? AND ino > ? ORDER BY ino LIMIT ?", (parent, after, limit)
+            f"SELECT {_NODE_COLUMNS} FROM nodes WHERE parent = ? AND ino > ? ORDER BY ino LIMIT ?",
+            (parent, after, limit),
         ).fetchall()
         return [node for node in map(self._node, rows) if node is not None]
 
@@ -545,10 +560,11 @@ class Store:
         )
 
     def put_node(self, row: NodeRow) -> None:
-        sealed = self._seal.seal(row.node, _SCOPE_NODE)
+        node = self._seal.seal(row.node, _SCOPE_NODE)
+        locator = self._seal.seal(row.locator, _SCOPE_LOCATOR)
         self._db.execute(
             f"INSERT OR REPLACE INTO nodes ({_NODE_COLUMNS}) VALUES (?,?,?,?,?,?,?)",
-            (row.ino, row.parent, sealed, self._seal.seal(row.locator, _SCOPE_LOCATOR), row.revision, row.size, row.content),
+            (row.ino, row.parent, node, locator, row.revision, row.size, row.content),
         )
 
     def drop_node(self, ino: Ino) -> None:
@@ -567,7 +583,8 @@ class Store:
 
     def put_stage_blocks(self, content: ContentId, planes: dict[BlockIndex, int]) -> None:
         self._db.executemany(
-            "INSERT OR REPLACE INTO stage_blocks VALUES (?,?,?)", [(content, block, plane) for block, plane in planes.items()]
+            "INSERT OR REPLACE INTO stage_blocks VALUES (?,?,?)",
+            [(content, block, plane) for block, plane in planes.items()],
         )
 
     def drop_stage_blocks_from(self, content: ContentId, first: int) -> None:
@@ -642,7 +659,8 @@ class Store:
             self._db.execute("DELETE FROM records WHERE door = ? AND key = ?", (door, sealed))
         else:
             self._db.execute(
-                "INSERT OR REPLACE INTO records VALUES (?,?,?)", (door, sealed, self._seal.seal_bytes(value, _SCOPE_RECORD))
+                "INSERT OR REPLACE INTO records VALUES (?,?,?)",
+                (door, sealed, self._seal.seal_bytes(value, _SCOPE_RECORD)),
             )
 
     def xattrs(self, ino: Ino) -> dict[str, bytes]:

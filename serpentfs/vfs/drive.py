@@ -126,7 +126,9 @@ class Drive:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def _tell(self, origin: str | None, ino: Ino | None = None, *, data: bool = False, entry: tuple[Ino, str] | None = None) -> None:
+    def _tell(
+        self, origin: str | None, ino: Ino | None = None, *, data: bool = False, entry: tuple[Ino, str] | None = None
+    ) -> None:
         if self._listeners:
             invalidation = Invalidation(ino, data, entry, origin)
             for listener in list(self._listeners):
@@ -1007,7 +1009,8 @@ class Drive:
         for view in self._journal.pending():
             entry = view.entry
             row = self._store.entry(entry.ino)
-            waits = view.held or view.blocked or (view.not_before is None and now < entry.recorded + self._options.settle)
+            settles = view.not_before is None and now < entry.recorded + self._options.settle
+            waits = view.held or view.blocked or settles
             state = view.state.value
             if view.state is EntryState.QUEUED:
                 state = "failed" if view.error else "waiting" if waits else "queued"

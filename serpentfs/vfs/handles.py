@@ -13,7 +13,7 @@ import trio
 
 from serpentfs.cache.layers import Reader
 from serpentfs.errors import BadHandle
-from serpentfs.model import Attributes, ContentId, HandleId, Ino, NodeRef
+from serpentfs.model import NO_CONTENT, Attributes, ContentId, HandleId, Ino, NodeRef
 from serpentfs.tree.store import EntryRow
 from serpentfs.vfs.writes import Stage
 
@@ -60,7 +60,7 @@ class Handle:
     door: str
     writable: bool
     reader: Reader | None = None
-    reader_content: ContentId = ContentId(0)
+    reader_content: ContentId = NO_CONTENT
     """The content ``reader`` reads."""
 
     def close_reader(self) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
 
+from serpentfs.bridge import run_in_thread
 from serpentfs.cache.layers import BlockCache
 from serpentfs.cache.seal import BlockSeal
 from serpentfs.clouds.base import Batch, Cloud
@@ -51,9 +53,8 @@ async def open_drive(
     ``secret`` is the remote's own: every local key derives from it. Raises what the cloud raises when the first
     listing cannot be had, BadVault when the local state is damaged or belongs to another key.
     """
-    state_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     staging = state_directory / "staging"
-    staging.mkdir(exist_ok=True, mode=0o700)
+    await run_in_thread("disk", partial(staging.mkdir, mode=0o700, parents=True, exist_ok=True))
     store = Store(state_directory / "state.db", secret, cloud.name_key)
     try:
         seal = BlockSeal(store.block_key, remote_id.encode())

@@ -13,6 +13,7 @@ a stage that is its own.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from serpentfs.errors import RevisionGone
 from serpentfs.model import ContentId, Ino, Kind, NodeRef, Span
 from serpentfs.tree.store import NodeRow, StageRow, Store
 from serpentfs.vfs.handles import Handle, OpenFile
-from serpentfs.vfs.writes import Stage
+from serpentfs.vfs.writes import Stage, StageRetired
 
 
 class Contents:
@@ -83,7 +84,7 @@ class Contents:
         stage = self._stages.pop(content, None)
         if stage is None:
             return
-        stage.close()
+        stage.retire()
         blocks = [block for block, plane in stage.blocks.items() if plane == 0]
         if blocks:
             await self._cache.adopt(content, Stage.plane_path(self._staging, content, 0), blocks)
@@ -108,11 +109,13 @@ class Contents:
 
     async def read(self, ino: Ino, content: ContentId, pinned: NodeRef | None, span: Span) -> bytes:
         """Exactly ``span`` of any content of ``ino``, without read-ahead. RevisionGone when the cloud lost it."""
-        stage = self._stages.get(content)
-        if stage is not None:
-            return await stage.read(span, self.base_reader(ino, stage, pinned))
+        while (stage := self._stages.get(content)) is not None:
+            with suppress(StageRetired):
+                return await stage.read(span, self.base_reader(ino, stage, pinned))
         node = self._node(ino, content)
-        size = node.size if node is not None else pinned.size if pinned is not None else span.stop
+        if node is None and pinned is None:
+            raise RevisionGone("this content is no longer in the cloud")
+        size = node.size if node is not None else pinned.size if pinned is not None else 0
         return await self._cache.read_span(content, size, span, partial(self._fetch, ino, content, pinned))
 
     def base_reader(self, ino: Ino, stage: Stage, pinned: NodeRef | None) -> Callable[[Span], Awaitable[bytes]]:
@@ -147,6 +150,9 @@ class Contents:
         span = self._span(file, offset, size)
         if not span:
             return b""
-        if file.stage is not None:
-            return await file.stage.read(span, self.base_reader(file.ino, file.stage, file.ref))
+        while (stage := file.stage) is not None:
+            with suppress(StageRetired):
+                return await stage.read(span, self.base_reader(file.ino, stage, file.ref))
+            if file.stage is stage:
+                raise RevisionGone("this content was dropped")
         return await self._reader(handle).read(span)

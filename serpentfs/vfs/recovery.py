@@ -27,8 +27,8 @@ def recover(store: Store, ledger: Ledger, contents: Contents, staging: Path) -> 
     entries = [view.entry for view in ledger.journal.pending()]
     needed_inos = {entry.ino for entry in entries} | {entry.replaces for entry in entries if entry.replaces is not None}
     with store.transaction():
-        store.drop_entries_in_state(REMOVED, keep=needed_inos)
-        store.drop_entries_in_state(DRAFT, older_than_ns=time.time_ns() - KEEP_DRAFTS_NS)
+        store.drop_entries(REMOVED, keep=needed_inos)
+        store.drop_entries(DRAFT, older_than_ns=time.time_ns() - KEEP_DRAFTS_NS)
         needed = store.entry_contents() | {entry.content for entry in entries}
         rows = {row.content: row for row in store.stages()}
         for content in list(needed):

@@ -31,6 +31,11 @@ kernel request (1 MiB), little enough for hundreds of files written at once."""
 
 _PLANES = 3
 
+
+class StageRetired(Exception):
+    """The stage ended while it was being read: its content is in the cloud now. Look the content up again."""
+
+
 ReadBase = Callable[[Span], Awaitable[bytes]]
 
 
@@ -65,6 +70,7 @@ class Stage:
         self._unsynced_files: set[int] = set()
         self._reads_in_flight = 0
         self._closing = False
+        self._retired = False
         self._last_opened: tuple[BlockIndex, bytes] | None = None
         self.changed = False
         """Whether a commit would have anything to say."""
@@ -95,9 +101,14 @@ class Stage:
             os.close(descriptor)
         self._files.clear()
 
-    def delete(self) -> None:
-        """Remove the files."""
+    def retire(self) -> None:
+        """No more reads: whoever is in the middle of one gets StageRetired."""
+        self._retired = True
         self.close()
+
+    def delete(self) -> None:
+        """Remove the files, for good."""
+        self.retire()
         for plane in range(_PLANES):
             self.plane_path(self._directory, self.content, plane).unlink(missing_ok=True)
 
@@ -135,7 +146,7 @@ class Stage:
         return found + bytes(len(span) - len(found))
 
     async def read(self, span: Span, read_base: ReadBase) -> bytes:
-        """Exactly the bytes of ``span``, which lies within the size."""
+        """Exactly the bytes of ``span``, which lies within the size. StageRetired when the stage ends meanwhile."""
         parts: list[bytes] = []
         position = span.start
         while position < span.stop:
@@ -168,6 +179,8 @@ class Stage:
             return dirty
         if self._last_opened is not None and self._last_opened[0] == block:
             return self._last_opened[1]
+        if self._retired:
+            raise StageRetired
         plane = self._plane_of(block)
         assert plane is not None
         file = self._file(plane)

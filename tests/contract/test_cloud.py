@@ -521,6 +521,18 @@ async def test_move_over_what_has_changed_is_a_conflict(cloud: Cloud, other: Clo
     assert await read_all(cloud, file) == b"data"
 
 
+async def test_a_move_tells_whether_somebody_else_changed_the_file(cloud: Cloud, other: Cloud) -> None:
+    file = await put(cloud, cloud.root, "file", b"before")
+    moved = await cloud.move(file.ref, cloud.root, "second", replaces=None)
+    assert moved.same_content
+    changed = await put(other, other.root, "second", b"theirs, longer", replaces=moved)
+    moved = await cloud.move(moved.ref, cloud.root, "third", replaces=None)
+    assert not moved.same_content
+    assert moved.revision != file.revision
+    assert moved.size == changed.size
+    assert await read_all(cloud, moved) == b"theirs, longer"
+
+
 async def test_move_what_is_gone(cloud: Cloud, other: Cloud) -> None:
     file = await put(cloud, cloud.root, "file", b"data")
     folder = await mkdir(cloud, cloud.root, "folder")

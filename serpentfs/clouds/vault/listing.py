@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
-import trio
 from cachetools import LRUCache
 
+from serpentfs.bridge import Pace
 from serpentfs.clouds.base import Known
 from serpentfs.clouds.blobs.base import BlobInfo, BlobStore
 from serpentfs.clouds.vault.conflicts import Claim, assign_names, showable
@@ -43,8 +43,6 @@ from serpentfs.model import Kind, NodeId, NodeInfo
 
 log = logging.getLogger(__name__)
 
-NAMES_PER_STRETCH = 256
-"""Entries worked on between two checkpoints: about two milliseconds."""
 _REMEMBERED_NAMES = 20_000
 _REMEMBERED_WARNINGS = 10_000
 _MAX_TARGET_BYTES = 4 * MAX_TARGET_CHARS
@@ -81,9 +79,9 @@ RawFolder = dict[str, RawEntry]
 async def group_by_folder(blobs: Iterable[BlobInfo]) -> dict[str, RawFolder]:
     """A flat listing as content directory path → entry name → what lies there."""
     folders: dict[str, RawFolder] = {}
-    for count, blob in enumerate(blobs):
-        if count % (8 * NAMES_PER_STRETCH) == 0:
-            await trio.lowlevel.checkpoint()
+    pace = Pace()
+    for blob in blobs:
+        await pace.breathe()
         parts = blob.key.split("/")
         if not 4 <= len(parts) <= 5 or not parts[-1]:  # some tools keep a folder alive by an object "folder/"
             continue
@@ -149,9 +147,9 @@ class Lister:
     async def _classify(self, folder: NodeId, raw: RawFolder, known: Known) -> list[_Found]:
         path = self._names.directory_path(folder)
         found = []
-        for count, (name, there) in enumerate(raw.items()):
-            if count % NAMES_PER_STRETCH == 0:
-                await trio.lowlevel.checkpoint()
+        pace = Pace()
+        for name, there in raw.items():
+            await pace.breathe()
             if not is_ciphertext_name(name):
                 continue
             entry = Entry(folder, name, path)
@@ -268,9 +266,9 @@ class Lister:
         folders = [node for node in usable if node.kind is Kind.DIRECTORY]
         folders.sort(key=lambda node: (not node.canonical, node.entry.name))
         shown = []
-        for count, node in enumerate(chain(folders, (node for node in usable if node.kind is not Kind.DIRECTORY))):
-            if count % NAMES_PER_STRETCH == 0:
-                await trio.lowlevel.checkpoint()
+        pace = Pace()
+        for node in chain(folders, (node for node in usable if node.kind is not Kind.DIRECTORY)):
+            await pace.breathe()
             shown.append(self._info(node, names[node.blob.key]))
         return shown
 
@@ -279,9 +277,9 @@ class Lister:
         names: dict[str, str] = {}
         taken: set[str] = set()
         others = []
-        for count, node in enumerate(nodes):
-            if count % NAMES_PER_STRETCH == 0:
-                await trio.lowlevel.checkpoint()
+        pace = Pace()
+        for node in nodes:
+            await pace.breathe()
             clear = node.clear or ""
             if node.canonical and clear not in taken and normalize(showable(clear)) == clear:
                 taken.add(clear)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from serpentfs.clouds.base import Content
 from serpentfs.clouds.blobs.base import ABSENT, BlobInfo, BlobStore, Chunks
@@ -232,7 +233,8 @@ class Writer:
             await self._vacate(target, replaces, retry)
             blob = await self._store.rename(source_key, target_key, condition=ABSENT)
         await self.tidy(source, kind)
-        return await self._info_at(target, node, blob, name)
+        info = await self._info_at(target, node, blob, name)
+        return replace(info, same_content=kind is not Kind.FILE or there.revision == node.revision)
 
     async def _rename_absent(self, source_key: str, target: Entry, kind: Kind) -> BlobInfo:
         key = target.primary(kind)

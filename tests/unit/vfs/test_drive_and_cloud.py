@@ -338,3 +338,18 @@ async def test_example_12_both_make_a_folder_of_one_name(cloud: MemoryCloud, tmp
         assert b"mine" in cloud.contents().values()
         await until(lambda: len(drive.readdir(ROOT_INO)) == 2)
         assert await contents(drive) == cloud.contents()
+
+
+async def test_a_read_goes_on_while_its_upload_is_confirmed(cloud: MemoryCloud, tmp_path: Path) -> None:
+    """The stage ends between two blocks of one read; the rest comes from where the content is now."""
+    async with a_drive(cloud, tmp_path, settle=0.0) as drive:
+        for number in range(10):
+            data = os.urandom(40 * BLOCK_SIZE)
+            await write(drive, f"/file{number}", data)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(drive.wait_until_uploaded)
+                handle = await drive.open(ino_at(drive, f"/file{number}"), write=False, door=DOOR)
+                while drive.status().pending:
+                    assert bytes(await drive.read(handle, 0, len(data))) == data
+                await drive.release(handle)
+        await until(lambda: not list((tmp_path / "state" / "staging").iterdir()))
