@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 PATIENCE = 90.0
 """Seconds for anything that must happen; the machine may be busy."""
 
-RUNNERS = {"memory": "tests.e2e.ftp.serve_memory", "drive": "tests.e2e.ftp.serve_drive"}
+RUNNERS = {"drive": "tests.e2e.ftp.serve_drive"}
 """What serves the door; another drive is one more line."""
 
 _PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
