@@ -1,0 +1,79 @@
+"""The outcome as one table for people, and as JSON with every single sample. Pure: no clock, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+from tests.bench.workloads import Failure, Sample
+
+_MIB = 1024 * 1024
+_HEADINGS = ("workload", "", "seconds", "min–max", "rate", "× best peer", "CPU s", "MiB after", "MiB peak")
+_LEFT_COLUMNS = 2
+
+
+def outcome(samples: Sequence[Sample], failures: Sequence[Failure], about: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``--json`` writes."""
+    return {
+        **about,
+        "samples": [asdict(sample) for sample in samples],
+        "failures": [asdict(failure) for failure in failures],
+    }
+
+
+def table(samples: Iterable[Sample], ourselves: str) -> str:
+    """Medians of the rounds. ``× best peer``: the median time, as a multiple of the fastest median among all but
+    ``ourselves``; less than 1 is faster than every peer."""
+    steps: dict[tuple[str, str], dict[str, list[Sample]]] = {}
+    for sample in samples:
+        steps.setdefault((sample.workload, sample.step), {}).setdefault(sample.contender, []).append(sample)
+    rows: list[Sequence[str]] = [_HEADINGS]
+    for (workload, step), by_contender in steps.items():
+        times = {name: median(one.seconds for one in each) for name, each in by_contender.items()}
+        peers = [seconds for name, seconds in times.items() if name != ourselves]
+        heading = f"{workload} {_amount(next(iter(by_contender.values()))[0])}, {step}"
+        for name, each in by_contender.items():
+            rows.append([heading, *_row(name, each, min(peers, default=None))])
+            heading = ""
+    return _aligned(rows)
+
+
+def _row(name: str, each: Sequence[Sample], best_peer: float | None) -> list[str]:
+    seconds = median(one.seconds for one in each)
+    return [
+        name,
+        f"{seconds:.3f}",
+        f"{min(one.seconds for one in each):.3f}–{max(one.seconds for one in each):.3f}",
+        _rate(each[0], seconds),
+        "" if best_peer is None else f"{seconds / best_peer:.2f}",
+        f"{median(one.cpu for one in each):.2f}",
+        f"{median(one.resident for one in each) / _MIB:.0f}",
+        f"{max(one.peak for one in each) / _MIB:.0f}",
+    ]
+
+
+def _amount(sample: Sample) -> str:
+    if sample.unit == "bytes":
+        return f"{sample.amount / _MIB:,.0f} MiB"
+    return f"{sample.amount:,} {sample.unit}"
+
+
+def _rate(sample: Sample, seconds: float) -> str:
+    if sample.unit == "bytes":
+        return f"{sample.amount / _MIB / seconds:,.0f} MiB/s"
+    return f"{sample.amount / seconds:,.0f}/s"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if index < _LEFT_COLUMNS else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
