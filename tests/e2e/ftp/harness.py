@@ -103,10 +103,7 @@ class RunningDoor:
         return self.on_loop(self.vfs.bytes_of, path)
 
     def login(self, user: str = "ann", password: str = "secret", encoding: str = "utf-8") -> ftplib.FTP:
-        client = ftplib.FTP(timeout=TIMEOUT, encoding=encoding)
-        client.connect("127.0.0.1" if self.host == "0.0.0.0" else self.host, self.port)
-        client.login(user, password)
-        return client
+        return login(self.port, user, password, host=self.host, encoding=encoding)
 
     def stop(self) -> None:
         if self._thread.is_alive():
@@ -123,6 +120,15 @@ def door(vfs: MemoryVfs | None = None, options: FtpOptions = LOCAL) -> Iterator[
         yield running
     finally:
         running.stop()
+
+
+def login(
+    port: int, user: str = "ann", password: str = "secret", *, host: str = "127.0.0.1", encoding: str = "utf-8"
+) -> ftplib.FTP:
+    client = ftplib.FTP(timeout=TIMEOUT, encoding=encoding)
+    client.connect(host, port)
+    client.login(user, password)
+    return client
 
 
 def eventually(condition: Callable[[], T]) -> T:
@@ -188,9 +194,9 @@ def fetch(client: ftplib.FTP, path: str, *, offset: int | None = None) -> bytes:
     return bytes(collected)
 
 
-def break_off(running: RunningDoor, path: str, data: bytes, *, user: str = "ann", password: str = "secret") -> None:
+def break_off(port: int, path: str, data: bytes) -> None:
     """Begin to upload ``data`` and lose the data connection after it; returns when the door has noticed."""
-    with running.login(user, password) as client:
+    with login(port) as client:
         connection = begin_upload(client, f"STOR {path}")
         connection.sendall(data)
         # A reset throws away what the other side has not read: wait until it has it all.

@@ -314,7 +314,7 @@ def test_abort_under_tls(certificate: TlsFiles) -> None:
 
 def test_partials_under_tls(certificate: TlsFiles) -> None:
     with door(options=options(tls=certificate)) as running:
-        break_off(running, "a", b"clear")
+        break_off(running.port, "a", b"clear")
         client = tls_client(running)
         assert store(client, "a", b" and secured", offset=5).startswith("226")
         assert running.bytes_of("/a") == b"clear and secured"

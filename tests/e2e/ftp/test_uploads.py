@@ -178,7 +178,7 @@ def test_stopping_the_door_keeps_what_came() -> None:
 
 def test_a_partial_is_shown_and_continued(running: RunningDoor, client: ftplib.FTP) -> None:
     client.mkd("d")
-    break_off(running, "/d/a", HALF)
+    break_off(running.port, "/d/a", HALF)
     client.cwd("d")
     assert client.size("a") == len(HALF)
     assert sizes(client) == {"a": len(HALF)}
@@ -198,26 +198,26 @@ def test_a_partial_is_shown_and_continued(running: RunningDoor, client: ftplib.F
 
 
 def test_a_partial_is_cut_back_to_the_offset(running: RunningDoor, client: ftplib.FTP) -> None:
-    break_off(running, "a", HALF)
+    break_off(running.port, "a", HALF)
     assert store(client, "a", REST, offset=1000).startswith("226")
     assert running.bytes_of("/a") == HALF[:1000] + REST
 
 
 def test_an_offset_beyond_a_partial_is_refused(running: RunningDoor, client: ftplib.FTP) -> None:
-    break_off(running, "a", HALF)
+    break_off(running.port, "a", HALF)
     assert store(client, "a", REST, offset=len(HALF) + 1).startswith("554")
     assert client.size("a") == len(HALF)
     assert store(client, "a", REST, offset=len(HALF)).startswith("226")
 
 
 def test_append_continues_a_partial(running: RunningDoor, client: ftplib.FTP) -> None:
-    break_off(running, "a", HALF)
+    break_off(running.port, "a", HALF)
     assert store(client, "a", REST, command="APPE").startswith("226")
     assert running.bytes_of("/a") == HALF + REST
 
 
 def test_a_continued_upload_that_breaks_off_again(running: RunningDoor, client: ftplib.FTP) -> None:
-    break_off(running, "a", HALF)
+    break_off(running.port, "a", HALF)
     client.sendcmd(f"REST {len(HALF)}")
     connection = begin_upload(client, "STOR a")
     connection.sendall(REST)
@@ -232,7 +232,7 @@ def test_a_continued_upload_that_breaks_off_again(running: RunningDoor, client: 
 
 
 def test_only_one_session_continues_a_partial(running: RunningDoor, client: ftplib.FTP) -> None:
-    break_off(running, "a", HALF)
+    break_off(running.port, "a", HALF)
     client.sendcmd(f"REST {len(HALF)}")
     connection = begin_upload(client, "STOR a")
     with running.login() as other:
@@ -244,7 +244,7 @@ def test_only_one_session_continues_a_partial(running: RunningDoor, client: ftpl
 
 
 def test_a_partial_belongs_to_its_user(running: RunningDoor) -> None:
-    break_off(running, "a", HALF)
+    break_off(running.port, "a", HALF)
     with running.login("bob", "other") as bob:
         assert sizes(bob) == {}
         assert ask(bob, "SIZE a").startswith("550")
@@ -256,8 +256,8 @@ def test_a_partial_belongs_to_its_user(running: RunningDoor) -> None:
 
 
 def test_a_new_upload_replaces_a_partial(running: RunningDoor, client: ftplib.FTP) -> None:
-    break_off(running, "a", HALF)
-    break_off(running, "a", REST)
+    break_off(running.port, "a", HALF)
+    break_off(running.port, "a", REST)
     assert client.size("a") == len(REST)
     assert len(running.vfs.load_records("ftp")) == 1
     assert store(client, "a", b"whole").startswith("226")
@@ -266,7 +266,7 @@ def test_a_new_upload_replaces_a_partial(running: RunningDoor, client: ftplib.FT
 
 
 def test_a_partial_can_be_deleted(running: RunningDoor, client: ftplib.FTP) -> None:
-    break_off(running, "a", HALF)
+    break_off(running.port, "a", HALF)
     client.delete("a")
     assert sizes(client) == {}
     assert running.vfs.load_records("ftp") == {}
@@ -275,7 +275,7 @@ def test_a_partial_can_be_deleted(running: RunningDoor, client: ftplib.FTP) -> N
 
 def test_a_partial_moves_with_its_folder(running: RunningDoor, client: ftplib.FTP) -> None:
     client.mkd("d")
-    break_off(running, "d/a", HALF)
+    break_off(running.port, "d/a", HALF)
     client.rename("d", "e")
     assert sizes(client, "e") == {"a": len(HALF)}
     assert store(client, "e/a", REST, offset=len(HALF)).startswith("226")
@@ -285,7 +285,7 @@ def test_a_partial_moves_with_its_folder(running: RunningDoor, client: ftplib.FT
 def test_partials_survive_a_restart_and_bad_records_do_not() -> None:
     vfs = MemoryVfs()
     with door(vfs) as running:
-        break_off(running, "a", HALF)
+        break_off(running.port, "a", HALF)
     vfs.save_record("ftp", "nonsense", b"{")
     with door(vfs) as running, running.login() as client:
         assert client.size("a") == len(HALF)
@@ -295,13 +295,13 @@ def test_partials_survive_a_restart_and_bad_records_do_not() -> None:
 
 
 def test_no_name_is_readable_in_a_record_key(running: RunningDoor) -> None:
-    break_off(running, "secret-name", HALF)
+    break_off(running.port, "secret-name", HALF)
     (key,) = running.vfs.load_records("ftp")
     assert "secret" not in key
 
 
 def test_a_partial_whose_bytes_are_gone_is_forgotten(running: RunningDoor, client: ftplib.FTP) -> None:
-    break_off(running, "a", HALF)
+    break_off(running.port, "a", HALF)
     running.on_loop(running.vfs._kept_drafts.clear)
     assert store(client, "a", REST, offset=len(HALF)).startswith("554")
     assert sizes(client) == {}
@@ -312,9 +312,9 @@ def test_old_partials_and_those_of_removed_folders_expire() -> None:
     vfs = MemoryVfs()
     with door(vfs) as running, running.login() as client:
         client.mkd("d")
-        break_off(running, "d/a", HALF)
-        break_off(running, "old", HALF)
-        break_off(running, "new", HALF)
+        break_off(running.port, "d/a", HALF)
+        break_off(running.port, "old", HALF)
+        break_off(running.port, "new", HALF)
         client.rmd("d")
     assert len(vfs.load_records("ftp")) == 3
     for key, value in vfs.load_records("ftp").items():
@@ -338,7 +338,7 @@ def test_new_bytes_never_follow_old_ones(running: RunningDoor, client: ftplib.FT
     """A client whose upload over an older file broke off asks SIZE, is told the old file's, and goes on there."""
     old = b"o" * 150_000
     running.put("/a", old)
-    break_off(running, "a", HALF)
+    break_off(running.port, "a", HALF)
     assert client.size("a") == len(old)
     assert fetch(client, "a") == old
     assert store(client, "a", REST, offset=len(old)).startswith("554")
@@ -362,7 +362,7 @@ def test_an_append_that_breaks_off_changes_nothing(running: RunningDoor, client:
 
 
 def test_a_partial_is_stale_when_another_door_made_the_file(running: RunningDoor, client: ftplib.FTP) -> None:
-    break_off(running, "a", HALF)
+    break_off(running.port, "a", HALF)
     running.put("/a", b"from elsewhere")
     assert client.size("a") == 14
     assert sizes(client) == {"a": 14}

@@ -1,0 +1,91 @@
+"""The door over a whole drive: what must outlive the process outlives it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from serpentfs.gateways import ftp
+from tests.drives import a_drive
+from tests.e2e.ftp.harness import LOCAL, TIMEOUT, begin_upload, break_off, eventually, fetch, login, store
+from tests.fakes.memory_cloud import MemoryCloud
+
+Serve = Callable[[Callable[[int], None]], None]
+
+HALF, REST = os.urandom(3_000_000), os.urandom(500_000)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Serve:
+    """Runs a function in a thread with the port of a door; each time the drive is opened anew on the same state."""
+    cloud = MemoryCloud()
+
+    async def once(work: Callable[[int], None]) -> None:
+        with trio.fail_after(4 * TIMEOUT):
+            async with a_drive(cloud, tmp_path) as drive, trio.open_nursery() as nursery:
+                url = await nursery.start(ftp.serve, drive, LOCAL)
+                await trio.to_thread.run_sync(work, int(url.rstrip("/").rpartition(":")[2]))
+                nursery.cancel_scope.cancel()
+
+    return lambda work: trio.run(once, work)
+
+
+def test_a_partial_outlives_the_drive(serve: Serve) -> None:
+    def first(port: int) -> None:
+        break_off(port, "a", HALF)
+
+    def second(port: int) -> None:
+        with login(port) as client:
+            assert client.size("a") == len(HALF)
+            assert store(client, "a", REST, offset=len(HALF)).startswith("226")
+            assert fetch(client, "a") == HALF + REST
+
+    def third(port: int) -> None:
+        with login(port) as client:
+            assert fetch(client, "a") == HALF + REST
+            assert store(client, "a", b"!", command="APPE").startswith("226")
+            assert fetch(client, "a", offset=len(HALF)) == REST + b"!"
+
+    for work in (first, second, third):
+        serve(work)
+
+
+def test_a_partial_over_an_older_file_outlives_the_drive(serve: Serve) -> None:
+    old = bytes(4_000_000)
+
+    def first(port: int) -> None:
+        with login(port) as client:
+            assert store(client, "a", old).startswith("226")
+        break_off(port, "a", HALF)
+
+    def second(port: int) -> None:
+        with login(port) as client:
+            assert client.size("a") == len(old)
+            assert store(client, "a", REST, offset=len(old)).startswith("554"), "new bytes after old ones"
+            assert store(client, "a", REST, offset=len(HALF)).startswith("226")
+            assert fetch(client, "a") == HALF + REST
+
+    serve(first)
+    serve(second)
+
+
+def test_stopping_the_drive_during_an_upload_keeps_what_came(serve: Serve) -> None:
+    def first(port: int) -> None:
+        client = login(port)
+        connection = begin_upload(client, "STOR a")
+        connection.sendall(HALF)
+        eventually(lambda: f"received: {len(HALF)}" in client.sendcmd("STAT"))
+        unfinished.append((client, connection))
+
+    unfinished: list[object] = []
+    serve(first)
+
+    def second(port: int) -> None:
+        with login(port) as client:
+            assert client.size("a") == len(HALF)
+
+    serve(second)
