@@ -55,6 +55,8 @@ class RemoteConfig:
     cache_disk: int | None = None
     cache_free_space: int | None = None
     cache_directory: Path | None = None
+    poll_interval: float | None = None
+    """Seconds between two listings of a store that does not report changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,12 @@ def _seconds(value: Any) -> float:
     return float(value)
 
 
+def _interval(value: Any) -> float:
+    if _seconds(value) == 0:
+        raise _Wrong("a number of seconds above 0")
+    return float(value)
+
+
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise _Wrong("a whole number above 0")
@@ -163,6 +171,7 @@ _READERS: dict[str, Callable[[Any], object]] = {
     "cache-disk": _size,
     "cache-free-space": _size,
     "cache-directory": _path,
+    "poll-interval": _interval,
 }
 assert {name.replace("-", "_") for name in _READERS} == {f.name for f in fields(RemoteConfig)} - {"name"}
 

@@ -89,6 +89,13 @@ def parse_seconds(text: str) -> float:
     return float(text)
 
 
+def parse_interval(text: str) -> float:
+    interval = parse_seconds(text)
+    if interval == 0:
+        raise UsageError(f'"{text}" is not a number of seconds above 0')
+    return interval
+
+
 def parse_count(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d{0,3}", text):
         raise UsageError(f'"{text}" is not a whole number above 0')
@@ -100,6 +107,7 @@ port_range = value_of(parse_port_range, "port range")
 umask = value_of(parse_umask, "umask")
 numeric_id = value_of(parse_id, "id")
 seconds = value_of(parse_seconds, "seconds")
+interval = value_of(parse_interval, "seconds")
 whole_number = value_of(parse_count, "number")
 size = value_of(parse_size, "size")
 
@@ -138,6 +146,10 @@ def add_drive(parser: argparse.ArgumentParser) -> None:
         "--settle", type=seconds, metavar="SECONDS", help="time after the last close before a file goes up"
     )
     group.add_argument("--uploads", type=whole_number, metavar="N", help="uploads at a time")
+    group.add_argument(
+        "--poll-interval", type=interval, metavar="SECONDS",
+        help="time between two listings of a store that does not report changes, such as S3",
+    )
     cache = parser.add_argument_group("cache", "Sizes such as 512M or 20G.")
     cache.add_argument("--cache-memory", type=size, metavar="SIZE", help="decrypted blocks in memory")
     cache.add_argument("--cache-disk", type=size, metavar="SIZE", help="sealed blocks on disk; 0: none")

@@ -10,6 +10,7 @@ from typing import TypeVar
 from serpentfs import config as configuration
 from serpentfs.cache.layers import CacheLimits
 from serpentfs.clouds.registry import NamedRemote, RemoteSpec, parse_remote
+from serpentfs.clouds.vault import POLL_INTERVAL
 from serpentfs.config import RemoteConfig
 from serpentfs.credentials import PassphraseSource, read_passphrase, split_command
 from serpentfs.daemon.lock import OwnerNote, busy_message, read_owner
@@ -111,4 +112,5 @@ def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: b
         passphrase=ask_passphrase(arguments, target),
         options=options,
         cache_directory=chosen("cache_directory", None),
+        poll_interval=chosen("poll_interval", POLL_INTERVAL),
     )

@@ -23,7 +23,7 @@ import trio
 from serpentfs.bridge import run_in_thread
 from serpentfs.clouds.registry import RemoteSpec, open_store
 from serpentfs.clouds.retrying import RetryingCloud
-from serpentfs.clouds.vault import VaultCloud
+from serpentfs.clouds.vault import POLL_INTERVAL, VaultCloud
 from serpentfs.daemon import control, systemd
 from serpentfs.daemon.doors import Door
 from serpentfs.daemon.lock import OwnerLock, OwnerNote
@@ -52,6 +52,8 @@ class Remote:
     options: DriveOptions
     cache_directory: Path | None = None
     """Instead of the usual place."""
+    poll_interval: float = POLL_INTERVAL
+    """Seconds between two listings of a store that does not report changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ async def _open_owned(
 ) -> AsyncIterator[tuple[Drive, Announce]]:
     """The open drive under the owner's lock, with the control socket answering around it; and what notes the
     addresses of its doors in the lock file."""
-    async with open_remote(remote.spec, remote.passphrase) as vault:
+    async with open_remote(remote.spec, remote.passphrase, remote.poll_interval) as vault:
         places = make_places(vault)
         acquired = await run_in_thread("disk", OwnerLock.acquire, places.lock, remote.spec.canonical)
         with acquired as lock:
@@ -137,11 +139,13 @@ async def _open_owned(
 
 
 @contextlib.asynccontextmanager
-async def open_remote(spec: RemoteSpec, passphrase: str) -> AsyncIterator[VaultCloud]:
+async def open_remote(
+    spec: RemoteSpec, passphrase: str, poll_interval: float = POLL_INTERVAL
+) -> AsyncIterator[VaultCloud]:
     """The vault of a remote, without owning it: for looking at the vault itself."""
     store = open_store(spec)
     try:
-        yield await unlock(store, spec, passphrase)
+        yield await unlock(store, spec, passphrase, poll_interval)
     finally:
         with trio.move_on_after(_CLOSE_PATIENCE, shield=True):
             await store.aclose()

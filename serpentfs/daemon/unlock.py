@@ -9,7 +9,7 @@ from __future__ import annotations
 from serpentfs.bridge import run_in_thread
 from serpentfs.clouds.blobs.base import BlobStore
 from serpentfs.clouds.registry import RemoteSpec
-from serpentfs.clouds.vault import VaultCloud, VaultFiles, open_vault
+from serpentfs.clouds.vault import POLL_INTERVAL, VaultCloud, VaultFiles, open_vault
 from serpentfs.daemon.places import (
     RemotePlaces,
     make_private_directory,
@@ -24,13 +24,16 @@ MASTERKEY_FILE = "masterkey.cryptomator"
 CONFIG_FILE = "vault.cryptomator"
 
 
-async def unlock(store: BlobStore, spec: RemoteSpec, passphrase: str) -> VaultCloud:
+async def unlock(
+    store: BlobStore, spec: RemoteSpec, passphrase: str, poll_interval: float = POLL_INTERVAL
+) -> VaultCloud:
     """Open the vault behind ``spec``, with the kept files when its store does not answer.
 
     WrongPassphrase, BadVault, NotFound; Unavailable when the store does not answer and the vault was never
     opened on this machine.
     """
-    return await open_vault(store, passphrase, offline=await run_in_thread("disk", _kept_files, spec))
+    kept = await run_in_thread("disk", _kept_files, spec)
+    return await open_vault(store, passphrase, offline=kept, poll_interval=poll_interval)
 
 
 def _kept_files(spec: RemoteSpec) -> VaultFiles | None:

@@ -30,6 +30,7 @@ def test_every_key(tmp_path: Path) -> None:
         cache-disk = 1000
         cache-free-space = "1.5GiB"
         cache-directory = "/var/cache/x"
+        poll-interval = 2.5
         [remote.home]
         url = "vault+s3://b/p?endpoint=http://h"
         password-command = "pass show 'my vault'"
@@ -37,7 +38,7 @@ def test_every_key(tmp_path: Path) -> None:
     assert loaded.remote("work") == config.RemoteConfig(
         name="work", url="vault+file:///srv/vault", password_file=Path("/etc/pass"), read_only=True,
         durability="cloud", settle=0.5, uploads=8, cache_memory=64 << 20, cache_disk=1000,
-        cache_free_space=3 << 29, cache_directory=Path("/var/cache/x"),
+        cache_free_space=3 << 29, cache_directory=Path("/var/cache/x"), poll_interval=2.5,
     )
     assert loaded.remote("home").password_command == "pass show 'my vault'"
     assert loaded.remote("home").read_only is None
@@ -66,6 +67,7 @@ def test_unknown_remote_names_the_nearest(tmp_path: Path) -> None:
     ('[remote.a]\nurl = "u"\nread-only = "yes"\n', 3, "must be true or false"),
     ('[remote.a]\nurl = "u"\ndurability = "both"\n', 3, 'must be "local" or "cloud"'),
     ('[remote.a]\nurl = "u"\nsettle = -1\n', 3, "must be a number of seconds"),
+    ('[remote.a]\nurl = "u"\npoll-interval = 0\n', 3, "must be a number of seconds above 0"),
     ('\n[remote.a]\nread-only = true\n', 2, '[remote.a] has no "url"'),
     ('[remote.a]\nurl="u"\npassword-file="f"\npassword-command="c"\n', 4, "both"),
     ('[remotes.a]\nurl = "u"\n', 1, 'unknown key "remotes" (did you mean "remote"?)'),
