@@ -155,23 +155,26 @@ def main() -> int:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)     # so that mounts and files go then too
-    # Nothing of a contender is deleted before its mount is gone: what is left here at the end is empty folders, or
-    # what a failed unmount protects.
+    # Each contender's folder is deleted once its mount is gone; what is left here is not ours to delete blindly.
     directory = Path(tempfile.mkdtemp(prefix="serpentfs-bench-", dir=arguments.directory))
     try:
         benchmark = Benchmark(directory, sizes, report)
         for workload in arguments.only:
             benchmark.run(workload, contenders)
-        directory.rmdir()
     finally:
         # What was measured before an interruption is not lost.
         print(_describe(about))
-        print()
-        print(table(samples, Serpent.name))
+        if samples:
+            print()
+            print(table(samples, Serpent.name))
         for failure in failures:
             print(f"failed: {failure.contender} {failure.workload}, round {failure.round}: {failure.reason}")
         if arguments.json:
             arguments.json.write_text(json.dumps(outcome(samples, failures, about), indent=1) + "\n")
+        try:
+            directory.rmdir()
+        except OSError as error:
+            print(f"left behind: {error}", file=sys.stderr)
     return 1 if failures else 0
 
 
