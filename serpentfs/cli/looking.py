@@ -16,10 +16,11 @@ import trio
 
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
+from serpentfs.cli.opening import unlock_target
 from serpentfs.cli.output import human_size, print_json, printable
-from serpentfs.cli.remotes import ask_passphrase, owner_of, resolve, unlock_target
+from serpentfs.cli.remotes import ask_passphrase, owner_of, resolve
 from serpentfs.daemon import owner
-from serpentfs.daemon.control import Connection
+from serpentfs.daemon.asking import Connection
 from serpentfs.daemon.listing import list_entries
 
 

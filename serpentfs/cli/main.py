@@ -55,7 +55,7 @@ COMMANDS = (
         "serpentfs umount ~/Serpent",
     ),
     Command("status", "running", "Tell what runs, and what is still to be uploaded.", "serpentfs status --json"),
-    Command("flush", "running", "Wait until everything is uploaded.", "serpentfs flush work:"),
+    Command("flush", "uploading", "Wait until everything is uploaded.", "serpentfs flush work:"),
     Command("ls", "looking", "List a folder of a remote.", "serpentfs ls -l work:/Photos"),
     Command("df", "looking", "Tell how much room a remote's store has.", "serpentfs df work:"),
     Command("check", "vaults", "Check the health of a vault, and repair it.", "serpentfs check work: --content"),

@@ -5,21 +5,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from serpentfs import config as configuration
-from serpentfs.cache.layers import CacheLimits
 from serpentfs.clouds.registry import NamedRemote, RemoteSpec, parse_remote
-from serpentfs.clouds.vault import POLL_INTERVAL
 from serpentfs.config import RemoteConfig
 from serpentfs.credentials import PassphraseSource, read_passphrase, split_command
 from serpentfs.daemon.lock import OwnerNote, busy_message, read_owner
-from serpentfs.daemon.owner import Remote
-from serpentfs.daemon.places import known_remotes, places_of, recall_url
+from serpentfs.daemon.places import places_of, recall_url
 from serpentfs.errors import Busy, UsageError
-from serpentfs.vfs.drive import DriveOptions
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,45 +65,7 @@ def owner_of(target: Target) -> OwnerNote | None:
     return read_owner(places_of(remote_id).lock) if remote_id else None
 
 
-def running_owners() -> list[OwnerNote]:
-    notes = (read_owner(places.lock) for places in known_remotes())
-    return [note for note in notes if note is not None]
-
-
 def refuse_owned(target: Target) -> None:
     """Busy when another process owns the remote: said before a passphrase is asked for."""
     if note := owner_of(target):
         raise Busy(busy_message(target.name, note))
-
-
-def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: bool = False) -> Remote:
-    """Ask for the passphrase and put together what the owner needs, from options first, then from the config."""
-    table = target.config
-
-    def chosen(name: str, default: T) -> T:
-        value = getattr(arguments, name, None)
-        if value is None and table is not None:
-            value = getattr(table, name)
-        return default if value is None else value
-
-    default_cache, default = CacheLimits(), DriveOptions()
-    cache = CacheLimits(
-        memory_bytes=chosen("cache_memory", default_cache.memory_bytes),
-        disk_bytes=chosen("cache_disk", default_cache.disk_bytes),
-        free_space_floor=chosen("cache_free_space", default_cache.free_space_floor),
-    )
-    configured_read_only = bool(table and table.read_only)
-    options = DriveOptions(
-        settle=chosen("settle", default.settle),
-        read_only=read_only or configured_read_only or getattr(arguments, "read_only", False),
-        durability=chosen("durability", default.durability),
-        uploads=chosen("uploads", default.uploads),
-        cache=cache,
-    )
-    return Remote(
-        spec=target.spec,
-        passphrase=ask_passphrase(arguments, target),
-        options=options,
-        cache_directory=chosen("cache_directory", None),
-        poll_interval=chosen("poll_interval", POLL_INTERVAL),
-    )

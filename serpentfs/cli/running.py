@@ -1,4 +1,5 @@
-"""``umount``, ``status``, ``flush``: talk to the process that owns a remote."""
+"""``umount`` and ``status``: talk to the process that owns a remote. What only the rarer cases need is imported there:
+these commands are called often, from scripts too, and answer at once."""
 
 from __future__ import annotations
 
@@ -9,16 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import trio
-
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.output import ProgressLine, count, human_duration, human_size, print_json, printable, tell_pending
-from serpentfs.cli.remotes import owner_of, resolve, running_owners, unlock_target
-from serpentfs.daemon import mountpoints, owner
-from serpentfs.daemon.control import Connection
-from serpentfs.daemon.lock import OwnerNote
-from serpentfs.daemon.progress import Progress, upload_all
+from serpentfs.daemon.asking import Connection
+from serpentfs.daemon.lock import OwnerNote, running_owners
 from serpentfs.errors import NotFound, Unavailable
 
 # Doors, threads and the store are closed after the last upload; this is far above what that takes.
@@ -42,25 +38,15 @@ def add_status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def add_flush(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=flush)
-    parser.add_argument("remote", metavar="REMOTE", help=options.REMOTE_HELP)
-    options.add_passphrase(parser)
-
-
 def umount(arguments: argparse.Namespace) -> ExitCode:
     path = _mount_path(arguments.remote)
     note = next((one for one in running_owners() if one.doors.get("mount") == str(path)), None)
-    if note is None and mountpoints.is_ours(path):
-        # Its owner is dead, or another user's: then the kernel decides whether we may.
-        mountpoints.detach(path, lazy=arguments.lazy)
-        return ExitCode.OK
     if note is None:
+        if _detach_ownerless(path, lazy=arguments.lazy):
+            return ExitCode.OK
         if path.exists():
             raise NotFound(f"no drive is mounted at {path}")
-        note = owner_of(resolve(arguments))
-        if note is None:
-            raise NotFound(f"nothing is mounted at or running for {arguments.remote}")
+        note = _owner_of_remote(arguments)
     stop = _stop_now if arguments.now else _stop
     pending = stop(note, arguments.lazy)
     _wait_for_end(note)
@@ -74,6 +60,26 @@ def _mount_path(text: str) -> Path:
         return options.absolute_path(str(path.parent / path.readlink()))
     except OSError:
         return path
+
+
+def _detach_ownerless(path: Path, *, lazy: bool) -> bool:
+    """Unmount what is mounted there though no owner of this user is behind it: it is dead, or another user's, and
+    then the kernel decides whether we may. False when no drive is mounted there."""
+    from serpentfs.daemon import mountpoints
+
+    if not mountpoints.is_ours(path):
+        return False
+    mountpoints.detach(path, lazy=lazy)
+    return True
+
+
+def _owner_of_remote(arguments: argparse.Namespace) -> OwnerNote:
+    from serpentfs.cli.remotes import owner_of, resolve
+
+    note = owner_of(resolve(arguments))
+    if note is None:
+        raise NotFound(f"nothing is running for {arguments.remote}")
+    return note
 
 
 def _stop(note: OwnerNote, lazy: bool) -> int:
@@ -99,15 +105,7 @@ def _wait_for_end(note: OwnerNote) -> None:
 
 
 def status(arguments: argparse.Namespace) -> ExitCode:
-    if arguments.remote is not None:
-        note = owner_of(resolve(arguments))
-        if note is None:
-            if arguments.json:
-                print_json([])
-            raise NotFound(f"nothing is running for {arguments.remote}")
-        notes = [note]
-    else:
-        notes = running_owners()
+    notes = [_owner_of_remote(arguments)] if arguments.remote is not None else running_owners()
     answers = [_status_of(note) for note in notes]
     if arguments.json:
         print_json(answers)
@@ -166,26 +164,3 @@ def _change_line(change: Mapping[str, Any]) -> str:
     if change["next_try_in"] is not None:
         line += f"  next try in {human_duration(change['next_try_in'])}"
     return line
-
-
-def flush(arguments: argparse.Namespace) -> ExitCode:
-    """Through the owner; without one this command becomes it until the journal is empty."""
-    target = resolve(arguments)
-    note = owner_of(target)
-    with ProgressLine() as line:
-        if note is not None:
-            with Connection(Path(note.socket)) as connection:
-                pending = connection.ask("flush", line.show)["pending"]
-            return tell_pending(pending, "they wait for a file to be closed, or status tells why")
-        remote = unlock_target(arguments, target)
-
-        async def show(progress: Progress) -> None:
-            line.show(progress.as_item())
-
-        async def run() -> int:
-            async with owner.borrow(remote) as drive:
-                await upload_all(drive, show)
-                return len(drive.status().pending)
-
-        pending = trio.run(run)
-    return tell_pending(pending, "the log tells why (-v)")

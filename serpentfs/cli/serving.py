@@ -14,8 +14,9 @@ from serpentfs import logs
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.failures import explain
+from serpentfs.cli.opening import unlock_target
 from serpentfs.cli.output import ProgressLine, tell_pending
-from serpentfs.cli.remotes import Target, refuse_owned, resolve, unlock_target
+from serpentfs.cli.remotes import Target, refuse_owned, resolve
 from serpentfs.credentials import read_secret_file
 from serpentfs.daemon import owner
 from serpentfs.daemon.doors import Door, ftp_door, mount_door, webdav_door

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from serpentfs.daemon.places import cannot
+from serpentfs.daemon.places import cannot, known_remotes
 from serpentfs.errors import Busy
 
 # Somebody who only looks (``read_owner``) holds the lock for microseconds; an owner stays.
@@ -97,6 +97,12 @@ def read_owner(path: Path) -> OwnerNote | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def running_owners() -> list[OwnerNote]:
+    """Every owner that this user has running on this machine."""
+    notes = (read_owner(places.lock) for places in known_remotes())
+    return [note for note in notes if note is not None]
 
 
 def _read(descriptor: int) -> OwnerNote | None:

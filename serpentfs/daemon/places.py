@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from serpentfs.errors import BadVault, NoSpace, PermissionDenied, SerpentError, UsageError
 
+# sockaddr_un holds 108 bytes with the closing NUL (unix(7)).
+_LONGEST_ADDRESS = 107
 _REMOTE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -140,3 +143,18 @@ def recall_url(canonical_url: str, environment: Mapping[str, str] = os.environ) 
     except FileNotFoundError:
         return None
     return remote_id if _REMOTE_ID.fullmatch(remote_id) else None
+
+
+@contextlib.contextmanager
+def socket_address(path: Path) -> Iterator[str]:
+    """An address for a socket file, however long its path: through an open folder where the path is too long."""
+    if len(os.fsencode(path)) <= _LONGEST_ADDRESS:
+        yield str(path)
+        return
+    if not Path("/proc/self/fd").is_dir():
+        raise UsageError(f"the path of the control socket is too long: {path}; set XDG_RUNTIME_DIR to a shorter one")
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from serpentfs.daemon import control, places, systemd
+from serpentfs.daemon import asking, control, places, systemd
 from serpentfs.daemon.lock import OwnerLock, OwnerNote, read_owner
 from serpentfs.daemon.stopping import Stop
 from serpentfs.errors import BadVault, Busy, NotFound, PermissionDenied, Unavailable, Unsupported
@@ -151,7 +151,7 @@ HANDLERS = {"echo": echo, "refuse": refuse, "break": break_down}
 
 def asked(path: Path, request: str, **arguments: Any) -> tuple[Any, list[Any]]:
     items: list[Any] = []
-    with control.Connection(path, timeout=20) as connection:
+    with asking.Connection(path, timeout=20) as connection:
         return connection.ask(request, items.append, **arguments), items
 
 
@@ -170,7 +170,7 @@ async def test_requests_are_answered(tmp_path: Path, folder: str) -> None:
             await trio.to_thread.run_sync(asked, path, "nonsense")
     assert not path.exists()
     with pytest.raises(NotFound):
-        control.Connection(path)
+        asking.Connection(path)
 
 
 @pytest.mark.trio
