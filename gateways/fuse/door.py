@@ -1,8 +1,8 @@
 """One mount from its start to its end: what runs beside the request loop, and the order of taking it down.
 
-The end, whatever its cause: the loop stops, what the kernel left open is closed in the core, the notifier's thread
-ends, the connection is closed and the mount point freed. Nothing of it may be skipped, and nothing of it may wait
-for the kernel without a limit.
+The end, whatever its cause: requests are refused but answered while the notifier's thread ends (it may wait for
+one of them) and what the kernel left open is closed in the core; then the loop stops, the connection is closed and
+the mount point freed. Nothing of it may be skipped, and nothing of it may wait for the kernel without a limit.
 """
 
 from __future__ import annotations
@@ -60,10 +60,7 @@ async def serve(vfs: Vfs, options: MountOptions, *, task_status: trio.TaskStatus
         finally:
             unsubscribe()
             with trio.CancelScope(shield=True):
-                try:
-                    await _close_files(operations)
-                finally:
-                    await _stop(notifier, mount)
+                await _end(session, operations, notifier, mount)
     finally:
         with trio.CancelScope(shield=True):
             # Only what we mounted is unmounted: after a lazy unmount another mount may be there.
@@ -101,8 +98,7 @@ async def _run(
             if notifier.stuck_for() > _STUCK_AFTER:
                 log.error("the kernel does not take an invalidation for %.0f s: ending %s", _STUCK_AFTER, mount.path)
                 stuck = True
-                await run_in_thread("disk", mount.abort)
-                loop_scope.cancel()  # it would wait for the handler that all this waits for
+                loop_scope.cancel()  # answers the requests that it may be waiting for; ``_end`` does the rest
                 return
             await trio.sleep(1)
 
@@ -143,17 +139,18 @@ async def _unmount_in_good_order(mount: Mount, ended: trio.Event) -> None:
             await run_in_thread("disk", mountpoint.write_back, mount.path, abandon=True)
 
 
-async def _close_files(operations: Operations) -> None:
+async def _end(session: PyfuseSession, operations: Operations, notifier: Notifier, mount: Mount) -> None:
+    """Refuse requests until the notifier's thread has ended, and close what is open."""
+    operations.closing = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.run)
+        notifier.stop()
+        if not await run_in_thread("disk", notifier.wait_stopped, 5.0):
+            mount.abort()
+            if not await run_in_thread("disk", notifier.wait_stopped, 10.0):
+                log.error("the thread that notifies the kernel does not end")
+        nursery.cancel_scope.cancel()
     with trio.move_on_after(_CLOSE_WITHIN) as scope:
         await operations.release_all()
     if scope.cancelled_caught:
         log.error("not all files left open by the mount could be closed within %.0f s", _CLOSE_WITHIN)
-
-
-async def _stop(notifier: Notifier, mount: Mount) -> None:
-    """End the notifier's thread. The loop has ended, so a call that waits for a request waits for ever: abort."""
-    notifier.stop()
-    if not await run_in_thread("disk", notifier.wait_stopped, 1.0):
-        mount.abort()
-        if not await run_in_thread("disk", notifier.wait_stopped, 10.0):
-            log.error("the thread that notifies the kernel does not end")

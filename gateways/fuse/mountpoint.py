@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 import subprocess
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 _READ_AHEAD_KB = 1024
 """Against 128 by default: half the CPU per byte, 1.8 times the throughput. The largest READ is 1 MiB anyway."""
 _COMMAND_TIMEOUT = 10.0
+_ANSWER_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,10 @@ def prepare(mountpoint: Path, *, allow_other: bool, allow_nonempty: bool) -> str
     path = os.path.realpath(mountpoint)
     mounted = find_mount(path)
     if mounted is not None:
-        if not (mounted.kind.startswith("fuse") and _is_dead(path)):
+        dead = _is_dead(path) if mounted.kind.startswith("fuse") else False
+        if dead is None:
+            raise UsageError(f"{path} is a mount that does not answer; free it with umount -f {path}")
+        if not dead:
             raise UsageError(f"{path} is a mount point already ({mounted.kind}); unmount it first")
         log.warning("unmounting %s, which a dead process left behind", path)
         unmount(path, lazy=True)
@@ -126,12 +131,23 @@ def _conf_allows_other() -> bool:
         return False
 
 
-def _is_dead(path: str) -> bool:
-    try:
-        Path(path).stat()
-    except OSError as error:
-        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
-    return False
+def _is_dead(path: str) -> bool | None:
+    """Whether the process behind a FUSE mount is gone; None when there is no answer. May wait for a while."""
+    answer: list[bool] = []
+
+    def ask() -> None:
+        try:
+            os.statvfs(path)
+        except OSError as error:
+            answer.append(error.errno in (errno.ENOTCONN, errno.ECONNABORTED))
+        else:
+            answer.append(False)
+
+    # A thread of its own, which may be left behind: the call cannot be interrupted.
+    asking = threading.Thread(target=ask, name="fuse-is-it-dead", daemon=True)
+    asking.start()
+    asking.join(_ANSWER_TIMEOUT)
+    return answer[0] if answer else None
 
 
 def _run(command: list[str]) -> bool:

@@ -75,15 +75,24 @@ def _encode(name: str) -> bytes:
 def _answer(
     handler: Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]],
 ) -> Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]]:
-    """Turn whatever a handler raises into FUSEError: anything else would end the mount."""
+    """Turn whatever a handler raises into FUSEError: anything else would end the mount.
+
+    A cancelled request is answered, too. It may hold a page lock that the notifier's thread waits for, and that
+    thread holds the connection open: left without an answer, both would stay for ever, and SIGKILL ends neither.
+    The task is cancelled again where it waits for the next request.
+    """
 
     @functools.wraps(handler)
     async def answering(self: Operations, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         urgent()
+        if self.closing:
+            raise FUSEError(errno.ENOTCONN)
         try:
             return await handler(self, *args, **kwargs)
         except FUSEError:
             raise
+        except trio.Cancelled:
+            raise FUSEError(errno.ENOTCONN) from None
         except SerpentError as error:
             if isinstance(error, IntegrityError):
                 log.error("%s: %s", handler.__name__, error)
@@ -149,6 +158,8 @@ class Operations(pyfuse3.Operations):
     def __init__(self, vfs: Vfs, options: MountOptions, notifier: Notifier, *, owner: tuple[int, int]) -> None:
         """``owner``: who mounts, (uid, gid). Raises NotFound, NotADirectory when ``options.root`` is no folder."""
         self.ready = trio.Event()
+        self.closing = False
+        """Set when the mount ends: every request is answered with ENOTCONN from then on."""
         self.read_only = options.wants_read_only or vfs.read_only
         self._vfs = vfs
         self._notifier = notifier

@@ -17,6 +17,8 @@ import threading
 from pathlib import Path
 from typing import IO, Any
 
+from serpentfs.gateways.fuse.mountpoint import find_mount
+
 FACTORIES = {
     "memory": "tests.e2e.fuse.mount_memory:memory",
     "drive": "tests.e2e.fuse.mount_memory:drive",
@@ -97,7 +99,11 @@ class Mounted:
         self.free()
 
     def free(self) -> None:
-        """End the mount by force: whoever hangs in it gets an error."""
+        """End the mount by force: whoever hangs in it gets an error. The connection goes before the process: a
+        process that is killed while the kernel holds one of its calls back would stay."""
+        found = find_mount(str(self.path))
+        if found is not None:
+            found.abort()
         self.process.kill()
         subprocess.run(["fusermount3", "-q", "-uz", str(self.path)], check=False, timeout=20)
 
