@@ -24,6 +24,9 @@ class Usage:
     peak: int
 
 
+NOTHING_USED = Usage(0.0, 0, 0)
+
+
 def usage(pid: int) -> Usage:
     """ProcessLookupError or FileNotFoundError when it has ended."""
     each = [_usage_of_one(pid)]
