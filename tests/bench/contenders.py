@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from serpentfs.daemon.control import Connection
+from serpentfs.daemon.asking import Connection
 from serpentfs.errors import SerpentError
 from tests.bench import processes
 from tests.mounted import PASSPHRASE, SERPENTFS, Mounted, free_port
