@@ -4,10 +4,15 @@ The kernel may hold a call back until a request that is in flight has been answe
 would have to answer it, that is a deadlock which not even SIGKILL ends. So only this thread makes such calls, and
 nobody waits for it: the queue is bounded by merging, and a call that does not come back is the watchdog's affair
 (``door``).
+
+Dropping the pages of a file waits for its reads. So that a read from a slow store neither delays all other notices
+nor is waited for when the process is killed (which the kernel then cannot end), pages are dropped when no read of
+the file is in flight, or after some seconds all the same; its attributes go at once.
 """
 
 from __future__ import annotations
 
+import collections
 import logging
 import threading
 import time
@@ -18,6 +23,10 @@ log = logging.getLogger(__name__)
 _LIMIT = 1_000_000
 """Pending notices at most, some 200 MB in the worst case: more only pile up when a call is stuck, and then the
 watchdog ends the mount long before."""
+
+
+_DEFERRED_AT_MOST = 5.0
+"""Seconds that dropping pages is put off for reads in flight: somebody may always be reading."""
 
 
 class KernelCaches(Protocol):
@@ -38,6 +47,9 @@ class Notifier:
         self._changed = threading.Condition()
         # Guarded by _changed. A key is an inode number or a (parent, name); a value tells whether the data goes too.
         self._pending: dict[int | tuple[int, bytes], bool] = {}
+        self._deferred: dict[int, float] = {}
+        """Inodes whose pages are to go once nobody reads them, and until when that may wait."""
+        self._reads: collections.Counter[int] = collections.Counter()
         self._stopping = False
         self._busy_since: float | None = None
         self._overflowed = False
@@ -54,11 +66,25 @@ class Notifier:
         """Queue that what ``name`` means in a folder is stale. Never blocks."""
         self._enqueue((parent, name), False)
 
+    def read_began(self, ino: int) -> None:
+        """A read of this inode is being waited for."""
+        with self._changed:
+            self._reads[ino] += 1
+
+    def read_ended(self, ino: int) -> None:
+        with self._changed:
+            self._reads[ino] -= 1
+            if not self._reads[ino]:
+                del self._reads[ino]
+                if ino in self._deferred:
+                    self._changed.notify()
+
     def stop(self) -> None:
         """Make the thread end after the call it is in; what is pending is dropped."""
         with self._changed:
             self._stopping = True
             self._pending.clear()
+            self._deferred.clear()
             self._changed.notify()
 
     def wait_stopped(self, timeout: float) -> bool:
@@ -84,18 +110,38 @@ class Notifier:
                 self._overflowed = True
                 log.error("too many changes at once: the mount may show old names until their time-out")
 
+    def _next(self) -> tuple[int | tuple[int, bytes], bool] | None:
+        """What to tell now; None when nothing is due. The lock is held."""
+        now = time.monotonic()
+        for key, data in self._pending.items():
+            del self._pending[key]
+            if isinstance(key, int) and data and key in self._reads:
+                self._deferred.setdefault(key, now + _DEFERRED_AT_MOST)
+                data = False
+            return key, data
+        self._overflowed = False
+        for ino, deadline in self._deferred.items():
+            if ino not in self._reads or deadline <= now:
+                del self._deferred[ino]
+                return ino, True
+        return None
+
+    def _wait_for_next(self) -> tuple[int | tuple[int, bytes], bool] | None:
+        """None: the end."""
+        with self._changed:
+            self._busy_since = None
+            while not self._stopping:
+                due = self._next()
+                if due is not None:
+                    self._busy_since = time.monotonic()
+                    return due
+                wake_at = min(self._deferred.values(), default=None)
+                self._changed.wait(None if wake_at is None else max(wake_at - time.monotonic(), 0))
+            return None
+
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._busy_since = None
-                while not self._pending and not self._stopping:
-                    self._overflowed = False
-                    self._changed.wait()
-                if self._stopping:
-                    return
-                key = next(iter(self._pending))
-                data = self._pending.pop(key)
-                self._busy_since = time.monotonic()
+        while (due := self._wait_for_next()) is not None:
+            key, data = due
             try:
                 if isinstance(key, tuple):
                     self._caches.invalidate_entry(*key)

@@ -425,10 +425,16 @@ class Operations(pyfuse3.Operations):
     # pyfuse3 is content with anything that has the buffer interface, whatever its annotation says.
     @_answer
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]
-        data = self._vfs.read_nowait(HandleId(fh), off, size)
-        if data is None:
-            data = await self._vfs.read(HandleId(fh), off, size)
-        return data
+        handle = HandleId(fh)
+        data = self._vfs.read_nowait(handle, off, size)
+        if data is not None:
+            return data
+        ino = self._kernel_ino(self._files[handle].ino)
+        self._notifier.read_began(ino)
+        try:
+            return await self._vfs.read(handle, off, size)
+        finally:
+            self._notifier.read_ended(ino)
 
     @_changing
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:

@@ -23,7 +23,7 @@ from typing import Any
 
 import trio
 
-from serpentfs.gateways.fuse import MountOptions, door, serve
+from serpentfs.gateways.fuse import MountOptions, door, notifier, serve
 from serpentfs.model import ROOT_INO, Attributes, HandleId, Ino, Kind, Quota
 from serpentfs.vfs.core import SetAttributes, Vfs
 from tests.drives import a_drive
@@ -264,6 +264,7 @@ async def main(arguments: argparse.Namespace) -> None:
     )
     if arguments.stuck_after is not None:
         door._STUCK_AFTER = arguments.stuck_after
+        notifier._DEFERRED_AT_MOST = 0.0
     async with load(arguments.factory)(arguments.state) as vfs:
         for folder in arguments.mkdir:
             await Control(vfs).mkdir(folder)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -412,6 +413,29 @@ def test_a_notice_that_is_stuck_ends_the_mount(mount: MountIt) -> None:
     assert "does not take an invalidation" in mounted.log()
     assert outcome in [[number] for number in _GONE]
     assert not mounted.is_mounted()
+
+
+def test_a_read_that_hangs_does_not_delay_other_news(mount: MountIt) -> None:
+    mounted = mount("--factory", FACTORY + "stalling")
+    mounted.put("/stalled", b"data")
+    mounted.put("/other", b"data")
+    assert (mounted.path / "other").read_bytes() == b"data"
+
+    def read() -> None:
+        with fails(*_GONE):
+            (mounted.path / "stalled").read_bytes()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    wait_until(lambda: mounted.command("reads_stalled") == 1)
+    mounted.command("overwrite", path="/stalled", offset=0, data="DATA")
+    began = time.monotonic()
+    mounted.put("/other", b"new")
+    wait_until(lambda: (mounted.path / "other").read_bytes() == b"new")
+    assert time.monotonic() - began < 4
+    mounted.process.send_signal(signal.SIGTERM)
+    assert mounted.process.wait(30) == 0
+    reader.join(30)
 
 
 @needs_root

@@ -98,6 +98,35 @@ def test_what_does_not_fit_is_dropped_and_told_once(
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
+def test_pages_go_when_nobody_reads_them(kernel: Kernel, notifier: Notifier) -> None:
+    for _ in range(2):
+        notifier.read_began(7)
+    notifier.inode_changed(7, data=True)
+    notifier.inode_changed(8, data=True)
+    kernel.wait_called()
+    finish(kernel, 1)
+    assert kernel.calls == [(7, False), (8, True)]
+    notifier.read_ended(7)
+    notifier.read_began(9)
+    notifier.read_ended(9)
+    assert not kernel.called.acquire(timeout=0.05)
+    notifier.read_ended(7)
+    kernel.wait_called()
+    kernel.let_go.release()
+    assert kernel.calls[2:] == [(7, True)]
+
+
+def test_pages_go_in_the_end_though_somebody_always_reads(
+    kernel: Kernel, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serpentfs.gateways.fuse.notifier._DEFERRED_AT_MOST", 0.05)
+    notifier.read_began(7)
+    notifier.inode_changed(7, data=True)
+    kernel.wait_called()
+    finish(kernel, 1)
+    assert kernel.calls == [(7, False), (7, True)]
+
+
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "gone"), OSError(20, "not a folder")])
 def test_the_kernel_s_refusals_end_nothing(kernel: Kernel, notifier: Notifier, error: OSError) -> None:
     kernel.error = error
