@@ -28,8 +28,9 @@ from serpentfs.gateways.access import (
     check_exposure,
     is_loopback,
 )
+from serpentfs.gateways.ftp.control import Door
 from serpentfs.gateways.ftp.partials import Partials
-from serpentfs.gateways.ftp.session import Door, Session
+from serpentfs.gateways.ftp.session import Session
 from serpentfs.gateways.ftp.tls import ftp_tls_context
 from serpentfs.gateways.sync_vfs import SyncVfs
 from serpentfs.model import Kind
@@ -166,7 +167,7 @@ class _SessionThread:
             session = Session(self._connection, self._door, ioloop)
             if session.connected:
                 session.handle()
-            while len(ioloop.socket_map) > 1 and not stop.arrived:
+            while not (session.is_closed or stop.arrived):
                 ioloop.poll(ioloop.sched.poll())
             session.say_goodbye()
 

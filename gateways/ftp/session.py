@@ -1,341 +1,54 @@
-"""One control connection: login, commands, replies. A thread runs each (``server``).
+"""The commands that touch the drive: one method each, from a line to a reply.
 
-pyftpdlib parses lines and keeps the data connections; every command that touches the drive is ours, since the
-stock ones want a local file system, change the process's directory and know one error code. A command raises;
-``process_command`` turns what it raised into the reply.
+None of pyftpdlib's own is used for that: they want a local file system, change the process's directory and know one
+error code. What a command raises becomes its reply (``control``).
 """
 
 from __future__ import annotations
 
-import errno
 import fnmatch
-import ipaddress
-import logging
 import posixpath
 import re
-import socket
-import ssl
-import sys
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
-from pyftpdlib.handlers.ftp.control import FTPHandler
-
-from serpentfs.errors import AlreadyExists, IsADirectory, NotFound, PermissionDenied, ReadOnly
-from serpentfs.gateways.access import FtpOptions, LoginThrottle, Users, retry_after_seconds
+from serpentfs.errors import AlreadyExists, IsADirectory, NotFound, PermissionDenied
 from serpentfs.gateways.ftp import uploads
-from serpentfs.gateways.ftp.listing import FACTS, list_line, mlsx, parse_time_value, time_value
-from serpentfs.gateways.ftp.partials import Partials
-from serpentfs.gateways.ftp.replies import Refusal, one_line, reply_to
-from serpentfs.gateways.ftp.tls import TlsChannel
-from serpentfs.gateways.ftp.transfers import (
-    Active,
-    DataConnection,
-    Download,
-    Lines,
-    Passive,
-)
+from serpentfs.gateways.ftp.control import Control
+from serpentfs.gateways.ftp.listing import list_line, mlsx, parse_time_value, time_value
+from serpentfs.gateways.ftp.replies import Refusal, one_line
+from serpentfs.gateways.ftp.transfers import Download, Lines
 from serpentfs.gateways.ftp.tree import Place, Shown, Tree, absolute
-from serpentfs.gateways.ftp.uploads import Upload
-from serpentfs.gateways.sync_vfs import SyncVfs
-from serpentfs.model import Ino, Kind
+from serpentfs.model import Kind
 from serpentfs.vfs.core import SetAttributes
-
-_log = logging.getLogger(__name__)
-
-LOGIN_TIME = 60.0
-"""Seconds within which a client must have logged in: one that only holds a connection is let go."""
-
-_LONGEST_LINE = 16 * 1024
-"""Bytes; a path of the longest length that Linux knows (4096) fits, also with every byte doubled."""
 
 _LIST_OPTIONS = re.compile(r"\A(?:-[A-Za-z1]+(?:\s+|$))+")
 """What old clients send before the path, as if LIST were ``ls``. A name like that can be given as ``./-a``."""
 
-_TAKES_DATA_CONNECTION = {"LIST", "NLST", "MLSD", "RETR", "STOR", "STOU", "APPE"}
-_CHANGES_DRIVE = {
-    "STOR", "STOU", "APPE", "DELE", "RMD", "XRMD", "MKD", "XMKD", "RNFR", "RNTO", "MFMT", "SITE CHMOD",
-}   # fmt: skip
-_BEFORE_LOGIN = {"OPTS"}   # beside what pyftpdlib allows: lftp sends OPTS UTF8 first of all
 
+class Session(Control):
+    """A client. ``_cwd`` is an FTP path: the process's own directory has nothing to do with it."""
 
-def _command(*, auth: bool, arg: bool | None, help: str) -> dict[str, Any]:
-    """An entry of pyftpdlib's table: allowed only after login; has an argument (None: may have)."""
-    # With a "perm" pyftpdlib would turn the argument into a path of the local system.
-    return {"perm": None, "auth": auth, "arg": arg, "help": f"Syntax: {help}"}
-
-
-def _command_table(*, tls: bool) -> dict[str, dict[str, Any]]:
-    table = {name: {**facts, "perm": None} for name, facts in FTPHandler.proto_cmds.items()}
-    for name in _BEFORE_LOGIN:
-        table[name]["auth"] = False
-    table["AVBL"] = _command(auth=True, arg=None, help="AVBL [<SP> path] (bytes that are free).")
-    if tls:
-        table["AUTH"] = _command(auth=False, arg=True, help="AUTH <SP> TLS (secure this connection).")
-        table["PBSZ"] = _command(auth=False, arg=True, help="PBSZ <SP> 0 (comes before PROT).")
-        table["PROT"] = _command(auth=False, arg=True, help="PROT <SP> C|P (secure data connections or not).")
-    return table
-
-
-_COMMANDS = {tls: _command_table(tls=tls) for tls in (False, True)}
-
-
-@dataclass(frozen=True, slots=True)
-class Door:
-    """What all sessions share."""
-
-    vfs: SyncVfs
-    root: Ino
-    options: FtpOptions
-    users: Users
-    throttle: LoginThrottle
-    partials: Partials
-    tls: ssl.SSLContext | None
-    requires_tls: bool
-
-
-class _Family:
-    """Stands for the listening socket, of which pyftpdlib asks the family: it then takes the connection's."""
-
-    family = socket.AF_INET
-
-
-class _Server:
-    """The part of pyftpdlib's FTPServer that a handler uses. Connections are counted elsewhere."""
-
-    socket = _Family
-    backlog = 1   # of a passive port: one client connects, once
-
-    def __init__(self) -> None:
-        self.ip_map: list[str] = []
-
-    def _accept_new_cons(self) -> bool:
-        return True
-
-
-class Session(TlsChannel, FTPHandler):
-    """See the module."""
-
-    banner = "SerpentFS"
-    max_login_attempts = 3
-    timeout = 300
-    unicode_errors = "surrogateescape"   # names are bytes; the core refuses what is not UTF-8
-    active_dtp = Active
-    passive_dtp = Passive
-    dtp_handler = DataConnection
-    authenticated: bool
-    ac_in_buffer: bytes
-    _in_buffer: list[bytes]
-    _in_buffer_len: int
     _restart_position: int
-    _quit_pending: bool
-    # On the class too, because FTPHandler.close deletes them from the instance.
-    data_channel: DataConnection | None = None
-    _in_dtp_queue: tuple[Upload, str] | None = None
-    _out_dtp_queue: tuple[Download | Lines, bool, Download | None, str] | None = None
+    _tree: Tree
+    _cwd = "/"
+    _rename_from: Place | None = None
 
-    def __init__(self, connection: socket.socket, door: Door, ioloop: Any) -> None:
-        self._door = door
-        self._tree = Tree(door.vfs, door.root, door.partials, "")
-        self._cwd = "/"
-        self._rename_from: Place | None = None
-        self._line_is_too_long = False
-        self.proto_cmds = _COMMANDS[door.tls is not None]
-        self.tls_context = door.tls
-        self.protects_data = False
-        self._got_pbsz = False
-        self.passive_ports = door.options.data_ports
-        self.masquerade_address = door.options.public_ip
-        self.use_sendfile = False
-        super().__init__(connection, _Server(), ioloop)
-        if not self.connected:
-            return
-        self._available_facts = list(FACTS)
-        self._current_facts = list(FACTS)
-        self._extra_feats = ["AVBL"] if door.tls is None else ["AVBL", "AUTH TLS", "PBSZ", "PROT"]
-        self.call_later(LOGIN_TIME, self._login_time_is_over)
-
-    def is_peer_gone(self) -> bool:
-        """Whether the client has closed or lost the control connection, and said nothing more before."""
-        if self._quit_pending:
-            return False   # it took its leave, and the transfer still counts (RFC 959 on QUIT)
-        try:
-            with socket.fromfd(self.socket.fileno(), socket.AF_INET, socket.SOCK_STREAM) as control:
-                return not control.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    # lines, replies, log
-
-    def collect_incoming_data(self, data: bytes) -> None:
-        if self._line_is_too_long:
-            return
-        self._in_buffer.append(data)
-        self._in_buffer_len += len(data)
-        if self._in_buffer_len > _LONGEST_LINE:
-            # The rest of the line is dropped with it: it must not be taken for a command of its own.
-            self._line_is_too_long = True
-            self._in_buffer = []
-            self._in_buffer_len = 0
-
-    def found_terminator(self) -> None:
-        if self._line_is_too_long:
-            self._line_is_too_long = False
-            self.respond("500 Command too long.")
-            return
-        super().found_terminator()
-
-    def push(self, data: str) -> None:
-        super(FTPHandler, self).push(data.encode("utf-8", "surrogateescape"))
-
-    def respond(self, resp: str, logfun: object = None) -> None:
-        self._last_response = resp
-        self.push(one_line(resp) + "\r\n")
-
-    def log(self, msg: str, logfun: object = None) -> None:
-        _log.debug("%s %s", self.remote_ip, msg)
-
-    def logline(self, msg: str, logfun: object = None) -> None:
-        """Nothing: lines hold names, which may not be readable in a log."""
-
-    def log_cmd(self, cmd: str, arg: str, respcode: int, respstr: str) -> None:
-        """Nothing: see ``logline``."""
-
-    def log_transfer(
-        self, cmd: str, filename: str, receive: bool, completed: bool, elapsed: float, bytes: int
-    ) -> None:
-        self.log(f"{cmd} completed={completed} bytes={bytes} seconds={elapsed}")
-
-    def log_exception(self, instance: object) -> None:
-        _log.exception("unexpected error in an FTP session")
-
-    # commands
-
-    def process_command(self, cmd: str, *args: str, **kwargs: str) -> None:
-        """Run a command that is known and allowed at this moment; what it raises becomes its reply."""
-        if self._closed:
-            return
-        self._last_response = ""
-        try:
-            self._check_allowed(cmd)
-            getattr(self, "ftp_" + cmd.replace(" ", "_"))(*args, **kwargs)
-        except Exception as error:   # noqa: BLE001 - reply_to logs the traceback of what is unexpected
-            self.respond(reply_to(error, f"the command {cmd}"))
-        if self._idler is not None and not self._idler.cancelled:
-            self._idler.reset()   # the client waited for us, not we for it
-
-    def _check_allowed(self, cmd: str) -> None:
-        door = self._door
-        if door.requires_tls:
-            if cmd in ("USER", "PASS") and not self.is_secured:
-                raise Refusal("530 TLS is required here: use AUTH TLS first.")
-            if cmd in _TAKES_DATA_CONNECTION and not self.protects_data:
-                raise Refusal("521 TLS is required on data connections: use PROT P first.")
-        if cmd in _CHANGES_DRIVE and door.options.server.read_only:
-            raise ReadOnly("this server is read-only")
-        if cmd in _TAKES_DATA_CONNECTION:
-            if self._in_dtp_queue or self._out_dtp_queue or (self.data_channel and self.data_channel.is_busy):
-                # pyftpdlib would let the new command take over the old one's connection and file.
-                raise Refusal("450 A transfer is under way: wait for its end, or ABOR it.")
-            if not (self.data_channel or self._dtp_acceptor or self._dtp_connector):
-                raise Refusal("425 Use PASV, EPSV, PORT or EPRT first.")
-
-    def _path(self, argument: str) -> str:
-        return absolute(self._cwd, argument)
-
-    # login
-
-    def _login_time_is_over(self) -> None:
-        if self.authenticated:
-            return
-        self._say_last("421 Log in sooner.")
-
-    def _say_last(self, reply: str) -> None:
-        if self.is_shaking_hands:
-            self.close()   # nothing can be said in the middle of it
-        else:
-            self.respond(reply)
-            self.close_when_done()
-
-    def handle_timeout(self) -> None:
-        self._say_last("421 Nothing was said for too long.")
-
-    def ftp_PASS(self, line: str) -> None:
-        if self.authenticated:
-            raise Refusal("503 Logged in already.")
-        if not self.username:
-            raise Refusal("503 Log in with USER first.")
-        if not self._door.options.server.no_auth:
-            throttle = self._door.throttle
-            wait = throttle.wait_time(self.remote_ip)
-            if wait > 0:
-                self._say_last(f"421 Too many failed logins: try again in {retry_after_seconds(wait)} s.")
-                return
-            if not self._door.users.verify(self.username, line):
-                throttle.failed(self.remote_ip)
-                self._login_failed()
-                return
-            throttle.succeeded(self.remote_ip)
-        self.authenticated = True
-        self.attempted_logins = 0
-        self._tree = Tree(self._door.vfs, self._door.root, self._door.partials, self.username)
-        self.respond("230 Logged in.")
-
-    def _login_failed(self) -> None:
-        _log.warning("a login over FTP from %s failed", self.remote_ip)
-        self.username = ""
-        self.attempted_logins += 1
-        if self.attempted_logins < self.max_login_attempts:
-            self.respond("530 Wrong user name or password.")
-        else:
-            self._say_last("530 Wrong user name or password. Goodbye.")
+    def logged_in(self) -> None:
+        self._tree = Tree(self.door.vfs, self.door.root, self.door.partials, self.username)
 
     def flush_account(self) -> None:
         super().flush_account()
         self._cwd = "/"
         self._rename_from = None
-        self.protects_data = False
-        self._got_pbsz = False
 
-    def ftp_AUTH(self, line: str) -> None:
-        assert self.tls_context is not None   # else AUTH is not in the table
-        if self.is_secured:
-            raise Refusal("503 TLS is on already.")
-        if line.upper() not in ("TLS", "TLS-C", "SSL"):
-            raise Refusal("504 Use AUTH TLS.")
-        # Whatever came in clear text may be somebody else's: nothing of it may count under TLS.
-        self.flush_account()
-        if self.ac_in_buffer:
-            _log.warning("%s sent clear text after AUTH TLS; it is ignored", self.remote_ip)
-            self.ac_in_buffer = b""
-        self.respond("234 Begin with TLS.")
-        if self.producer_fifo:
-            self.close()   # the answer must be out before the first byte of TLS
-            return
-        self.start_tls(self.tls_context)
+    def _path(self, argument: str) -> str:
+        return absolute(self._cwd, argument)
 
-    def tls_failed(self, error: OSError) -> None:
-        self.log(f"TLS handshake failed: {error!r}")
-        self.close()
-
-    def ftp_PBSZ(self, line: str) -> None:
-        if not self.is_secured:
-            raise Refusal("503 Use AUTH TLS first.")
-        self._got_pbsz = True
-        self.respond("200 PBSZ=0")
-
-    def ftp_PROT(self, line: str) -> None:
-        if not self._got_pbsz:
-            raise Refusal("503 Use PBSZ first.")
-        if line.upper() not in ("C", "P"):
-            raise Refusal("536 Use PROT C or PROT P.")
-        self.protects_data = line.upper() == "P"
-        self.respond(f"200 Data connections are {'private' if self.protects_data else 'clear'} now.")
+    @property
+    def _is_read_only(self) -> bool:
+        return self.door.options.server.read_only
 
     # where am I
 
@@ -365,29 +78,26 @@ class Session(TlsChannel, FTPHandler):
 
     def ftp_MLST(self, line: str) -> None:
         path = self._path(line)
-        entry = mlsx(
-            self._tree.one(path), path, tuple(self._current_facts), read_only=self._door.options.server.read_only
-        )
+        facts = tuple(self._current_facts)
+        entry = mlsx(self._tree.one(path), path, facts, read_only=self._is_read_only)
         self.push(f"250-Facts\r\n {entry}\r\n")
         self.respond("250 End.")
 
     def ftp_MLSD(self, line: str) -> None:
         folder = self._tree.folder(self._path(line))
         facts = tuple(self._current_facts)
-        read_only = self._door.options.server.read_only
-        lines = (
-            mlsx(shown, shown.name, facts, read_only=read_only) for shown in self._tree.children(folder.ino)
-        )
-        self._send(Lines(lines), "MLSD", "Listing follows.")
+        children = self._tree.children(folder.ino)
+        lines = (mlsx(shown, shown.name, facts, read_only=self._is_read_only) for shown in children)
+        self.send_over_data(Lines(lines), "MLSD", "Listing follows.")
 
     def ftp_LIST(self, line: str) -> None:
-        self._send(Lines(self._list_lines(line)), "LIST", "Listing follows.")
+        self.send_over_data(Lines(self._list_lines(line)), "LIST", "Listing follows.")
 
     def ftp_NLST(self, line: str) -> None:
         argument = _LIST_OPTIONS.sub("", line)
         within, listed = self._listed(argument)
         names = (posixpath.join(within, shown.name) for shown in listed)
-        self._send(Lines(one_line(name) for name in names), "NLST", "Names follow.")
+        self.send_over_data(Lines(one_line(name) for name in names), "NLST", "Names follow.")
 
     def ftp_STAT(self, line: str) -> None:
         if not line:
@@ -403,8 +113,7 @@ class Session(TlsChannel, FTPHandler):
         _, listed = self._listed(_LIST_OPTIONS.sub("", line))
         owner = self.username or "ftp"
         now = time.time_ns()
-        read_only = self._door.options.server.read_only
-        return (list_line(shown, owner, now, read_only=read_only) for shown in listed)
+        return (list_line(shown, owner, now, read_only=self._is_read_only) for shown in listed)
 
     def _listed(self, argument: str) -> tuple[str, Iterator[Shown]]:
         """What LIST and NLST show for an argument, and what to put before the names so that they can be used as
@@ -425,7 +134,7 @@ class Session(TlsChannel, FTPHandler):
 
     def ftp_AVBL(self, line: str) -> None:
         self._tree.find(self._path(line))
-        free = self._door.vfs.statfs().free
+        free = self.door.vfs.statfs().free
         if free is None:
             raise Refusal("550 The store does not tell.")
         self.respond(f"213 {free}")
@@ -440,13 +149,13 @@ class Session(TlsChannel, FTPHandler):
             if self._tree.partial_at(place) is not None:
                 raise NotFound("only a part of it has been uploaded")
             raise NotFound("no such file")
-        reader = self._door.vfs.open_reader(place.attributes.ino, offset)
+        reader = self.door.vfs.open_reader(place.attributes.ino, offset)
         download = Download(reader, path)
         size = reader.attributes.size
         if offset > size:
             download.close()
             raise Refusal(f"554 Cannot restart at {offset}: the file has {size} bytes.")
-        self._send(download, "RETR", f"Opening data connection ({size - offset} bytes).")
+        self.send_over_data(download, "RETR", f"Opening data connection ({size - offset} bytes).")
 
     def ftp_REST(self, line: str) -> None:
         if not (line.isascii() and line.isdigit() and len(line) < 19):
@@ -454,11 +163,11 @@ class Session(TlsChannel, FTPHandler):
         self._restart_position = int(line)
         self.respond(f"350 Restarting at {self._restart_position}.")
 
-    def ftp_STOR(self, line: str, mode: str = "") -> None:
+    def ftp_STOR(self, line: str) -> None:
         offset, self._restart_position = self._restart_position, 0
         path = self._path(line)
         upload = uploads.begin(self._tree, self._tree.place_of(path), path, offset)
-        self._receive(upload, "STOR", "Send the file.")
+        self.receive_over_data(upload, "STOR", "Send the file.")
 
     def ftp_APPE(self, line: str) -> None:
         if self._restart_position:
@@ -466,7 +175,7 @@ class Session(TlsChannel, FTPHandler):
             raise Refusal("503 REST does not go with APPE.")
         path = self._path(line)
         upload = uploads.begin_append(self._tree, self._tree.place_of(path), path)
-        self._receive(upload, "APPE", "Send what is to follow.")
+        self.receive_over_data(upload, "APPE", "Send what is to follow.")
 
     def ftp_STOU(self, line: str) -> None:
         if self._restart_position:
@@ -475,34 +184,7 @@ class Session(TlsChannel, FTPHandler):
         path = self._path(f"{line or 'ftp'}.{uuid.uuid4().hex[:12]}")
         upload = uploads.begin_new(self._tree, self._tree.place_of(path), path)
         # The form of this reply is set by RFC 1123 §4.1.2.9.
-        self._receive(upload, "STOU", f"FILE: {posixpath.basename(path)}")
-
-    def _send(self, producer: Download | Lines, cmd: str, text: str) -> None:
-        file = producer if isinstance(producer, Download) else None
-        channel = self.data_channel
-        if channel is None:
-            self.respond(f"150 {text}")
-            self._out_dtp_queue = (producer, True, file, cmd)
-            return
-        self.respond(f"125 {text}")
-        channel.cmd = cmd
-        channel.file_obj = file
-        try:
-            channel.push_with_producer(producer)
-            if self.data_channel is channel:
-                channel.close_when_done()
-        except Exception:   # noqa: BLE001 - the data connection's handler maps, logs and answers it
-            channel.handle_error()
-
-    def _receive(self, upload: Upload, cmd: str, text: str) -> None:
-        channel = self.data_channel
-        if channel is None:
-            self.respond(f"150 {text}")
-            self._in_dtp_queue = (upload, cmd)
-            return
-        self.respond(f"125 {text}")
-        channel.file_obj = upload
-        channel.enable_receiving("i", cmd)
+        self.receive_over_data(upload, "STOU", f"FILE: {posixpath.basename(path)}")
 
     # changes
 
@@ -511,12 +193,12 @@ class Session(TlsChannel, FTPHandler):
         place = self._tree.place_of(path)
         if place.attributes is not None:
             raise AlreadyExists("that name is taken")
-        self._door.vfs.mkdir(place.parent, place.name)
+        self.door.vfs.mkdir(place.parent, place.name)
         self.respond(f'257 "{_quoted(path)}" made.')
 
     def ftp_RMD(self, line: str) -> None:
         place = self._named(line)
-        self._door.vfs.rmdir(place.parent, place.name)
+        self.door.vfs.rmdir(place.parent, place.name)
         self.respond("250 Folder removed.")
 
     def ftp_DELE(self, line: str) -> None:
@@ -527,7 +209,7 @@ class Session(TlsChannel, FTPHandler):
                 raise NotFound("no such file")
             self._tree.partials.forget(partial)
         else:
-            self._door.vfs.unlink(place.parent, place.name)
+            self.door.vfs.unlink(place.parent, place.name)
         self.respond("250 File removed.")
 
     def ftp_RNFR(self, line: str) -> None:
@@ -543,7 +225,7 @@ class Session(TlsChannel, FTPHandler):
         if source is None:
             raise Refusal("503 Use RNFR first.")
         place = self._named(line)
-        self._door.vfs.rename(source.parent, source.name, place.parent, place.name)
+        self.door.vfs.rename(source.parent, source.name, place.parent, place.name)
         self.respond("250 Renamed.")
 
     def _named(self, line: str) -> Place:
@@ -559,7 +241,7 @@ class Session(TlsChannel, FTPHandler):
             raise Refusal("501 A time and a path are needed.")
         path = self._path(name)
         found = self._tree.find(path)
-        now = self._door.vfs.setattr(found.ino, SetAttributes(mtime_ns=parse_time_value(when)))
+        now = self.door.vfs.setattr(found.ino, SetAttributes(mtime_ns=parse_time_value(when)))
         self.respond(f"213 Modify={time_value(now.mtime_ns)}; {path}")
 
     def ftp_SITE_CHMOD(self, line: str) -> None:
@@ -567,84 +249,8 @@ class Session(TlsChannel, FTPHandler):
         if not space or not name or not re.fullmatch("[0-7]{3,4}", mode):
             raise Refusal("501 An octal mode and a path are needed.")
         found = self._tree.find(self._path(name))
-        self._door.vfs.setattr(found.ino, SetAttributes(mode=int(mode, 8)))
+        self.door.vfs.setattr(found.ino, SetAttributes(mode=int(mode, 8)))
         self.respond("200 Mode set.")
-
-    # data connections
-
-    def ftp_PASV(self, line: str) -> None:
-        local = ipaddress.ip_address(self.socket.getsockname()[0].partition("%")[0])
-        if local.version == 6 and local.ipv4_mapped is None:
-            raise Refusal("425 PASV cannot name an IPv6 address: use EPSV.")
-        super().ftp_PASV(line)
-
-    def _make_epasv(self, extmode: bool = False) -> None:
-        try:
-            super()._make_epasv(extmode)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            self._dtp_acceptor = None
-            raise Refusal("425 Every data port is in use: try again later.") from error
-
-    def _make_eport(self, ip: str, port: int) -> None:
-        try:
-            address = str(ipaddress.ip_address(ip))   # as the system writes it, for pyftpdlib compares text
-        except ValueError as error:
-            raise Refusal("501 Not an address.") from error
-        super()._make_eport(address, port)
-
-    def _on_dtp_connection(self) -> None:
-        # Its socket is the data connection's now; pyftpdlib would close it under that one's feet.
-        self._dtp_connector = None
-        if self.data_channel is None or self.data_channel.is_closed:
-            self.data_channel = None
-            self.data_connection_was_lost()
-        else:
-            super()._on_dtp_connection()
-
-    def data_connection_was_lost(self) -> None:
-        """A data connection came and was reset at once: whatever waits for it has failed."""
-        if self._in_dtp_queue is not None or self._out_dtp_queue is not None:
-            self.drop_waiting_transfer()
-            self.respond("426 Connection broke off.")
-
-    def _shutdown_connecting_dtp(self) -> None:
-        super()._shutdown_connecting_dtp()
-        self.drop_waiting_transfer()
-
-    def drop_waiting_transfer(self) -> None:
-        """Forget a command whose data connection never came, so that the next connection is not taken for it."""
-        receiving, self._in_dtp_queue = self._in_dtp_queue, None
-        sending, self._out_dtp_queue = self._out_dtp_queue, None
-        if receiving is not None:
-            receiving[0].close()
-        if sending is not None and sending[2] is not None:
-            sending[2].close()
-
-    # ends
-
-    def say_goodbye(self) -> None:
-        """The server is stopping."""
-        if not self._closed and not self.is_shaking_hands:
-            self.respond("421 The server is stopping.")
-        self.close()
-
-    def handle_error(self) -> None:
-        error = sys.exc_info()[1]
-        if isinstance(error, OSError):
-            self.log(f"control connection lost: {error!r}")
-        else:
-            self.log_exception(self)
-        self.close()
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        if self.data_channel is not None:
-            self.data_channel.break_connection()
-        self.end_tls()   # once; whoever does not read his replies is not waited for
-        FTPHandler.close(self)
 
 
 def _quoted(path: str) -> str:

@@ -35,6 +35,7 @@ class _Phase(enum.Enum):
     OPEN = 2
     CLOSING = 3
     """``close_notify`` waits for room in the socket."""
+    ENDED = 4
 
 
 class TlsChannel(AsyncChat):
@@ -79,7 +80,7 @@ class TlsChannel(AsyncChat):
         raise NotImplementedError
 
     def end_tls(self) -> bool:
-        """Send ``close_notify``. False when it could not be sent yet; ``close`` is then called again later."""
+        """Send ``close_notify``. False when it could not be sent yet; ``tls_may_end`` is then called later."""
         if self._phase not in (_Phase.OPEN, _Phase.CLOSING):
             return True
         self._phase = _Phase.CLOSING
@@ -93,7 +94,12 @@ class TlsChannel(AsyncChat):
             return False
         except (OSError, ValueError) as error:   # ValueError: never established
             self.log(f"no orderly end of TLS: {error!r}")
+        self._phase = _Phase.ENDED
         return True
+
+    def tls_may_end(self) -> None:
+        """There is room for the ``close_notify`` that ``end_tls`` could not send."""
+        self.close()
 
     # events
 
@@ -132,7 +138,7 @@ class TlsChannel(AsyncChat):
 
     def _go_on(self) -> None:
         if self._phase is _Phase.CLOSING:
-            self.close()
+            self.tls_may_end()
             return
         assert isinstance(self.socket, ssl.SSLSocket)
         try:

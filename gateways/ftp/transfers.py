@@ -10,7 +10,8 @@ file. An upload counts as whole only when
   the control connection was opened first, so its FIN is here first.
 
 What plain FTP cannot tell apart is a middlebox that closes only the data connection in order; TLS can. A download
-that fails is reset, never closed in order, so that nobody takes half a file for a whole one.
+that fails is reset, never closed in order, so that nobody takes half a file for a whole one; and one that was sent
+is answered with 226 when the other side has acknowledged it all, not when the last bytes went into a buffer here.
 
 pyftpdlib keeps the state machine of the socket; everything that decides an outcome is replaced here.
 """
@@ -35,11 +36,20 @@ from serpentfs.gateways.ftp.tls import TlsChannel
 from serpentfs.gateways.ftp.uploads import Upload
 from serpentfs.gateways.sync_vfs import Reader
 
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
 _log = logging.getLogger(__name__)
 
 _CHUNK = 256 * 1024
 """Bytes that one turn of a session's poller moves, so that ABOR is not kept waiting."""
 
+_FIRST_DELIVERY_CHECK, _LONGEST_DELIVERY_CHECK = 0.005, 0.1
+"""Seconds between two looks whether what was sent has arrived. Only clients that keep their side of the connection
+open until the 226 wait for this; the kernel of a client may hold back its acknowledgement for 40 ms."""
+
+_INT = struct.Struct("i")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)   # SO_LINGER on, 0 seconds
 
 
@@ -92,6 +102,10 @@ class DataConnection(TlsChannel, DTPHandler):
 
     def __init__(self, sock: socket.socket, cmd_channel: Any) -> None:
         self._answered = False
+        self._sent_all = False
+        self._delivering = False
+        self._delivery_delay = _FIRST_DELIVERY_CHECK
+        self._delivery_check: Any = None
         super().__init__(sock, cmd_channel)
         if not self.connected:
             return
@@ -126,7 +140,7 @@ class DataConnection(TlsChannel, DTPHandler):
     # receiving
 
     def readable(self) -> bool:
-        return self._is_between() or self._write_waits_for_read or bool(self.receive)
+        return self._is_between() or self._write_waits_for_read or self._delivering or bool(self.receive)
 
     def handle_read(self) -> None:
         ended_in_order = self._take()
@@ -134,7 +148,9 @@ class DataConnection(TlsChannel, DTPHandler):
             self._upload_ended(in_order=ended_in_order)
 
     def handle_read_event(self) -> None:
-        if self._is_between() or self._write_waits_for_read:
+        if self._delivering:
+            self._heard_while_delivering()
+        elif self._is_between() or self._write_waits_for_read:
             super().handle_read_event()
         else:
             self.handle_read()
@@ -184,13 +200,73 @@ class DataConnection(TlsChannel, DTPHandler):
             self.close()
         elif self.receive:
             self._upload_ended(in_order=False)
+        elif self._delivering:
+            self._other_side_closed()
         elif self.producer_fifo:
-            self._answer("426 Connection broke off.")
-            self.break_connection()
+            self._sending_failed()
+        else:
+            self._all_is_sent()
+
+    def _sending_failed(self) -> None:
+        self._answer("426 Connection broke off.")
+        self.break_connection()
+
+    def _all_is_sent(self) -> None:
+        """Nothing is left to be sent: end the connection, and wait until what is on its way has arrived."""
+        self._sent_all = True
+        if not self.end_tls():
+            return   # the rest of the file still fills the socket
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._sending_failed()
+            return
+        self._check_delivery()
+
+    def tls_may_end(self) -> None:
+        if self._sent_all:
+            self._all_is_sent()
+        else:
+            self.close()
+
+    def _check_delivery(self) -> None:
+        if self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._sending_failed()
+        elif self._undelivered():
+            if not self._delivering:
+                self._delivering = True
+                self._watch(self.ioloop.READ)   # most clients close at the end: no need to wait for the timer
+            self._delivery_check = self.call_later(self._delivery_delay, self._check_delivery)
+            self._delivery_delay = min(2 * self._delivery_delay, _LONGEST_DELIVERY_CHECK)
         else:
             self.transfer_finished = True
             self._answer("226 Transfer complete.")
-            self.close()
+            DTPHandler.close(self)
+
+    def _heard_while_delivering(self) -> None:
+        try:
+            said = self.socket.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._sending_failed()
+            return
+        if not said:   # what it said before is of no interest
+            self._other_side_closed()
+
+    def _other_side_closed(self) -> None:
+        """In order or not, and maybe only its own direction: it may still be reading."""
+        self.del_channel()   # the poller would report a connection that is closed both ways for ever
+        self._delivery_check.cancel()
+        self._check_delivery()
+
+    def _undelivered(self) -> int:
+        """Bytes sent that the other side's system has not acknowledged; 0 where this system does not tell."""
+        if sys.platform != "linux":
+            return 0
+        answer = fcntl.ioctl(self.socket.fileno(), termios.TIOCOUTQ, bytes(_INT.size))
+        queued: int = _INT.unpack(answer)[0]
+        return max(0, queued - 1)   # our FIN counts as one
 
     # ends
 
@@ -211,8 +287,9 @@ class DataConnection(TlsChannel, DTPHandler):
         self.break_connection()
 
     def handle_timeout(self) -> None:
-        if self.get_transmitted_bytes() > self._lastdata:
-            self._lastdata = self.get_transmitted_bytes()
+        arrived = self.get_transmitted_bytes() - (self._undelivered() if self._delivering else 0)
+        if arrived > self._lastdata:
+            self._lastdata = arrived
             return
         self._answer("421 Data connection timed out.")
         self.break_connection()

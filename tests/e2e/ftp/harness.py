@@ -146,10 +146,16 @@ def eventually(condition: Callable[[], T]) -> T:
         time.sleep(0.01)
 
 
-def open_data(client: ftplib.FTP) -> socket.socket:
+def open_data(client: ftplib.FTP, receive_buffer: int | None = None) -> socket.socket:
     """A data connection, connected before the command that will use it."""
-    host, port = ftplib.parse229(client.sendcmd("EPSV"), client.sock.getpeername())  # type: ignore[union-attr]
-    return socket.create_connection((host, port), TIMEOUT)
+    assert client.sock is not None
+    address = ftplib.parse229(client.sendcmd("EPSV"), client.sock.getpeername())
+    connection = socket.socket(client.af)
+    if receive_buffer is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.settimeout(TIMEOUT)
+    connection.connect(address)
+    return connection
 
 
 def begin_upload(client: ftplib.FTP, command: str) -> socket.socket:

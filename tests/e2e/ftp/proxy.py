@@ -41,7 +41,10 @@ class CuttingProxy:
                     client, _address = listener.accept()
                 except OSError:
                     return   # closed
-                server = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+                server = socket.socket()
+                server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+                server.settimeout(TIMEOUT)
+                server.connect(("127.0.0.1", port))
                 threading.Thread(target=relay, args=(client, server), daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()

@@ -13,7 +13,7 @@ import pytest
 
 from serpentfs.errors import UsageError
 from serpentfs.gateways.access import TlsFiles
-from serpentfs.gateways.ftp import session
+from serpentfs.gateways.ftp import control
 from tests.e2e.ftp.harness import (
     TIMEOUT,
     RunningDoor,
@@ -103,7 +103,7 @@ def test_no_auth_lets_everybody_in() -> None:
 
 
 def test_who_does_not_log_in_is_let_go(running: RunningDoor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "LOGIN_TIME", 0.1)
+    monkeypatch.setattr(control, "LOGIN_TIME", 0.1)
     client = connect(running)
     assert reply(client).startswith("421")
     with pytest.raises(EOFError):
@@ -111,7 +111,7 @@ def test_who_does_not_log_in_is_let_go(running: RunningDoor, monkeypatch: pytest
 
 
 def test_who_says_nothing_is_let_go(running: RunningDoor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session.Session, "timeout", 0.1)
+    monkeypatch.setattr(control.Control, "timeout", 0.1)
     client = running.login()
     assert reply(client).startswith("421")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ftplib
 import os
 import re
+import select
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -28,6 +30,7 @@ from tests.e2e.ftp.harness import (
     open_data,
     options,
     reply,
+    reset,
     store,
 )
 from tests.fakes.memory_vfs import MemoryVfs
@@ -574,6 +577,35 @@ def test_a_failing_download_is_reset_and_not_ended_in_order() -> None:
         assert reply(client).startswith("451 the store does not answer")
         assert ask(client, "NOOP").startswith("200")
     assert vfs.open_handles == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what has arrived")
+def test_226_means_that_the_client_has_it(running: RunningDoor, client: ftplib.FTP) -> None:
+    """All of the file fits into the buffers here: nothing but an acknowledgement tells that it arrived."""
+    running.put("/a", bytes(200_000))
+    connection = open_data(client, receive_buffer=4096)
+    client.sendcmd("RETR a")
+    assert client.sock is not None
+    assert not select.select([client.sock], [], [], 0.3)[0], "nobody has read it yet"
+    reset(connection)
+    assert reply(client).startswith("426")
+    connection = open_data(client, receive_buffer=4096)
+    client.sendcmd("RETR a")
+    connection.shutdown(socket.SHUT_WR)   # a client that has nothing to say, but still reads
+    assert not select.select([client.sock], [], [], 0.3)[0]
+    assert connection.makefile("rb").read() == bytes(200_000)
+    assert reply(client).startswith("226")
+    connection.close()
+
+
+def test_226_comes_to_clients_that_do_not_close_before_it(running: RunningDoor, client: ftplib.FTP) -> None:
+    running.put("/a", b"x" * 100_000)
+    for command in ("RETR a", "LIST", "RETR a"):
+        connection = open_data(client)
+        client.sendcmd(command)
+        assert connection.makefile("rb").read()
+        assert reply(client).startswith("226")
+        connection.close()
 
 
 # Aborting and waiting
