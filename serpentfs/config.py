@@ -203,9 +203,11 @@ class _Reader:
             if key not in _READERS:
                 raise self._error(key, section, f'unknown key "{key}" in [{section}]{_suggestion(key, _READERS)}')
             try:
-                values[key.replace("-", "_")] = _READERS[key](value)
+                read = _READERS[key](value)
             except _Wrong as wrong:
                 raise self._error(key, section, f'"{key}" in [{section}] must be {wrong}') from None
+            # A relative path is one beside this file, wherever the command runs.
+            values[key.replace("-", "_")] = self._path.parent / read if isinstance(read, Path) else read
         if "url" not in values:
             raise self._error(None, section, f'[{section}] has no "url"')
         if values.get("password_file") and values.get("password_command"):

@@ -44,6 +44,12 @@ def test_every_key(tmp_path: Path) -> None:
     assert loaded.remote("home").read_only is None
 
 
+def test_relative_paths_are_beside_the_file(tmp_path: Path) -> None:
+    loaded = load(tmp_path, '[remote.a]\nurl = "u"\npassword-file = "a.pass"\ncache-directory = "~/c"\n')
+    assert loaded.remote("a").password_file == tmp_path / "a.pass"
+    assert loaded.remote("a").cache_directory == Path.home() / "c"
+
+
 def test_absent_file_is_empty(tmp_path: Path) -> None:
     assert not config.load(tmp_path / "none.toml").remotes
     with pytest.raises(NotFound, match="no such configuration file"):
