@@ -77,8 +77,11 @@ class OwnerLock:
 
 
 def busy_message(remote: str, note: OwnerNote | None) -> str:
-    holder = note.describe() if note else "another process"
-    return f"{remote} is in use by {holder}"
+    """What to tell who wants to own a remote that has an owner."""
+    if note is None:
+        return f"{remote} is in use by another process"
+    hint = f"; mount --bind {note.doors['mount']} DIR shows it elsewhere, too" if "mount" in note.doors else ""
+    return f"{remote} is in use by {note.describe()}{hint}"
 
 
 def read_owner(path: Path) -> OwnerNote | None:
