@@ -53,7 +53,6 @@ async def serve(vfs: Vfs, options: MountOptions, *, task_status: trio.TaskStatus
         mount = mountpoint.find_mount(path)
         if mount is None:
             raise Unavailable(f"{path} was unmounted at once")
-        notifier.start()
         unsubscribe = vfs.subscribe(operations.on_invalidation)
         try:
             await _run(session, operations, notifier, mount, task_status)
@@ -80,7 +79,7 @@ async def _run(
 ) -> None:
     """Serve until unmounted; when cancelled, unmount in good order first, while requests are still answered."""
     ended = trio.Event()
-    stuck = False
+    stuck = announced = False
     # The loop outlives a cancellation until the kernel has written back what it holds.
     loop_scope = trio.CancelScope(shield=True)
 
@@ -103,9 +102,15 @@ async def _run(
             await trio.sleep(1)
 
     async def announce() -> None:
+        nonlocal announced
         await operations.ready.wait()
+        # The kernel must know the root's mode before anything is invalidated: it throws away a first answer that
+        # crosses with a notice, and then believes that nobody may enter. Abandoned, as the loop may end meanwhile.
+        await run_in_thread("disk", os.stat, mount.path, abandon=True)
+        notifier.start()
         await run_in_thread("disk", mount.raise_read_ahead)
         log.info("mounted on %s", mount.path)
+        announced = True
         task_status.started()
 
     with Nudge(mount.path) as nudge:
@@ -123,7 +128,7 @@ async def _run(
             finally:
                 loop_scope.cancel()
                 nursery.cancel_scope.cancel()
-    if stuck or mountpoint.find_mount(mount.path) == mount or not operations.ready.is_set():
+    if stuck or not announced or mountpoint.find_mount(mount.path) == mount:
         raise Unavailable(f"the kernel's connection of {mount.path} was aborted")
 
 

@@ -56,6 +56,7 @@ class Notifier:
         self._thread = threading.Thread(target=self._run, name="fuse-notifier", daemon=True)
 
     def start(self) -> None:
+        """Start the thread; what was queued before is told then."""
         self._thread.start()
 
     def inode_changed(self, ino: int, *, data: bool) -> None:
@@ -89,6 +90,8 @@ class Notifier:
 
     def wait_stopped(self, timeout: float) -> bool:
         """Block until the thread has ended, ``timeout`` seconds at most; False if it has not."""
+        if self._thread.ident is None:
+            return True  # never started
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
