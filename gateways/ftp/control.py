@@ -320,16 +320,20 @@ class Control(TlsChannel, FTPHandler):
 
     # transfers
 
+    # In both, the file is handed over before the reply: when the client is found to be gone, ``close`` closes it.
+
     def send_over_data(self, producer: Download | Lines, cmd: str, text: str) -> None:
         file = producer if isinstance(producer, Download) else None
         channel = self.data_channel
         if channel is None:
-            self.respond(f"150 {text}")
             self._out_dtp_queue = (producer, True, file, cmd)
+            self.respond(f"150 {text}")
             return
-        self.respond(f"125 {text}")
         channel.cmd = cmd
         channel.file_obj = file
+        self.respond(f"125 {text}")
+        if channel.is_closed:
+            return
         try:
             channel.push_with_producer(producer)
             if self.data_channel is channel:
@@ -340,12 +344,13 @@ class Control(TlsChannel, FTPHandler):
     def receive_over_data(self, upload: Upload, cmd: str, text: str) -> None:
         channel = self.data_channel
         if channel is None:
-            self.respond(f"150 {text}")
             self._in_dtp_queue = (upload, cmd)
+            self.respond(f"150 {text}")
             return
-        self.respond(f"125 {text}")
         channel.file_obj = upload
-        channel.enable_receiving("i", cmd)
+        self.respond(f"125 {text}")
+        if not channel.is_closed:
+            channel.enable_receiving("i", cmd)
 
     # data connections
 

@@ -44,7 +44,12 @@ class CuttingProxy:
                 server = socket.socket()
                 server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
                 server.settimeout(TIMEOUT)
-                server.connect(("127.0.0.1", port))
+                try:
+                    server.connect(("127.0.0.1", port))
+                except OSError:   # the door no longer waits for this data connection
+                    client.close()
+                    server.close()
+                    continue
                 threading.Thread(target=relay, args=(client, server), daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()

@@ -73,6 +73,25 @@ def test_a_reset_before_the_first_byte(running: RunningDoor, client: ftplib.FTP)
     assert running.vfs.open_handles == 0
 
 
+@pytest.mark.parametrize("command", ["STOR a", "RETR b"])
+def test_a_client_that_is_gone_before_the_reply_leaves_nothing_open(running: RunningDoor, command: str) -> None:
+    running.put("/b", bytes(100_000))
+    for with_data in (True, False) * 10:
+        client = running.login()
+        assert client.sock is not None
+        connection = open_data(client) if with_data else None
+        if connection is None:
+            client.sendcmd("EPSV")
+        client.putcmd(command)
+        reset(client.sock)
+        if connection is not None:
+            reset(connection)
+        client.close()
+    eventually(lambda: running.vfs.open_handles == 0)
+    with running.login() as client:
+        assert ask(client, "SIZE a").startswith("550")
+
+
 @pytest.mark.parametrize("command", ["STOR a", "LIST"])
 def test_a_data_connection_that_is_reset_before_it_is_accepted(
     running: RunningDoor, client: ftplib.FTP, command: str
