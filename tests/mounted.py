@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 PASSPHRASE = "a passphrase of the tests"
@@ -24,13 +25,19 @@ def free_port() -> int:
 
 
 class Mounted:
-    """``serpentfs mount`` as a child process. Everything lies below ``work``; ``doors`` adds WebDAV and FTP."""
+    """``serpentfs mount`` as a child process. Everything lies below ``work``; ``doors`` adds WebDAV and FTP.
 
-    def __init__(self, work: Path, *, doors: bool = False, options: tuple[str, ...] = ()) -> None:
+    ``url`` names another vault than the one in ``work``, ``exists`` tells that it is made already; ``environment``
+    comes on top of this process's."""
+
+    def __init__(
+        self, work: Path, *, doors: bool = False, options: tuple[str, ...] = (), url: str | None = None,
+        exists: bool = False, environment: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.work = work
         self.vault = work / "vault"
         self.point = work / "mount"
-        self.url = f"vault+file://{self.vault}"
+        self.url = url or f"vault+file://{self.vault}"
         self._password = work / "password"
         self._log = work / "log"
         self._options = list(options)
@@ -53,9 +60,10 @@ class Mounted:
             "XDG_CONFIG_HOME": str(work / "config"),
             "XDG_RUNTIME_DIR": str(work / "run"),
             "SERPENTFS_PASSWORD_FILE": str(self._password),
-        }
+        } | dict(environment or {})
         (work / "run").mkdir(mode=0o700)
-        self.command("init", self.url)
+        if not exists:
+            self.command("init", self.url)
         self._child: subprocess.Popen[bytes] | None = None
 
     def command(self, *arguments: str) -> str:
