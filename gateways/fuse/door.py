@@ -123,7 +123,7 @@ async def _run(
             except trio.Cancelled:
                 if not ended.is_set():
                     with trio.CancelScope(shield=True):
-                        await _unmount_in_good_order(mount, ended)
+                        await _unmount_in_good_order(operations, mount, ended)
                 raise
             finally:
                 loop_scope.cancel()
@@ -132,8 +132,9 @@ async def _run(
         raise Unavailable(f"the kernel's connection of {mount.path} was aborted")
 
 
-async def _unmount_in_good_order(mount: Mount, ended: trio.Event) -> None:
+async def _unmount_in_good_order(operations: Operations, mount: Mount, ended: trio.Event) -> None:
     with trio.move_on_after(_CLEAN_UNMOUNT_WITHIN):
+        await _write_back(operations, mount)
         unmounted = await run_in_thread(
             "disk", lambda: mountpoint.unmount(mount.path, lazy=False), abandon=True
         )
@@ -141,7 +142,21 @@ async def _unmount_in_good_order(mount: Mount, ended: trio.Event) -> None:
             await ended.wait()
         else:
             log.warning("%s is in use; unmounting it all the same", mount.path)
-            await run_in_thread("disk", mountpoint.write_back, mount.path, abandon=True)
+
+
+async def _write_back(operations: Operations, mount: Mount) -> None:
+    """What was changed in mapped files is written, which the kernel begins but does not wait for: not when asked to
+    sync FUSE, and not when unmounting it. It has been done when a request of ours, queued behind it, has been
+    answered and no write came or was under way meanwhile."""
+    await run_in_thread("disk", mountpoint.write_back, mount.path, abandon=True)
+    seen = -1
+    while operations.writes_begun != seen or operations.writes_in_flight:
+        seen = operations.writes_begun
+        try:
+            await run_in_thread("disk", os.statvfs, mount.path, abandon=True)
+        except OSError as error:
+            log.warning("%s has gone while it was written back: %s", mount.path, error)
+            return
 
 
 async def _end(session: PyfuseSession, operations: Operations, notifier: Notifier, mount: Mount) -> None:

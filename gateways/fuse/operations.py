@@ -158,6 +158,7 @@ class Operations(pyfuse3.Operations):
     def __init__(self, vfs: Vfs, options: MountOptions, notifier: Notifier, *, owner: tuple[int, int]) -> None:
         """``owner``: who mounts, (uid, gid). Raises NotFound, NotADirectory when ``options.root`` is no folder."""
         self.ready = trio.Event()
+        self.writes_begun = self.writes_in_flight = 0
         self.closing = False
         """Set when the mount ends: every request is answered with ENOTCONN from then on."""
         self.read_only = options.wants_read_only or vfs.read_only
@@ -441,7 +442,12 @@ class Operations(pyfuse3.Operations):
         handle = HandleId(fh)
         file = self._files[handle]
         file.wrote = True
-        written = await self._vfs.write(handle, None if file.append else off, buf)
+        self.writes_begun += 1
+        self.writes_in_flight += 1
+        try:
+            written = await self._vfs.write(handle, None if file.append else off, buf)
+        finally:
+            self.writes_in_flight -= 1
         if file.append and self._vfs.attributes_of(handle).size != off + written:
             # Somebody else appended, too. The kernel has put these bytes where it took the end to be.
             self._cached.pop(file.ino, None)
