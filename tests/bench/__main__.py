@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -122,7 +123,8 @@ def _describe(about: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _end(signal_number: int, _: FrameType | None) -> None:
+def _end(signal_number: int, frame: FrameType | None) -> None:
+    traceback.print_stack(frame)    # who ends it may think that it hangs: this tells where
     raise SystemExit(128 + signal_number)
 
 

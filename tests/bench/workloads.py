@@ -33,7 +33,7 @@ class Sizes:
     created_files: int = 1_000
     created_file_size: int = 8 * 1024
     rounds: int = 3
-    timeout: float = 1800.0
+    timeout: float = 600.0
     """Seconds that any one step may take."""
 
 
