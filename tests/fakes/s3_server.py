@@ -83,7 +83,7 @@ Intercept = Callable[[str, str], Fault | None]
 class S3Server:
     """Buckets in memory. ``buckets`` may be looked at, and changed by way of ``put_object`` and ``delete_object``."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.buckets: dict[str, dict[str, StoredObject]] = {}
         self.uploads: dict[str, _Upload] = {}
         self.requests: list[str] = []
@@ -92,7 +92,7 @@ class S3Server:
         self.page_size = 1000
         self.lock = threading.RLock()
         self._numbers = itertools.count(1)
-        self._http = _Http(("127.0.0.1", 0), _Handler)
+        self._http = _Http(("127.0.0.1", port), _Handler)
         self._http.store = self
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 

@@ -18,6 +18,7 @@ content directory that nothing links to, or a link to a content directory that i
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -302,6 +303,13 @@ class Writer:
         except NotFound:
             if not retry:
                 raise
+        # Another client that still saw the link may have put something into the folder meanwhile. Where folders are
+        # real, it made the content directory again by that. Looking before the link went would be too early.
+        if await self._store.list(self._names.directory_path(node.id)):
+            with contextlib.suppress(AlreadyExists):
+                await put_bytes(self._store, key, node.id.encode("utf-8"), condition=ABSENT)
+            await self.make_content_directory(node.id)
+            raise DirectoryNotEmpty(f"{entry.key} was filled while it was removed")
 
     async def _clear_content_directory(self, folder: NodeId) -> None:
         """Remove an empty folder's content directory. What is no vault entry (``dirid.c9r``, files of desktop
@@ -322,10 +330,7 @@ class Writer:
         for blob in sorted(blobs, key=lambda blob: blob.key == backup):
             await self._delete_if_there(blob.key)
         try:
-            await self._remove_tree(path)
-            # Where folders are real, a name that somebody added meanwhile has just stopped us; elsewhere look again.
-            if await self._store.list(path):
-                raise DirectoryNotEmpty(f"{path} is not empty")
+            await self._remove_tree(path)   # where folders are real, a name added meanwhile stops us here
         except DirectoryNotEmpty:
             await self.make_content_directory(folder)
             raise
