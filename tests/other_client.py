@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -32,13 +31,16 @@ class OtherClient:
     """The process, as seen from a test."""
 
     def __init__(self, url: str, passphrase: str, environment: Mapping[str, str] | None = None) -> None:
-        self._child = subprocess.Popen(
+        child = subprocess.Popen(
             [sys.executable, __file__, url],
             env=os.environ | dict(environment or {}) | {"PYTHONPATH": str(_ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert child.stdin is not None
+        assert child.stdout is not None
+        self._child, self._requests, self._answers = child, child.stdin, child.stdout
         self._ask(passphrase)
 
     def __enter__(self) -> Self:
@@ -47,19 +49,17 @@ class OtherClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._child.stdin is not None and self._child.stdout is not None
-        self._child.stdin.close()
-        self._child.stdout.close()
+        self._requests.close()
+        self._answers.close()
         self._child.wait(timeout=60)
 
     def __call__(self, *operations: list[str]) -> None:
         self._ask(operations)
 
     def _ask(self, request: object) -> None:
-        assert self._child.stdin is not None and self._child.stdout is not None
-        self._child.stdin.write(json.dumps(request) + "\n")
-        self._child.stdin.flush()
-        answer = self._child.stdout.readline()
+        self._requests.write(json.dumps(request) + "\n")
+        self._requests.flush()
+        answer = self._answers.readline()
         if answer != "done\n":
             raise RuntimeError(f"the other client answered {answer!r} to {request!r}")
 

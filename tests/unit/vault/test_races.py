@@ -54,7 +54,7 @@ async def test_a_folder_is_removed_while_the_other_puts_a_file_into_it(folders: 
         async def found_earlier(folder: object) -> None:
             return None
 
-        theirs.writer._require_folder = found_earlier  # type: ignore[method-assign,assignment]
+        theirs.writer._require_folder = found_earlier  # type: ignore[method-assign]
     with pytest.raises(DirectoryNotEmpty):
         await ours.remove(folder.ref)
     assert store.meanwhile is None
