@@ -46,6 +46,10 @@ class Local(Protocol):
         """A pending change takes or frees this name."""
         ...
 
+    def is_new(self, ino: Ino) -> bool:
+        """It has never been in the cloud, and waits to be made there."""
+        ...
+
     def is_open(self, ino: Ino) -> bool: ...
 
     def changed(self, ino: Ino | None, *, data: bool = False, entry: tuple[Ino, str] | None = None) -> None:
@@ -65,6 +69,8 @@ class Feed:
         self._revisit: set[Ino] = set()
         self._new_folders: set[NodeId] = set()
         """Folders that a listing brought and whose own listing has not come yet."""
+        self._doomed: list[Ino] = []
+        """Folders to be taken out with all that is below."""
 
     # what this process did itself
 
@@ -130,9 +136,11 @@ class Feed:
                 with self._store.transaction():
                     for node in vanished:
                         self._vanished(folder, node, started)
+            await self._take_out_doomed()
             await pace.breathe()
         for at in range(0, len(listing.children), _SLICE):
             self._apply_children(folder, listing.children[at : at + _SLICE], started, here)
+            await self._take_out_doomed()
             await pace.breathe()
 
     def _apply_children(self, folder: Ino, children: Sequence[NodeInfo], started: float, here: set[NodeId]) -> None:
@@ -168,30 +176,51 @@ class Feed:
         if self._local.is_pending(node.ino) or self._own_since(started, node.ino, node.node):
             self._revisit.add(folder)
             return
-        self._remove_tree(node.ino)
+        self._remove(node.ino)
 
-    def _remove_tree(self, ino: Ino) -> bool:
-        """Take an entry and everything below it out of the tree, except what has pending changes and the folders
-        that lead to it (they will be made again in the cloud when those changes are sent). Tells whether all went."""
+    def _remove(self, ino: Ino) -> bool:
+        """Take an entry out of the tree. False for a folder with something in it: that is done behind."""
+        if self._store.has_children(ino):
+            self._doomed.append(ino)
+            return False
         entry = self._store.entry(ino)
         self._store.drop_node(ino)
-        if entry is None:
+        if entry is None or not entry.parent:
             return True
-        all_gone = True
-        if entry.kind is Kind.DIRECTORY:
-            for child in self._store.children(ino):
-                if self._local.is_pending(child.ino):
-                    if child.kind is not Kind.DIRECTORY:
-                        self._store.drop_node(child.ino)
-                    all_gone = False
-                elif not self._remove_tree(child.ino):
-                    all_gone = False
-        if all_gone:
-            self._store.remove_entry(ino)
-            self._local.changed(ino, data=True, entry=(entry.parent, entry.name))
-        else:
-            log.warning("a folder that was removed in the cloud holds changes that are not uploaded yet: it is kept")
-        return all_gone
+        self._store.remove_entry(ino)
+        self._local.changed(ino, data=True, entry=(entry.parent, entry.name))
+        return True
+
+    async def _take_out_doomed(self) -> None:
+        while self._doomed:
+            await self.take_out(self._doomed.pop())
+
+    async def take_out(self, ino: Ino) -> bool:
+        """Take an entry that the cloud has no more out of the tree, with everything below it, but for what has pending
+        changes and the folders that lead to it (they will be made again in the cloud when those are sent). Tells
+        whether all went. Goes by slices, from below."""
+        pace = Pace()
+        after = 0
+        while page := self._store.children(ino, after, _SLICE):
+            after = page[-1].ino
+            with self._store.transaction():
+                for child in page:
+                    if self._local.is_pending(child.ino):
+                        node = self._store.node_of(child.ino)
+                        if child.kind is not Kind.DIRECTORY and node is not None and node.parent == ino:
+                            self._store.drop_node(child.ino)  # unless it only was to come here
+                    elif child.kind is not Kind.DIRECTORY:
+                        self._remove(child.ino)
+            for child in page:
+                if child.kind is Kind.DIRECTORY and not self._local.is_pending(child.ino):
+                    await self.take_out(child.ino)
+            await pace.breathe()
+        with self._store.transaction():
+            if not self._store.has_children(ino) and not self._local.is_pending(ino):
+                return self._remove(ino)
+            self._store.drop_node(ino)
+        log.warning("a folder that was removed in the cloud holds changes that are not uploaded yet: it is kept")
+        return False
 
     def _appeared(self, folder: Ino, child: NodeInfo, started: float, here: set[NodeId]) -> None:
         if self._own_since(started, None, child.id):
@@ -201,7 +230,8 @@ class Feed:
         occupant = self._store.child(folder, name)
         if occupant is not None:
             node = self._store.node_of(occupant.ino)
-            if self._is_leftover(occupant):
+            both_folders = occupant.kind is Kind.DIRECTORY and child.kind is Kind.DIRECTORY
+            if self._is_leftover(occupant) or (both_folders and node is None and not self._local.is_new(occupant.ino)):
                 self._adopt(occupant, folder, child)
                 return
             if self._local.is_pending(occupant.ino) or node is None or node.node not in here:
@@ -225,7 +255,7 @@ class Feed:
         if occupant.kind is Kind.DIRECTORY and child.kind is Kind.DIRECTORY:
             self._store.put_node(NodeRow(occupant.ino, folder, child.id, child.locator, child.revision, 0, NO_CONTENT))
             self._new_folders.add(child.id)
-        elif self._remove_tree(occupant.ino):
+        elif self._remove(occupant.ino):
             self._insert(folder, occupant.name, child)
         else:
             self._revisit.add(folder)
@@ -251,7 +281,7 @@ class Feed:
             return
         entry = self._store.entry(ino)
         if entry is None or entry.kind is not child.kind:
-            if self._remove_tree(ino):
+            if self._remove(ino):
                 self._insert(folder, child.name, child)
             else:
                 self._revisit.add(folder)
@@ -259,7 +289,7 @@ class Feed:
         if (entry.parent, entry.name) != (folder, child.name):
             occupant = self._store.child(folder, child.name)
             if occupant is not None and occupant.ino != ino and self._is_leftover(occupant):
-                occupant = None if self._remove_tree(occupant.ino) else occupant
+                occupant = None if self._remove(occupant.ino) else occupant
             if (occupant is not None and occupant.ino != ino) or self._local.touches(folder, child.name):
                 self._revisit.add(folder)
                 return

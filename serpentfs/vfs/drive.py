@@ -43,10 +43,9 @@ from serpentfs.model import (
     HandleId,
     Ino,
     Kind,
-    NodeRef,
     Quota,
 )
-from serpentfs.tree.store import DRAFT, REMOVED, EntryRow, StageRow, Store
+from serpentfs.tree.store import DRAFT, REMOVED, EntryRow, NodeRow, StageRow, Store
 from serpentfs.vfs.core import (
     Invalidation,
     PendingChange,
@@ -55,7 +54,7 @@ from serpentfs.vfs.core import (
     SetAttributes,
     Status,
 )
-from serpentfs.vfs.entries import Entry, EntryState, Operation
+from serpentfs.vfs.entries import BIRTHS, Entry, EntryState, Operation
 from serpentfs.vfs.handles import Handle, HandleTable, OpenFile
 from serpentfs.vfs.ledger import Ledger
 from serpentfs.vfs.reads import Contents
@@ -143,12 +142,13 @@ class Drive:
     def is_pending(self, ino: Ino) -> bool:
         if self._journal.is_pending(ino):
             return True
-        # A file that is open for writing counts: what is written to it later must find its place.
-        file = self._handles.file(ino)
-        return file is not None and file.writers > 0
+        return self.is_written(ino)  # what is written to it later must find its place
 
     def touches(self, parent: Ino, name: str) -> bool:
         return self._journal.touches(parent, self._cloud.name_key(name))
+
+    def is_new(self, ino: Ino) -> bool:
+        return any(entry.operation in BIRTHS for entry in self._journal.entries_of(ino))
 
     def is_open(self, ino: Ino) -> bool:
         return self._handles.file(ino) is not None
@@ -181,7 +181,7 @@ class Drive:
             mtime_ns=file.row.mtime_ns,
             ctime_ns=file.row.ctime_ns,
             content=file.row.content,
-            generation=row.generation + 1,  # what the next commit will make it
+            generation=file.row.generation,
         )
 
     def _folder(self, ino: Ino) -> EntryRow:
@@ -283,6 +283,14 @@ class Drive:
         return row.attributes()
 
     async def symlink(self, parent: Ino, name: str, target: str, *, door: str) -> Attributes:
+        return await self._link(parent, name, target, None, door)
+
+    async def _link(
+        self, parent: Ino, name: str, target: str, replacing: EntryRow | None, door: str
+    ) -> Attributes:
+        """A new link, in one step with the removal of what had its name."""
+        if replacing is not None and replacing.kind is Kind.DIRECTORY:
+            raise IsADirectory("the target is a folder")
         if not self._cloud.capabilities.symlinks:
             raise Unsupported("this cloud has no symbolic links")
         if not target or "\0" in target or len(target) > 4095:
@@ -291,23 +299,30 @@ class Drive:
             size = len(target.encode())
         except UnicodeEncodeError as error:
             raise InvalidArgument("a link target must be UTF-8") from error
-        row = self._new_entry(parent, name, Kind.SYMLINK, None)._replace(target=target, size=size)
+        row = self._new_entry(parent, name, Kind.SYMLINK, None, replacing)._replace(target=target, size=size)
         with self._ledger.change() as change:
+            if replacing is not None:
+                self._store.remove_entry(replacing.ino)
+                change.entries.append(self._removal(replacing))
             self._store.insert_entry(row)
             self._touch_folder(parent, row.ctime_ns)
             change.entries.append(self._birth(Operation.SYMLINK, row))
+        if replacing is not None:
+            self._gone(replacing, door)
         self._tell_entry(door, parent, name)
         await self._confirmed(change.seqs)
         return row.attributes()
 
-    def _new_entry(self, parent: Ino, name: str, kind: Kind, mode: int | None) -> EntryRow:
-        """A row for a name that must be free."""
+    def _new_entry(
+        self, parent: Ino, name: str, kind: Kind, mode: int | None, replacing: EntryRow | None = None
+    ) -> EntryRow:
+        """A row for a name that must be free, or ``replacing``'s."""
         self._writable()
         folder = self._folder(parent)
         if folder.state == REMOVED:
             raise NotFound("the folder was removed")
         self._check_new_name(name)
-        if self._store.child(parent, name) is not None:
+        if replacing is None and self._store.child(parent, name) is not None:
             raise AlreadyExists("the name is taken")
         now = time.time_ns()
         content = self._store.new_content() if kind is Kind.FILE else NO_CONTENT
@@ -539,7 +554,7 @@ class Drive:
             self._store.put_stage(stage_row)
             self._touch_folder(parent, row.ctime_ns)
             change.entries.append(self._birth(Operation.CREATE, row))
-        stage = self._contents.new_stage(stage_row)
+        stage = self._contents.new_stage(stage_row, stored=True)
         opened = self._open(OpenFile(row, stage), door=door, writable=True)
         self._tell_entry(door, parent, name)
         return row.attributes(), opened.id
@@ -573,9 +588,7 @@ class Drive:
         return handle.id
 
     def _opened_file(self, row: EntryRow) -> OpenFile:
-        node = self._store.node_of(row.ino)
-        ref = node.ref(Kind.FILE) if node is not None else None
-        return OpenFile(row, self._contents.stage(row.content), ref)
+        return OpenFile(row, self._contents.stage(row.content), self._store.node_of(row.ino))
 
     def attributes_of(self, handle: HandleId) -> Attributes:
         file = self._handles.get(handle).file
@@ -602,27 +615,34 @@ class Drive:
                 raise FileTooLarge("no file can have this size")
             stage = self._stage_for_writing(file)
             try:
-                await stage.write(at, data, self._contents.base_reader(file.ino, stage, file.ref))
+                await stage.write(at, data, self._contents.base_reader(file.ino, stage, file.node))
             finally:
-                self._grew(file, stage)
+                self._grew(opened, stage)
         return len(data)
 
     def _stage_for_writing(self, file: OpenFile, *, empty: bool = False) -> Stage:
         """The stage that takes this file's writes: its own, or a new one on top of what is being uploaded."""
-        if file.stage is not None and not file.stage.frozen and not (empty and file.stage.base):
-            return file.stage
+        old = file.stage
+        if old is not None and not old.frozen and not (empty and old.base):
+            return old
         base = NO_CONTENT if empty or not file.size else file.content
         size = 0 if empty else file.size
         stage = self._contents.new_stage(StageRow(self._store.new_content(), size, base, size if base else 0))
         stage.changed = True
         file.stage = stage
         file.row = file.row._replace(content=stage.content)
+        if old is not None and not old.stored:
+            self._contents.drop_stage(old.content)
         return stage
 
-    def _grew(self, file: OpenFile, stage: Stage) -> None:
+    def _grew(self, opened: Handle, stage: Stage) -> None:
+        file = opened.file
         if stage.changed:
             now = time.time_ns()
-            file.row = file.row._replace(size=stage.size, mtime_ns=now, ctime_ns=now)
+            file.row = file.row._replace(
+                size=stage.size, mtime_ns=now, ctime_ns=now, generation=file.row.generation + 1
+            )
+            file.written_by.add(opened.door)
             if file.dirty_since is None:
                 file.dirty_since = trio.current_time()
 
@@ -633,29 +653,34 @@ class Drive:
                 return
             stage = self._stage_for_writing(file, empty=size == 0)
             try:
-                await stage.truncate(size, self._contents.base_reader(file.ino, stage, file.ref))
+                await stage.truncate(size, self._contents.base_reader(file.ino, stage, file.node))
             finally:
                 stage.changed = True
-                self._grew(file, stage)
+                self._grew(handle, stage)
 
     async def flush(self, handle: HandleId) -> None:
         opened = self._handles.get(handle)
         async with opened.file.lock:
-            seqs = await self._commit(opened.file, opened.door)
+            seqs = await self._commit(opened.file)
         await self._confirmed(seqs)
 
-    async def _commit(self, file: OpenFile, door: str | None) -> tuple[int | None, ...]:
+    async def _commit(self, file: OpenFile) -> tuple[int | None, ...]:
         """Journal what was written. The file's lock is held."""
         stage = file.stage
         if stage is None or file.dirty_since is None:
             return ()
-        await stage.spill()
         if file.draft or file.row.state == REMOVED:
+            await stage.spill()
             return ()
+        await stage.prepare(self._store)
         row = file.row
+        if row.state == REMOVED:
+            return ()
         with self._ledger.change() as change:
             stage.commit(self._store)
-            self._store.set_content(file.ino, stage.content, row.size, row.mtime_ns, row.ctime_ns)
+            self._store.set_content(
+                file.ino, stage.content, row.size, row.mtime_ns, row.ctime_ns, generation=row.generation
+            )
             change.entries.append(
                 Entry(
                     0,
@@ -668,8 +693,10 @@ class Drive:
             )
         stage.committed()
         file.dirty_since = None
-        file.row = row._replace(generation=row.generation + 1)
-        self._tell(door, file.ino, data=True)
+        # A door knows of its own writes; with more than one door writing, each must hear of the others'.
+        (origin,) = file.written_by if len(file.written_by) == 1 else (None,)
+        file.written_by.clear()
+        self._tell(origin, file.ino, data=True)
         return change.seqs
 
     async def commit_old_writes(self) -> None:
@@ -679,46 +706,54 @@ class Drive:
             due = trio.current_time() - self._options.dirty_seconds
             for file in self._handles.files():
                 if file.dirty_since is not None and file.dirty_since <= due:
-                    async with file.lock:
-                        await self._commit_visibly(file)
+                    await self._commit_visibly(file)
 
     async def _commit_visibly(self, file: OpenFile) -> None:
         """A commit that nobody waits for: its trouble is kept for ``status``; the next flush meets it again."""
-        try:
-            await self._commit(file, None)
-        except SerpentError as error:
-            self.last_error = str(error)
+        async with file.lock:
+            if self._handles.file(file.ino) is not file:
+                return
+            try:
+                await self._commit(file)
+            except SerpentError as error:
+                self.last_error = str(error)
 
     async def commit_everything(self) -> None:
         """At the end: whatever is open and dirty is journalled as if it had been closed."""
         for file in self._handles.files():
-            async with file.lock:
-                await self._commit_visibly(file)
+            await self._commit_visibly(file)
 
     async def fsync(self, handle: HandleId) -> None:
         opened = self._handles.get(handle)
         file = opened.file
         async with file.lock:
-            seqs = await self._commit(file, opened.door)
-            if file.stage is not None:
-                await file.stage.sync()
-            await self._store.sync()
-            if file.stage is not None:
-                file.stage.synced()
+            seqs = await self._commit(file)
+            stage = file.stage
+            if stage is None:
+                await self._store.sync()
+            else:
+                await self._contents.sync_bases(stage)
+                await stage.make_durable(self._store)
         await self._confirmed(seqs)
 
     async def fsync_directory(self, ino: Ino) -> None:
+        await self._contents.sync_stages()
         await self._store.sync()
 
     async def release(self, handle: HandleId) -> None:
         opened = self._handles.get(handle)
         file = opened.file
-        try:
-            if opened.writable:
-                async with file.lock:
-                    await self._commit(file, opened.door)
-        finally:
+        if not opened.writable:
             self._close(opened)
+            await trio.lowlevel.checkpoint()
+            return
+        # Under the lock and to the end: nobody else may be in the middle of using what is given back.
+        with trio.CancelScope(shield=True):
+            async with file.lock:
+                try:
+                    await self._commit(file)
+                finally:
+                    self._close(opened)
 
     def _close(self, opened: Handle) -> None:
         file = opened.file
@@ -732,13 +767,14 @@ class Drive:
             elif file.dirty_since is not None:
                 # The last commit failed and its caller was told: go back to what was journalled.
                 self._contents.reload_stage(file.stage.content)
+                self._tell(None, file.ino, data=True)
             else:
                 file.stage.close()
         self._ledger.moved()
 
     def _is_unneeded(self, content: ContentId) -> bool:
         """Nobody will upload this content any more; does nothing else show it?"""
-        return not any(stage.base == content for stage in self._contents.stages())
+        return not self._contents.is_base(content)
 
     def _let_go(self, content: ContentId) -> None:
         if not any(file.stage is not None and file.stage.content == content for file in self._handles.files()):
@@ -747,7 +783,7 @@ class Drive:
     def _drop_stage(self, content: ContentId) -> None:
         """A nameless file was closed for good. What is being uploaded is dropped when that ends."""
         stage = self._contents.stage(content)
-        if stage is not None and not stage.frozen and not any(s.base == content for s in self._contents.stages()):
+        if stage is not None and not stage.frozen and not self._contents.is_base(content):
             self._contents.drop_stage(content)
 
     # drafts
@@ -785,7 +821,7 @@ class Drive:
         stage = file.stage
         assert stage is not None
         async with file.lock:
-            await stage.spill()
+            await stage.prepare(self._store)
             if self._folder(parent).state == REMOVED:
                 raise NotFound("the folder was removed")
             self._check_new_name(name)
@@ -838,6 +874,9 @@ class Drive:
             raise PreconditionFailed("the file has changed")
 
     async def discard(self, draft: HandleId) -> None:
+        if not self._handles.is_open(draft):
+            await trio.lowlevel.checkpoint()  # it was published, though perhaps not confirmed in time
+            return
         opened = self._draft(draft)
         async with opened.file.lock:
             if self._store.entry(opened.file.ino) is not None:
@@ -851,7 +890,7 @@ class Drive:
         stage = file.stage
         assert stage is not None
         async with file.lock:
-            await stage.spill()
+            await stage.prepare(self._store)
             with self._store.transaction():
                 stage.commit(self._store)
                 self._store.insert_entry(file.row._replace(ctime_ns=time.time_ns()))
@@ -879,9 +918,7 @@ class Drive:
         if row.kind is Kind.SYMLINK:
             existing = self._child(parent, name)
             self._check_precondition(existing, precondition)
-            if existing is not None:
-                await self.unlink(parent, name, door=door)
-            return await self.symlink(parent, name, row.target or "", door=door), existing is None
+            return await self._link(parent, name, row.target or "", existing, door), existing is None
         source = await self.open(ino, write=False, door=door)
         try:
             draft = await self.create_draft(door=door)
@@ -962,7 +999,7 @@ class Drive:
     def cloud_answered(self, error: SerpentError | None) -> None:
         if error is None:
             if not self.online:
-                self._journal.wake()
+                self._ledger.wake()
             self.online = True
         else:
             self.last_error = str(error)
@@ -974,10 +1011,10 @@ class Drive:
         else:
             self._sent[seq] = sent
 
-    def uploaded(self, ino: Ino, stage: Stage, ref: NodeRef) -> None:
+    def uploaded(self, ino: Ino, stage: Stage, node: NodeRow) -> None:
         file = self._handles.file(ino)
         if file is not None:
-            file.ref = ref
+            file.node = node
             if file.stage is stage:
                 file.stage = None
 
@@ -989,12 +1026,18 @@ class Drive:
         self._tell(None, parent)
         self._tell(None, ino)
 
-    async def commit_open(self, ino: Ino) -> None:
+    def is_written(self, ino: Ino) -> bool:
         file = self._handles.file(ino)
-        if file is None:
-            raise Unavailable("a staged content changed without its file being open")
-        async with file.lock:
-            await self._commit(file, None)
+        return file is not None and file.writers > 0
+
+    async def freeze(self, ino: Ino, stage: Stage) -> None:
+        file = self._handles.file(ino)
+        if file is not None:
+            async with file.lock:  # a write under way ends first
+                if file.stage is stage:
+                    await self._commit(file)
+                stage.frozen = True
+        stage.frozen = True
 
     def _path_or_name(self, entry: Entry) -> str:
         try:
@@ -1041,10 +1084,8 @@ class Drive:
         )
 
     async def wait_until_uploaded(self) -> None:
-        last = self._journal.next_seq() - 1
-        self._journal.hurry(last)
-        self._journal.wake()
-        self._ledger.moved()
+        self._journal.hurry(self._journal.next_seq() - 1)
+        self._ledger.wake()
         waiting = {view.entry.seq for view in self._journal.pending()}
         while True:
             began = trio.current_time()
@@ -1073,8 +1114,11 @@ class Drive:
             self._journal.force(seq)
         self._ledger.moved()
         with trio.move_on_after(self._options.confirm_within):
-            while waiting := self._journal.outstanding(wanted):
-                for view in map(self._journal.view, waiting):
+            while waiting := [
+                # What only waits for an open file to be closed is not waited for: its opener may be who calls.
+                view for view in map(self._journal.view, self._journal.outstanding(wanted)) if not view.held
+            ]:
+                for view in waiting:
                     if view.state is EntryState.STUCK:
                         raise Unavailable(f"kept here, but the cloud refused it: {view.error}")
                 await self._ledger.wait_moved()

@@ -13,23 +13,25 @@ import trio
 
 from serpentfs.cache.layers import Reader
 from serpentfs.errors import BadHandle
-from serpentfs.model import NO_CONTENT, Attributes, ContentId, HandleId, Ino, NodeRef
-from serpentfs.tree.store import EntryRow
+from serpentfs.model import NO_CONTENT, Attributes, ContentId, HandleId, Ino
+from serpentfs.tree.store import EntryRow, NodeRow
 from serpentfs.vfs.writes import Stage
 
 
 @dataclass(eq=False)
 class OpenFile:
     """An inode that somebody has open. ``row`` is the entry as it is with everything written so far, committed or
-    not; ``stage`` is set while the content is not (or no longer only) in the cloud; ``ref`` is the node that held the
-    content when it was last seen there."""
+    not; ``stage`` is set while the content is not (or no longer only) in the cloud; ``node`` is what the cloud held of
+    it when that was last seen: its content is the one shown, or shows through the stage."""
 
     row: EntryRow
     stage: Stage | None = None
-    ref: NodeRef | None = None
+    node: NodeRow | None = None
     draft: bool = False
     dirty_since: float | None = None
     """trio time of the first write that no commit covers."""
+    written_by: set[str] = field(default_factory=set)
+    """Doors that wrote since the last commit."""
     handles: set[HandleId] = field(default_factory=set)
     writers: int = 0
     lock: trio.Lock = field(default_factory=trio.Lock)
@@ -83,6 +85,9 @@ class HandleTable:
             return self._handles[handle]
         except KeyError:
             raise BadHandle(f"handle {handle} is not open") from None
+
+    def is_open(self, handle: HandleId) -> bool:
+        return handle in self._handles
 
     def file(self, ino: Ino) -> OpenFile | None:
         return self._files.get(ino)

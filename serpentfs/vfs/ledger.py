@@ -14,8 +14,11 @@ import trio
 
 from serpentfs.model import ContentId, Ino
 from serpentfs.tree.store import JournalRow, Store
-from serpentfs.vfs.entries import Delta, Entry, Operation, Place
+from serpentfs.vfs.entries import Delta, Entry, EntryState, Operation, Place
 from serpentfs.vfs.journal import Journal
+
+_PATIENCE = 10.0
+"""Seconds that a reader waits for the outcome of a change under way: longer than a cloud takes to answer a rename."""
 
 
 @dataclass
@@ -35,6 +38,8 @@ class Ledger:
         self.journal = journal
         self._name_key = name_key
         self._moved = trio.Event()
+        self.wakes = 0
+        """Counts the calls of ``wake``."""
         self._is_unneeded: Callable[[ContentId], bool] = lambda content: False
         self._let_go: Callable[[ContentId], None] = lambda content: None
 
@@ -72,6 +77,10 @@ class Ledger:
         change = Change()
         with self.store.transaction():
             yield change
+            for entry in change.entries:
+                self._reconsider(entry.ino)
+                if entry.replaces is not None:
+                    self._reconsider(entry.replaces)
             delta = self.journal.propose(*change.entries)
             unneeded = self._persist(delta)
         self._apply(delta, unneeded)
@@ -114,6 +123,35 @@ class Ledger:
         for content in unneeded:
             self._let_go(content)
         self.moved()
+
+    async def wait_sent(self, ino: Ino, *, uploads: bool) -> bool:
+        """If a change of this inode is being sent at this moment, wait some seconds for its outcome. Tells whether
+        there was one. ``uploads``: also for uploads of its content (who is part of one must not wait for it)."""
+        waited = False
+        with trio.move_on_after(_PATIENCE):
+            while any(
+                (uploads or not entry.content) and self.journal.view(entry.seq).state is EntryState.SENDING
+                for entry in self.journal.entries_of(ino)
+            ):
+                await self.wait_moved()
+                waited = True
+        return waited
+
+    def wake(self) -> None:
+        """What failed is tried again now, and what is stuck once more."""
+        for view in self.journal.pending():
+            if view.state is EntryState.STUCK:
+                self.journal.unpark(view.entry.seq)
+        self.journal.wake()
+        self.wakes += 1
+        self.moved()
+
+    def _reconsider(self, ino: Ino) -> None:
+        """The user changes something whose earlier change the cloud refused: a refused change is not in the cloud, so
+        that the two may become one that it accepts (another name, a shorter file, nothing)."""
+        for entry in self.journal.entries_of(ino):
+            if self.journal.view(entry.seq).state is EntryState.STUCK:
+                self.journal.unpark(entry.seq, unsent=True)
 
     def moved(self) -> None:
         """Wake whoever waits for the journal to move."""

@@ -26,7 +26,7 @@ from serpentfs.vfs.drive import Drive, DriveOptions
 from serpentfs.vfs.journal import Journal
 from serpentfs.vfs.ledger import Ledger
 from serpentfs.vfs.reads import Contents
-from serpentfs.vfs.recovery import recover
+from serpentfs.vfs.recovery import recover, sweep
 from serpentfs.vfs.replay import Replay
 
 log = logging.getLogger(__name__)
@@ -67,8 +67,10 @@ async def open_drive(
             if node is not None:
                 cloud.recheck(node.node)
 
-        contents = Contents(store, cloud, cache, staging, seal, content_gone)
-        recover(store, ledger, contents, staging)
+        contents = Contents(store, cloud, cache, staging, seal, ledger, content_gone)
+        recover(store, ledger, contents)
+        await store.sync()
+        await run_in_thread("disk", sweep, staging, {stage.content for stage in contents.stages()})
         if store.node_of(ROOT_INO) is None:
             with store.transaction():
                 store.put_node(NodeRow(ROOT_INO, Ino(0), cloud.root, "", Revision(""), 0, NO_CONTENT))
@@ -84,6 +86,7 @@ async def open_drive(
             nursery.start_soon(_refresh_quota, cloud, drive)
             nursery.start_soon(_revisit, feed)
             nursery.start_soon(store.run_checkpoints)
+            nursery.start_soon(contents.remove_doomed)
             nursery.start_soon(drive.commit_old_writes)
             if not options.read_only:
                 nursery.start_soon(replay.run)

@@ -12,19 +12,29 @@ a stage that is its own.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import trio
+
+from serpentfs.bridge import run_in_thread
 from serpentfs.cache.layers import BlockCache, Reader
 from serpentfs.cache.seal import BlockSeal
 from serpentfs.clouds.base import Cloud
-from serpentfs.errors import RevisionGone
-from serpentfs.model import ContentId, Ino, Kind, NodeRef, Span
+from serpentfs.errors import RevisionGone, SerpentError, Unavailable
+from serpentfs.model import ContentId, Ino, Kind, Span
 from serpentfs.tree.store import NodeRow, StageRow, Store
 from serpentfs.vfs.handles import Handle, OpenFile
+from serpentfs.vfs.ledger import Ledger
 from serpentfs.vfs.writes import Stage, StageRetired
+
+log = logging.getLogger(__name__)
+
+_RETRY_REMOVAL = 10.0
+"""Seconds after which files are removed again that could not be."""
 
 
 class Contents:
@@ -37,6 +47,7 @@ class Contents:
         cache: BlockCache,
         staging: Path,
         seal: BlockSeal,
+        ledger: Ledger,
         gone: Callable[[Ino], None],
     ) -> None:
         self._store = store
@@ -44,8 +55,11 @@ class Contents:
         self._cache = cache
         self._staging = staging
         self._seal = seal
+        self._ledger = ledger
         self._gone = gone
         self._stages: dict[ContentId, Stage] = {}
+        self._doomed: list[Path] = []
+        self._more_doomed = trio.Event()
 
     # stages
 
@@ -60,35 +74,84 @@ class Contents:
     def stages(self) -> list[Stage]:
         return list(self._stages.values())
 
-    def new_stage(self, row: StageRow) -> Stage:
-        stage = self._stages[row.content] = Stage(self._staging, self._seal, row)
+    def new_stage(self, row: StageRow, *, stored: bool = False) -> Stage:
+        """``stored``: the database has ``row``."""
+        stage = self._stages[row.content] = Stage(self._staging, self._seal, row, {} if stored else None)
         return stage
 
+    def is_base(self, content: ContentId) -> bool:
+        """Whether a stage shows this content."""
+        return any(stage.base == content for stage in self._stages.values())
+
     def drop_stage(self, content: ContentId) -> None:
-        """Forget a stage and remove its files. Its rows are the caller's business."""
+        """Forget a stage; its rows are the caller's business. Its files go when no power cut can bring back a
+        database that names them."""
         stage = self._stages.pop(content, None)
         if stage is not None:
-            stage.delete()
+            stage.retire()
+            self._doom(stage.paths)
 
     def reload_stage(self, content: ContentId) -> None:
         """Back to what the database says of a stage (or to nothing)."""
-        stage = self._stages.pop(content, None)
-        if stage is not None:
-            stage.close()
-        for row in self._store.stages():
-            if row.content == content:
-                self._stages[content] = Stage(self._staging, self._seal, row, self._store.stage_blocks(content))
+        stage = self._stages[content]
+        row = self._store.stage(content)
+        if row is None:
+            self.drop_stage(content)
+            return
+        stage.close()
+        stage = self._stages[content] = Stage(self._staging, self._seal, row, self._store.stage_blocks(content))
+        stage.frozen = True  # an ETag of this content may be out that stands for what is given up now
 
     async def adopt(self, content: ContentId) -> None:
-        """The cloud has this stage's content: hand its blocks to the cache and forget it."""
+        """The cloud has this stage's content, and its rows are gone: forget it, and hand its blocks to the cache once
+        no power cut can bring back a database that names them."""
         stage = self._stages.pop(content, None)
         if stage is None:
             return
         stage.retire()
         blocks = [block for block, plane in stage.blocks.items() if plane == 0]
-        if blocks:
+        if blocks and await self.rows_are_durable():
             await self._cache.adopt(content, Stage.plane_path(self._staging, content, 0), blocks)
-        stage.delete()
+        self._doom(stage.paths)
+
+    async def rows_are_durable(self) -> bool:
+        """Whether everything committed so far could be made to survive a power cut."""
+        try:
+            await self._store.sync()
+        except Unavailable as error:
+            log.warning("%s", error)
+            return False
+        return True
+
+    def _doom(self, paths: list[Path]) -> None:
+        self._doomed += paths
+        self._more_doomed.set()
+
+    async def remove_doomed(self) -> None:
+        """Remove the files of stages that are gone, until cancelled. What is left then, the next start removes."""
+        while True:
+            await self._more_doomed.wait()
+            self._more_doomed = trio.Event()
+            doomed, self._doomed = self._doomed, []
+            try:
+                await self._store.sync()
+                await run_in_thread("disk", remove_files, doomed)
+            except (SerpentError, OSError) as error:
+                log.warning("staging files cannot be removed: %s", error)
+                self._doom(doomed)
+                await trio.sleep(_RETRY_REMOVAL)
+
+    async def sync_stages(self) -> None:
+        """Make all that was journalled of contents survive a power cut (``Store.sync`` must follow)."""
+        for stage in self.stages():
+            await stage.sync()
+
+    async def sync_bases(self, stage: Stage) -> None:
+        """The same for what shows through one stage."""
+        base = self._stages.get(stage.base)
+        while base is not None:
+            await base.sync()
+            base = self._stages.get(base.base)
 
     # reading
 
@@ -96,29 +159,35 @@ class Contents:
         node = self._store.node_of(ino)
         return node if node is not None and node.content == content else None
 
-    async def _fetch(self, ino: Ino, content: ContentId, pinned: NodeRef | None, span: Span) -> bytes:
-        node = self._node(ino, content)
-        ref = node.ref(Kind.FILE) if node is not None else pinned
-        if ref is None:
-            raise RevisionGone("this content is no longer in the cloud")
-        try:
-            return await self._cloud.read(ref, span)
-        except RevisionGone:
-            self._gone(ino)
-            raise
+    async def _fetch(self, ino: Ino, content: ContentId, pinned: NodeRow | None, span: Span) -> bytes:
+        while True:
+            node = self._node(ino, content)
+            if node is None and pinned is not None and pinned.content == content:
+                node = pinned
+            if node is None:
+                raise RevisionGone("this content is no longer in the cloud")
+            try:
+                return await self._cloud.read(node.ref(Kind.FILE), span)
+            except RevisionGone:
+                # Our own rename may be what made it go, and its outcome not be here yet.
+                if await self._ledger.wait_sent(ino, uploads=False) or self._node(ino, content) not in (None, node):
+                    continue
+                self._gone(ino)
+                raise
 
-    async def read(self, ino: Ino, content: ContentId, pinned: NodeRef | None, span: Span) -> bytes:
+    async def read(self, ino: Ino, content: ContentId, pinned: NodeRow | None, span: Span) -> bytes:
         """Exactly ``span`` of any content of ``ino``, without read-ahead. RevisionGone when the cloud lost it."""
         while (stage := self._stages.get(content)) is not None:
             with suppress(StageRetired):
                 return await stage.read(span, self.base_reader(ino, stage, pinned))
         node = self._node(ino, content)
-        if node is None and pinned is None:
+        if node is None:
+            node = pinned
+        if node is None or node.content != content:
             raise RevisionGone("this content is no longer in the cloud")
-        size = node.size if node is not None else pinned.size if pinned is not None else 0
-        return await self._cache.read_span(content, size, span, partial(self._fetch, ino, content, pinned))
+        return await self._cache.read_span(content, node.size, span, partial(self._fetch, ino, content, pinned))
 
-    def base_reader(self, ino: Ino, stage: Stage, pinned: NodeRef | None) -> Callable[[Span], Awaitable[bytes]]:
+    def base_reader(self, ino: Ino, stage: Stage, pinned: NodeRow | None) -> Callable[[Span], Awaitable[bytes]]:
         """What shows through a stage."""
         return partial(self.read, ino, stage.base, pinned)
 
@@ -126,7 +195,7 @@ class Contents:
         file = handle.file
         if handle.reader is None or handle.reader_content != file.content:
             handle.close_reader()
-            fetch = partial(self._fetch, file.ino, file.content, file.ref)
+            fetch = partial(self._fetch, file.ino, file.content, file.node)
             handle.reader = self._cache.reader(file.content, file.size, fetch)
             handle.reader_content = file.content
         return handle.reader
@@ -147,12 +216,23 @@ class Contents:
     async def read_file(self, handle: Handle, offset: int, size: int) -> bytes | memoryview:
         """What a handle sees; short only at the end of the file."""
         file = handle.file
-        span = self._span(file, offset, size)
-        if not span:
-            return b""
-        while (stage := file.stage) is not None:
-            with suppress(StageRetired):
-                return await stage.read(span, self.base_reader(file.ino, stage, file.ref))
-            if file.stage is stage:
-                raise RevisionGone("this content was dropped")
-        return await self._reader(handle).read(span)
+        while True:
+            span = self._span(file, offset, size)
+            if not span:
+                return b""
+            stage = file.stage
+            if stage is None:
+                return await self._reader(handle).read(span)
+            try:
+                return await stage.read(span, self.base_reader(file.ino, stage, file.node))
+            except (StageRetired, RevisionGone) as error:
+                # An upload of it ended: all of it, or what shows through, is another node's now.
+                if await self._ledger.wait_sent(file.ino, uploads=True) or file.stage is not stage:
+                    continue
+                raise RevisionGone("this content is no longer in the cloud") from error
+
+
+def remove_files(paths: list[Path]) -> None:
+    """In a thread: the last unlink of a large file takes long."""
+    for path in paths:
+        path.unlink(missing_ok=True)

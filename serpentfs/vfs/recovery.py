@@ -1,7 +1,8 @@
 """Putting things right at start, after a clean stop as after a crash.
 
 What the database says is true; what lies in staging/ beyond that is the rest of writes that nobody was promised.
-Order matters only in one place: rows go before files, so that a crash in here repeats the work and loses nothing.
+Order matters only in one place: rows go before files, and durably (``Store.sync`` between ``recover`` and ``sweep``):
+a power cut may bring back an older database than the one that a killed process left, and it needs its files.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ KEEP_DRAFTS_NS = 8 * 24 * 3600 * 10**9
 """Partial uploads are kept for at least a week after their last byte."""
 
 
-def recover(store: Store, ledger: Ledger, contents: Contents, staging: Path) -> None:
+def recover(store: Store, ledger: Ledger, contents: Contents) -> None:
     """Load the journal and the stages, and drop what nothing refers to any more."""
     ledger.load()
     entries = [view.entry for view in ledger.journal.pending()]
@@ -42,12 +43,12 @@ def recover(store: Store, ledger: Ledger, contents: Contents, staging: Path) -> 
         stage = contents.stage(entry.content) if entry.content else None
         if stage is not None:
             stage.frozen = True  # an upload of it may have begun before the stop
-    _sweep(staging, {stage.content for stage in contents.stages()})
     if entries:
         log.info("%d changes wait for their upload", len(entries))
 
 
-def _sweep(staging: Path, known: set[ContentId]) -> None:
+def sweep(staging: Path, known: set[ContentId]) -> None:
+    """Remove the files of stages that are not ``known``. Blocks."""
     for path in staging.iterdir():
         try:
             content = int(path.name.partition(".")[0], 16)

@@ -16,7 +16,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -38,13 +38,12 @@ from serpentfs.errors import (
     RevisionGone,
     SerpentError,
     Unavailable,
-    Unsupported,
 )
 from serpentfs.model import NO_CONTENT, ROOT_INO, Ino, Kind, NodeId, NodeInfo, NodeRef, Span
 from serpentfs.tree.feed import Feed
 from serpentfs.tree.store import REMOVED, EntryRow, NodeRow, Store
 from serpentfs.vfs.conflicts import conflict_name
-from serpentfs.vfs.entries import Entry, Operation, Place
+from serpentfs.vfs.entries import Entry, EntryState, Operation, Place
 from serpentfs.vfs.ledger import Ledger
 from serpentfs.vfs.reads import Contents
 from serpentfs.vfs.writes import ReadBase, Stage
@@ -52,6 +51,10 @@ from serpentfs.vfs.writes import ReadBase, Stage
 log = logging.getLogger(__name__)
 
 _LONGEST_BACKOFF = 60.0
+_OUTAGE = 2
+"""Failures in a row after which the cloud counts as out of reach."""
+_ORIGINS = "conflict-origins"
+"""Where the records of ``_copied_from`` are kept, as if it were a door."""
 _PAUSE_WHEN_BUSY = 0.02
 """Seconds between two starts then: 50 small files a second take a fifth of a core, and a large one takes all the
 bandwidth anyway."""
@@ -68,7 +71,7 @@ class Observer(Protocol):
         """``sent`` bytes of an upload went out; None: it ended."""
         ...
 
-    def uploaded(self, ino: Ino, stage: Stage, ref: NodeRef) -> None:
+    def uploaded(self, ino: Ino, stage: Stage, node: NodeRow) -> None:
         """The cloud has this stage's content."""
         ...
 
@@ -76,8 +79,12 @@ class Observer(Protocol):
         """An entry had to take another name."""
         ...
 
-    async def commit_open(self, ino: Ino) -> None:
-        """Journal what an open file holds on top of its last commit."""
+    def is_written(self, ino: Ino) -> bool:
+        """Somebody has it open for writing."""
+        ...
+
+    async def freeze(self, ino: Ino, stage: Stage) -> None:
+        """Nothing is written to this stage any more; what it holds on top of its last commit is journalled."""
         ...
 
 
@@ -121,42 +128,68 @@ class Replay:
         self._workers = workers
         self._host = host
         self._active = 0
-        self._failures: dict[int, int] = {}
+        self._outage = 0
+        """Calls that failed for want of a cloud since one was answered."""
+        self._probe_at = 0.0
         self._making_folders = trio.Lock()
-        self._copied_from: dict[Ino, tuple[Ino, str]] = {}
+        self._copied_from = dict(map(_read_origin, store.records(_ORIGINS).items()))
+        """Conflict copies that are not uploaded: the place of the file that what was not written here comes from."""
 
     async def run(self) -> None:
         """Until cancelled."""
+        wakes = 0
         async with trio.open_nursery() as nursery:
             while True:
                 if is_busy():
                     # Uploads share the loop with the mount: while that is being asked, they start one by one.
                     await trio.sleep(_PAUSE_WHEN_BUSY)
                 now = time.time()
-                free = min(self._workers - self._active, 1 if is_busy() else self._workers)
+                if wakes != self._ledger.wakes:
+                    wakes, self._probe_at = self._ledger.wakes, now
+                free = self._room(now)
                 for entry in self._journal.ready(now, free) if free else []:
                     started = self._journal.start(entry.seq)
                     self._active += 1
                     nursery.start_soon(self._carry, started)
-                again = self._journal.next_time(now) if self._workers > self._active else None
-                with trio.move_on_after(float("inf") if again is None else max(0.0, again - now)):
+                with trio.move_on_after(self._pause(now)):
                     await self._ledger.wait_moved()
+
+    def _room(self, now: float) -> int:
+        """How many entries may be started. While the cloud does not answer, one is sent from time to time: the others
+        stay unsent, so that what the user does meanwhile can still cancel them out."""
+        if self._outage >= _OUTAGE:
+            return 0 if self._active or now < self._probe_at else 1
+        return min(self._workers - self._active, 1 if is_busy() else self._workers)
+
+    def _pause(self, now: float) -> float:
+        """Seconds until something can be started by time alone."""
+        if self._workers <= self._active or (self._outage >= _OUTAGE and self._active):
+            return float("inf")
+        again = self._journal.next_time(now)
+        if again is None:
+            return float("inf")
+        if self._outage >= _OUTAGE:
+            again = max(again, min(self._probe_at, now + _LONGEST_BACKOFF))
+        return max(0.0, again - now)
 
     async def _carry(self, entry: Entry) -> None:
         """One attempt at one entry, whatever comes of it."""
         try:
-            await self._attempt(entry)
-            self._failures.pop(entry.seq, None)
+            try:
+                await self._attempt(entry)
+            except (Conflict, AlreadyExists, NotFound, DirectoryNotEmpty) as error:
+                await self._resolve(entry, error)
+            self._outage = 0
             self._observer.cloud_answered(None)
             self._feed.revisit_settled()
         except (RetryableError, NoSpace) as error:
             self._observer.cloud_answered(error)
             self._fail(entry, error)
-        except (Conflict, AlreadyExists, NotFound, DirectoryNotEmpty) as error:
-            self._resolve(entry, error)
         except PermanentError as error:
             log.error("a change cannot be uploaded (%s): %s", entry.operation.value, error)
-            self._journal.park(entry.seq, str(error))
+            self._observer.cloud_answered(error)
+            if self._is_under_way(entry):
+                self._journal.park(entry.seq, str(error))
         except Exception as error:
             log.exception("unexpected trouble while uploading (%s)", entry.operation.value)
             self._fail(entry, error)
@@ -165,12 +198,24 @@ class Replay:
             self._observer.note_sent(entry.seq, None)
             self._ledger.moved()
 
+    def _is_under_way(self, entry: Entry) -> bool:
+        """Trouble may come after the outcome was written down; then the entry is gone, or queued again."""
+        return (
+            self._journal.resolve(entry.seq) == entry.seq
+            and self._journal.view(entry.seq).state is EntryState.SENDING
+        )
+
     def _fail(self, entry: Entry, error: Exception) -> None:
-        failures = self._failures[entry.seq] = self._failures.get(entry.seq, 0) + 1
-        pause = min(_LONGEST_BACKOFF, 0.25 * 2**failures) * random.uniform(0.8, 1.2)
+        now = time.time()
+        if isinstance(error, Unavailable):
+            self._outage += 1
+            self._probe_at = now + _backoff(self._outage)
+        if not self._is_under_way(entry):
+            return
+        pause = _backoff(self._journal.view(entry.seq).failures + 1)
         if isinstance(error, RateLimited) and error.retry_after is not None:
             pause = max(pause, error.retry_after)
-        self._journal.fail(entry.seq, time.time() + pause, str(error) or type(error).__name__)
+        self._journal.fail(entry.seq, now + pause, str(error) or type(error).__name__)
 
     # saying it to the cloud
 
@@ -230,11 +275,39 @@ class Replay:
         if row.state == REMOVED or ino == ROOT_INO:
             raise NotFound("the folder is gone")
         parent = await self._make_folder(row.parent)
-        info = await self._cloud.mkdir(parent, row.name, token=secrets.token_bytes(32))
-        with self._store.transaction():
-            self._store.put_node(NodeRow(ino, row.parent, info.id, info.locator, info.revision, 0, NO_CONTENT))
-        self._feed.confirmed(ino)
+        try:
+            info = await self._cloud.mkdir(parent, row.name, token=secrets.token_bytes(32))
+        except AlreadyExists as error:
+            # Somebody made one of that name: its listing will give it to this inode.
+            self._cloud.recheck(parent)
+            raise RetryableError("a folder was removed and made again elsewhere and is not listed yet") from error
+        except NotFound as error:
+            if row.parent == ROOT_INO:
+                raise
+            with self._store.transaction():
+                self._store.drop_node(row.parent)
+            raise RetryableError("the folder above is gone, too: it will be made again") from error
+        self._remember_folder(row, info)
         return info.id
+
+    async def _made_again(self, ino: Ino) -> bool:
+        """Whether a folder was gone from the cloud; then it is there again."""
+        if ino == ROOT_INO:
+            return False
+        row = self._row(ino)
+        async with self._making_folders:
+            try:
+                parent = await self._make_folder(row.parent)
+                info = await self._cloud.mkdir(parent, row.name, token=secrets.token_bytes(32))
+            except AlreadyExists:
+                return False
+            self._remember_folder(row, info)
+        return True
+
+    def _remember_folder(self, row: EntryRow, info: NodeInfo) -> None:
+        with self._store.transaction():
+            self._store.put_node(NodeRow(row.ino, row.parent, info.id, info.locator, info.revision, 0, NO_CONTENT))
+        self._feed.confirmed(row.ino)
 
     def _replaced(self, entry: Entry) -> NodeRef | None:
         """The node that goes away with this entry."""
@@ -253,27 +326,29 @@ class Replay:
         return self._ledger.place(row.parent, row.name)
 
     async def _put(self, entry: Entry) -> None:
+        node = self._store.node_of(entry.ino)
+        if node is not None and node.content == entry.content:
+            # An earlier entry took along what was written when it was about to be sent.
+            await self._set_mtime(entry)
+            return
         stage = self._contents.stage(entry.content)
         if stage is None:
             raise IntegrityError("the staged content is missing")
-        while stage.changed:
-            await self._observer.commit_open(entry.ino)
-        stage.frozen = True
+        await self._observer.freeze(entry.ino, stage)
         row = self._row(entry.ino)
         node = self._store.node_of(entry.ino)
         place = self._cloud_place(entry, row)
         if row.state == REMOVED and not place.parent:
-            await self._confirm(entry)  # its file was removed here, and the cloud never had it
+            self._finish(entry)  # its file was removed here, and the cloud never had it
             return
         replaced = self._replaced(entry)
         target = node.ref(Kind.FILE) if node is not None else replaced
         if target is not None and target.kind is not Kind.FILE:
             await self._cloud.remove(target, retry=entry.attempted)
             target = None
-        pinned = node.ref(Kind.FILE) if node is not None else None
         content = _StagedContent(
             stage,
-            partial(self._read_base, entry.seq, entry.ino, self._contents.base_reader(entry.ino, stage, pinned)),
+            partial(self._read_base, entry.seq, entry.ino, self._contents.base_reader(entry.ino, stage, node)),
             lambda sent: self._observer.note_sent(entry.seq, sent),
         )
         info = await self._cloud.put(
@@ -286,15 +361,18 @@ class Replay:
             retry=entry.attempted,
         )
         left = target.id if target is not None and target.id != info.id else None
+        uploaded = NodeRow(entry.ino, place.parent, info.id, info.locator, info.revision, stage.size, entry.content)
         with self._ledger.outcome(self._journal.confirm(entry.seq)):
             if entry.replaces is not None:
                 self._store.drop_node(entry.replaces)
-            self._store.put_node(
-                NodeRow(entry.ino, place.parent, info.id, info.locator, info.revision, stage.size, entry.content)
-            )
+            self._store.put_node(uploaded)
             self._store.drop_stage(entry.content)
+            if self._copied_from.pop(entry.ino, None) is not None:
+                self._store.put_record(_ORIGINS, str(entry.ino), None)
         self._feed.confirmed(entry.ino, left=left)
-        self._observer.uploaded(entry.ino, stage, replace(info.ref, size=stage.size))
+        if not stage.base:
+            await self._contents.rows_are_durable()  # the cache takes over then; until then it is read from the stage
+        self._observer.uploaded(entry.ino, stage, uploaded)
         await self._contents.adopt(entry.content)
 
     async def _read_base(self, seq: int, ino: Ino, read_base: ReadBase, span: Span) -> bytes:
@@ -309,7 +387,7 @@ class Replay:
             newer = self._store.child(*origin)
             node = None if newer is None else self._store.node_of(newer.ino)
             if newer is None or node is None or newer.kind is not Kind.FILE:
-                if self._failures.get(seq, 0) > 5:
+                if self._journal.view(seq).failures > 5:
                     raise IntegrityError("what was not written here of this file is gone from the cloud") from error
                 raise Unavailable("the new content of a conflicting file is not listed yet") from error
             found = await self._cloud.read(node.ref(Kind.FILE), span.clamp(node.size))
@@ -322,27 +400,31 @@ class Replay:
             )
         self._feed.confirmed(entry.ino)
 
-    async def _confirm(self, entry: Entry) -> None:
-        """Nothing had to be sent, or nothing is left to be written down."""
-        await trio.lowlevel.checkpoint()
-        with self._ledger.outcome(self._journal.confirm(entry.seq)):
-            if entry.content:
-                self._store.drop_stage(entry.content)
+    def _finish(self, entry: Entry, *, forget: Collection[Ino] = ()) -> None:
+        """Nothing is left to be sent. ``forget``: inodes whose nodes are not theirs any more."""
+        delta = self._journal.confirm(entry.seq)
         if entry.content:
-            self._contents.drop_stage(entry.content)
+            delta = replace(delta, unneeded=(entry.content,))
+        with self._ledger.outcome(delta):
+            for ino in forget:
+                self._store.drop_node(ino)
 
     async def _move(self, entry: Entry) -> None:
         node = self._store.node_of(entry.ino)
         if node is None:
-            await self._confirm(entry)
-            return
-        info = await self._cloud.move(
-            node.ref(self._row(entry.ino).kind),
-            await self._folder(entry.goal.parent),
-            entry.goal.name,
-            replaces=self._replaced(entry),
-            retry=entry.attempted,
-        )
+            raise NotFound("what was renamed here is gone from the cloud")
+        try:
+            info = await self._cloud.move(
+                node.ref(self._row(entry.ino).kind),
+                await self._folder(entry.goal.parent),
+                entry.goal.name,
+                replaces=self._replaced(entry),
+                retry=entry.attempted,
+            )
+        except NotFound as error:
+            if entry.goal.parent != entry.origin.parent and await self._made_again(entry.goal.parent):
+                raise RetryableError("the folder it goes to was removed elsewhere and made again") from error
+            raise
         with self._ledger.outcome(self._journal.confirm(entry.seq)):
             if entry.replaces is not None:
                 self._store.drop_node(entry.replaces)
@@ -373,47 +455,51 @@ class Replay:
     async def _set_mtime(self, entry: Entry) -> None:
         node = self._store.node_of(entry.ino)
         row = self._row(entry.ino)
-        if node is None or row.state == REMOVED:
-            await self._confirm(entry)
+        if node is None or row.state == REMOVED or not self._cloud.capabilities.set_mtime:
+            self._finish(entry)
             return
-        try:
-            info = await self._cloud.set_mtime(node.ref(row.kind), row.mtime_ns)
-        except Unsupported:
-            await self._confirm(entry)
-            return
+        info = await self._cloud.set_mtime(node.ref(row.kind), row.mtime_ns)
         with self._ledger.outcome(self._journal.confirm(entry.seq)):
             self._store.put_node(node._replace(locator=info.locator, revision=info.revision))
         self._feed.confirmed(entry.ino)
 
     # when the cloud moved on
 
-    def _resolve(self, entry: Entry, error: SerpentError) -> None:
-        """What the cloud has stays. Plain code: what is decided here is decided in one step.
+    async def _resolve(self, entry: Entry, error: SerpentError) -> None:
+        """What the cloud has stays. Decided in one step, without an await:
 
         - a name is taken, or the file changed there: what we have goes to a conflict name;
         - a file that we changed is gone there: it is uploaded anew; a folder for it is made again;
         - what we renamed is gone there: it is gone here, too, unless a change of it waits;
-        - what we removed was changed there: it comes back with the next listing.
+        - what we removed was changed there: it comes back with the next listing;
+        - what was removed here meanwhile need not be saved.
         """
         parents = {place.parent for place in (entry.source, entry.target) if place is not None}
         row = self._store.entry(entry.ino)
         if row is not None and row.parent:
             parents.add(row.parent)
         log.warning("the cloud moved on under a change (%s): %s", entry.operation.value, error)
+        is_removed = row is None or row.state == REMOVED
+        lost = False
         match entry.operation, error:
-            case (Operation.REMOVE | Operation.SETATTR, _):
-                with self._ledger.outcome(self._journal.confirm(entry.seq)):
-                    if entry.operation is Operation.REMOVE:
-                        self._store.drop_node(entry.ino)
-            case (Operation.RENAME, NotFound()):
-                self._lost_under_rename(entry, row)
-            case (_, AlreadyExists() | RevisionGone()):
+            case Operation.REMOVE, _:
+                self._finish(entry, forget=(entry.ino,))
+            case Operation.SETATTR, _:
+                self._finish(entry)
+            case Operation.RENAME, NotFound():
+                lost = self._lost_under_rename(entry, row)
+            case Operation.CONTENT, AlreadyExists() | RevisionGone() | NotFound() if is_removed:
+                self._finish(entry, forget=(entry.ino,))
+            case _, AlreadyExists() | RevisionGone() | NotFound() if row is None or is_removed:
+                self._finish(entry)
+            case _, AlreadyExists() | RevisionGone() if row is not None:
                 self._copy_aside(entry, row)
             case _:
                 self._forget_nodes(entry, row, error)
         for parent in parents:
             self._feed.leave_for_later(parent)
-        self._feed.revisit_settled()
+        if lost:
+            await self._feed.take_out(entry.ino)
 
     def _forget_nodes(self, entry: Entry, row: EntryRow | None, error: SerpentError) -> None:
         """A node that the entry builds on is not there, or not as it was: the one it replaces, else its own, else its
@@ -429,25 +515,16 @@ class Replay:
                     self._store.drop_node(folder)
         self._fail(entry, error)
 
-    def _lost_under_rename(self, entry: Entry, row: EntryRow | None) -> None:
-        with self._ledger.outcome(self._journal.confirm(entry.seq)):
-            self._store.drop_node(entry.ino)
-            if (
-                row is not None
-                and row.parent
-                and not self._store.has_children(row.ino)
-                and len(self._journal.entries_of(entry.ino)) == 1
-            ):
-                self._store.remove_entry(entry.ino)
-        if row is not None and row.parent:
-            self._observer.conflict_copied(entry.ino, row.parent, row.name, row.name)
+    def _lost_under_rename(self, entry: Entry, row: EntryRow | None) -> bool:
+        """Whether it goes here, too: nothing else of it waits, and nobody writes to it."""
+        alone = len(self._journal.entries_of(entry.ino)) == 1 and not self._observer.is_written(entry.ino)
+        gone = alone and row is not None and bool(row.parent)
+        forget = {entry.replaces} if entry.replaces is not None else set()
+        self._finish(entry, forget=forget if gone else forget | {entry.ino})
+        return gone
 
-    def _copy_aside(self, entry: Entry, row: EntryRow | None) -> None:
+    def _copy_aside(self, entry: Entry, row: EntryRow) -> None:
         """Give what we have a name of its own, and try again under that one."""
-        if row is None or (row.state == REMOVED and entry.operation is Operation.CONTENT):
-            with self._ledger.outcome(self._journal.confirm(entry.seq)):
-                self._store.drop_node(entry.ino)
-            return
         place = self._cloud_place(entry, row)
         now = time.time()
         name = conflict_name(
@@ -468,6 +545,21 @@ class Replay:
             here = self._ledger.place(row.parent, row.name) if row.parent else None
             if here is not None and here.slot == place.slot:
                 self._store.place_entry(entry.ino, place.parent, name, time.time_ns())
-        if entry.content:
-            self._copied_from[entry.ino] = (place.parent, place.name)
+            if entry.content and entry.ino not in self._copied_from:
+                self._copied_from[entry.ino] = (place.parent, place.name)
+                self._store.put_record(_ORIGINS, str(entry.ino), _origin_record(place))
         self._observer.conflict_copied(entry.ino, place.parent, place.name, name)
+
+
+def _backoff(failures: int) -> float:
+    """Seconds, about 0.5 after the first failure and 60 in the end."""
+    return min(_LONGEST_BACKOFF, 0.25 * 2.0 ** min(failures, 10)) * random.uniform(0.8, 1.2)
+
+
+def _origin_record(place: Place) -> bytes:
+    return f"{place.parent} {place.name}".encode("utf-8", "surrogateescape")
+
+
+def _read_origin(record: tuple[str, bytes]) -> tuple[Ino, tuple[Ino, str]]:
+    parent, _, name = record[1].decode("utf-8", "surrogateescape").partition(" ")
+    return Ino(int(record[0])), (Ino(int(parent)), name)

@@ -7,9 +7,16 @@ A block passes through three places:
 
     dirty (memory) --spill--> a slot of a plane (sealed, not yet promised) --commit--> a row of ``stage_blocks``
 
-A *plane* is a sparse file of slots; a stage has up to three. ``spill`` never writes the slot that the last commit
-or the last durable commit names, so a block that was acknowledged is never damaged by a later write that dies:
-three planes always leave one free. Lock order: ``OpenFile.lock`` is held around every method that awaits here.
+A *plane* is a sparse file of slots; a stage has up to three. Two rules keep what was acknowledged from being damaged
+by a later write that dies:
+
+- ``spill`` never writes the slot that the last commit names, nor the one that the last fsync made durable: three
+  planes always leave one free. (A truncation hides blocks; until the next commit the database still names them.)
+- Nobody knows when the kernel writes the database's log back, so any commit since the last fsync may be what a power
+  cut leaves. A commit that replaces what was fsynced (a hole, too) therefore waits until its new slots, and the
+  commit before it, are durable (``prepare``).
+
+``OpenFile.lock`` is held around every method that awaits here, but for ``read``.
 """
 
 from __future__ import annotations
@@ -18,6 +25,7 @@ import errno
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 from serpentfs.bridge import run_in_thread
 from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
@@ -30,6 +38,8 @@ SPILL_BLOCKS = 16
 kernel request (1 MiB), little enough for hundreds of files written at once."""
 
 _PLANES = 3
+
+T = TypeVar("T")
 
 
 class StageRetired(Exception):
@@ -63,17 +73,26 @@ class Stage:
         self._dirty: dict[BlockIndex, bytearray] = {}
         self._spilled: dict[BlockIndex, int] = {}
         self._committed: dict[BlockIndex, int] = dict(planes or {})
-        # What a power cut may fall back to. What was loaded from the database may be all that is durable.
+        self._stored: dict[BlockIndex, int] = dict(self._committed)
+        """What the database names: as ``_committed``, and what a truncation hid since the last commit."""
         self._durable: dict[BlockIndex, int] = dict(self._committed)
+        """What the last fsync made durable. Of what was loaded from the database all may be."""
+        self._durable_size = self._stored_size = row.size if planes else 0
+        self._not_durable: set[BlockIndex] = set()
+        """Blocks that commits changed since then."""
         self._cut: int | None = None
         """First block whose committed rows a truncation made void; the next commit deletes them."""
         self._unsynced_files: set[int] = set()
-        self._reads_in_flight = 0
+        self._changes = 0
+        """Counts what may have changed a slot, for reads that ran meanwhile."""
+        self._in_flight = 0
         self._closing = False
         self._retired = False
         self._last_opened: tuple[BlockIndex, bytes] | None = None
         self.changed = False
         """Whether a commit would have anything to say."""
+        self.stored = planes is not None
+        """Whether the database knows this stage."""
 
     # places on disk
 
@@ -81,19 +100,33 @@ class Stage:
     def plane_path(directory: Path, content: ContentId, plane: int) -> Path:
         return directory / f"{content:016x}.{plane}"
 
+    @property
+    def paths(self) -> list[Path]:
+        """Where its files are, if they are."""
+        return [self.plane_path(self._directory, self.content, plane) for plane in range(_PLANES)]
+
     def _file(self, plane: int) -> int:
         if plane not in self._files:
+            path = self.plane_path(self._directory, self.content, plane)
             try:
-                self._files[plane] = os.open(
-                    self.plane_path(self._directory, self.content, plane), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-                )
+                self._files[plane] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except OSError as error:
                 raise _os_error(error, "staging cannot be opened") from error
         return self._files[plane]
 
+    async def _in_thread(self, where: str, function: Callable[..., T], *args: object) -> T:
+        """A blocking call that uses the descriptors."""
+        self._in_flight += 1
+        try:
+            return await run_in_thread(where, function, *args)
+        finally:
+            self._in_flight -= 1
+            if self._closing:
+                self.close()
+
     def close(self) -> None:
-        """Give back descriptors, once no thread reads from them; the stage may be used again."""
-        if self._reads_in_flight:
+        """Give back descriptors, once no thread uses them; the stage may be used again."""
+        if self._in_flight:
             self._closing = True
             return
         self._closing = False
@@ -105,12 +138,6 @@ class Stage:
         """No more reads: whoever is in the middle of one gets StageRetired."""
         self._retired = True
         self.close()
-
-    def delete(self) -> None:
-        """Remove the files, for good."""
-        self.retire()
-        for plane in range(_PLANES):
-            self.plane_path(self._directory, self.content, plane).unlink(missing_ok=True)
 
     # reading
 
@@ -174,31 +201,34 @@ class Stage:
 
     async def _own(self, block: BlockIndex) -> bytes | bytearray:
         """A block of this stage's own."""
-        dirty = self._dirty.get(block)
-        if dirty is not None:
-            return dirty
-        if self._last_opened is not None and self._last_opened[0] == block:
-            return self._last_opened[1]
-        if self._retired:
-            raise StageRetired
-        plane = self._plane_of(block)
-        assert plane is not None
-        file = self._file(plane)
-        self._reads_in_flight += 1
-        try:
-            slot = await run_in_thread("disk", os.pread, file, SLOT_SIZE, block * SLOT_SIZE)
-        except OSError as error:
-            raise _os_error(error, "staging cannot be read") from error
-        finally:
-            self._reads_in_flight -= 1
-            if self._closing:
-                self.close()
-        data = self._seal.open(self.content, block, slot)
-        if data is None:
-            raise IntegrityError("a staged block is missing")
-        if block not in self._dirty and self._plane_of(block) == plane:
-            self._last_opened = (block, data)
-        return data
+        while True:
+            dirty = self._dirty.get(block)
+            if dirty is not None:
+                return dirty
+            if self._last_opened is not None and self._last_opened[0] == block:
+                return self._last_opened[1]
+            if self._retired:
+                raise StageRetired
+            plane = self._plane_of(block)
+            if plane is None:
+                return b""  # cut off while it was read
+            changes = self._changes
+            file = self._file(plane)
+            try:
+                slot = await self._in_thread("disk", os.pread, file, SLOT_SIZE, block * SLOT_SIZE)
+            except OSError as error:
+                raise _os_error(error, "staging cannot be read") from error
+            try:
+                data = self._seal.open(self.content, block, slot)
+                if data is None:
+                    raise IntegrityError("a staged block is missing")
+            except IntegrityError:
+                if changes != self._changes:
+                    continue  # it was written anew while it was read
+                raise
+            if changes == self._changes:
+                self._last_opened = (block, data)
+            return data
 
     # writing
 
@@ -222,6 +252,7 @@ class Stage:
             buffer[inner : inner + len(piece)] = piece
             if self._last_opened is not None and self._last_opened[0] == block:
                 self._last_opened = None
+            self._changes += 1
             self.size = max(self.size, stop)
             self.changed = True
             position = stop
@@ -253,6 +284,7 @@ class Stage:
             self._cut = first if self._cut is None else min(self._cut, first)
             self.base_limit = min(self.base_limit, size)
             self._last_opened = None
+            self._changes += 1
         if size != self.size:
             self.size = size
             self.changed = True
@@ -263,7 +295,7 @@ class Stage:
             return
         batch: list[tuple[int, int, BlockIndex, bytearray]] = []
         for block, buffer in sorted(self._dirty.items()):
-            taken = {self._committed.get(block), self._durable.get(block)}
+            taken = {self._stored.get(block), self._durable.get(block)}
             plane = next(p for p in range(_PLANES) if p not in taken)
             batch.append((plane, self._file(plane), block, buffer))
 
@@ -274,18 +306,27 @@ class Stage:
                 while written < len(slot):
                     written += os.pwrite(file, slot[written:], block * SLOT_SIZE + written)
 
+        self._changes += 1
         try:
-            await run_in_thread("disk", write_slots)
+            await self._in_thread("disk", write_slots)
         except OSError as error:
             raise _os_error(error, "staging cannot be written") from error
+        finally:
+            self._changes += 1
         for plane, _, block, _ in batch:
             self._spilled[block] = plane
             self._unsynced_files.add(plane)
             del self._dirty[block]
 
+    async def prepare(self, store: Store) -> None:
+        """Everything that must be on disk before ``commit``."""
+        await self.spill()
+        if self._spilled and min(self._spilled) * BLOCK_SIZE < self._durable_size:
+            await self.make_durable(store)
+
     def commit(self, store: Store) -> None:
-        """Write the rows of this stage, inside the caller's transaction; ``committed`` must follow it. Nothing may be
-        dirty."""
+        """Write the rows of this stage, inside the caller's transaction; ``prepare`` went before it, ``committed``
+        must follow it."""
         assert not self._dirty
         store.put_stage(StageRow(self.content, self.size, self.base, self.base_limit))
         if self._cut is not None:
@@ -294,16 +335,23 @@ class Stage:
 
     def committed(self) -> None:
         """The transaction succeeded."""
+        if self._cut is not None:
+            for block in [b for b in self._stored if b >= self._cut]:
+                del self._stored[block]
+                self._not_durable.add(block)
         self._committed.update(self._spilled)
+        self._stored.update(self._spilled)
+        self._not_durable.update(self._spilled)
         self._spilled.clear()
         self._cut = None
+        self._stored_size = self.size
         self.changed = False
+        self.stored = True
 
     async def sync(self) -> None:
-        """Make the slots that the last commit names survive a power cut; ``synced`` follows when the database's WAL
-        did, too."""
+        """Make every slot survive a power cut. Rows are another matter: see ``make_durable``."""
         planes = tuple(self._unsynced_files)
-        if not planes:
+        if not planes or self._retired:
             return
         files = [self._file(plane) for plane in planes]
 
@@ -316,12 +364,23 @@ class Stage:
             finally:
                 os.close(directory)
 
+        self._unsynced_files.clear()
         try:
-            await run_in_thread("sync", fdatasync)
-        except OSError as error:
-            raise _os_error(error, "staging cannot be made durable") from error
-        self._unsynced_files.difference_update(planes)
+            await self._in_thread("sync", fdatasync)
+        except BaseException as error:
+            self._unsynced_files.update(planes)
+            if isinstance(error, OSError):
+                raise _os_error(error, "staging cannot be made durable") from error
+            raise
 
-    def synced(self) -> None:
-        """The last commit and its slots are durable: older slots may be reused."""
-        self._durable = dict(self._committed)
+    async def make_durable(self, store: Store) -> None:
+        """Make the last commit and its slots survive a power cut: older slots may be used again."""
+        await self.sync()
+        await store.sync()
+        for block in self._not_durable:
+            if block in self._stored:
+                self._durable[block] = self._stored[block]
+            else:
+                self._durable.pop(block, None)
+        self._not_durable.clear()
+        self._durable_size = self._stored_size

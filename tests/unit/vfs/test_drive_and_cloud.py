@@ -120,7 +120,7 @@ async def test_what_cancels_out_is_not_sent(cloud: MemoryCloud, tmp_path: Path) 
         await unlink(drive, "/folder/file")
         await rmdir(drive, "/folder")
         assert drive.status().pending == ()
-        assert not list((tmp_path / "state" / "staging").iterdir())
+        await until(lambda: not list((tmp_path / "state" / "staging").iterdir()))
 
 
 async def test_exchange_of_two_files(cloud: MemoryCloud, tmp_path: Path) -> None:

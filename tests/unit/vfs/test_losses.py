@@ -1,0 +1,507 @@
+"""Ways to lose or hang what was acknowledged, each of which was possible once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import trio
+
+from serpentfs.errors import NoSpace, PermissionDenied
+from serpentfs.model import BLOCK_SIZE, ROOT_INO
+from serpentfs.tree.store import Store
+from serpentfs.vfs.core import Invalidation
+from serpentfs.vfs.drive import DriveOptions
+from tests.drives import (
+    DOOR,
+    a_drive,
+    contents,
+    exists,
+    ino_at,
+    mkdir,
+    patch,
+    read,
+    rename,
+    rmdir,
+    unlink,
+    until,
+    write,
+)
+from tests.fakes.faulty_cloud import FaultyCloud
+from tests.fakes.memory_cloud import MemoryCloud
+
+pytestmark = pytest.mark.trio
+
+LATER = DriveOptions(settle=3600, host="here")
+CONFIRMED = DriveOptions(settle=3600, host="here", durability="cloud", confirm_within=5)
+
+
+@pytest.fixture(params=[False, True], ids=["unstable-ids", "stable-ids"])
+def memory(request: pytest.FixtureRequest) -> MemoryCloud:
+    return MemoryCloud(stable_file_ids=request.param)
+
+
+# power cuts
+
+
+class PowerCut:
+    """The state directory as a power cut would leave it: the database as of the last fdatasync of its log (an image
+    taken then), and of the staging files those that are there now: names go at once, rows later."""
+
+    def __init__(self, state: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._state = state
+        self._image = image
+        sync = Store.sync
+
+        async def sync_and_take_image(store: Store) -> None:
+            await sync(store)
+            self.take_image()
+
+        monkeypatch.setattr(Store, "sync", sync_and_take_image)
+
+    def take_image(self) -> None:
+        shutil.rmtree(self._image, ignore_errors=True)
+        self._image.mkdir(parents=True)
+        for path in self._state.glob("state.db*"):
+            if not path.name.endswith("-shm"):
+                shutil.copyfile(path, self._image / path.name)
+
+    def happen(self, where: Path) -> None:
+        """Leave the remains as the state of another drive at ``where``."""
+        shutil.copytree(self._image, where / "state")
+        shutil.copytree(self._state / "staging", where / "state" / "staging")
+
+
+async def test_a_content_that_was_fsynced_outlives_its_unsynced_successor(
+    memory: MemoryCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The successor made the old content needless; its files stay until the database cannot go back to it."""
+    cut = PowerCut(tmp_path / "state", tmp_path / "image", monkeypatch)
+    async with a_drive(memory, tmp_path, options=LATER) as drive:
+        _, handle = await drive.create(ROOT_INO, "file", exclusive=True, door=DOOR)
+        await drive.write(handle, 0, b"fsynced" * BLOCK_SIZE)
+        await drive.fsync(handle)
+        await drive.release(handle)
+        monkeypatch.setattr(Store, "sync", _never)  # the disk is slow to write back from now on
+        await write(drive, "/tmp", b"a successor")
+        await rename(drive, "/tmp", "/file")
+        await trio.sleep(0.05)
+        cut.happen(tmp_path / "after")
+        monkeypatch.undo()
+    async with a_drive(memory, tmp_path / "after", options=LATER) as drive:
+        assert await read(drive, "/file") == b"fsynced" * BLOCK_SIZE
+
+
+async def _never(store: Store) -> None:
+    await trio.sleep_forever()
+
+
+async def test_an_upload_that_the_database_forgot_is_repeated(
+    memory: MemoryCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsynced, uploaded, confirmed, and the confirmation is lost: the staged content must still be there."""
+    cut = PowerCut(tmp_path / "state", tmp_path / "image", monkeypatch)
+    async with a_drive(memory, tmp_path) as drive:
+        _, handle = await drive.create(ROOT_INO, "file", exclusive=True, door=DOOR)
+        await drive.write(handle, 0, b"fsynced")
+        await drive.fsync(handle)
+        monkeypatch.setattr(Store, "sync", _never)
+        await drive.release(handle)
+        await until(lambda: not drive.status().pending)
+        await trio.sleep(0.05)
+        cut.happen(tmp_path / "after")
+        monkeypatch.undo()
+    async with a_drive(memory, tmp_path / "after") as drive:
+        assert await read(drive, "/file") == b"fsynced"
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert drive.status().pending == ()
+        assert memory.contents() == {"/file": b"fsynced"}
+
+
+async def test_what_shows_through_an_fsynced_file_is_synced_too(
+    memory: MemoryCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud = FaultyCloud(memory)
+    synced: set[str] = set()
+    fdatasync = os.fdatasync
+
+    def noting(descriptor: int) -> None:
+        synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fdatasync(descriptor)
+
+    async with a_drive(cloud, tmp_path) as drive:
+        cloud.network_gone = True
+        await write(drive, "/file", bytes(BLOCK_SIZE + 1))
+        await until(lambda: any(change.error for change in drive.status().pending))
+        below = {str(path) for path in (tmp_path / "state" / "staging").iterdir()}
+        monkeypatch.setattr(os, "fdatasync", noting)
+        handle = await drive.open(ino_at(drive, "/file"), write=True, door=DOOR)
+        await drive.write(handle, 0, b"patched")  # a stage of its own: the first is being uploaded
+        await drive.fsync(handle)
+        await drive.release(handle)
+        assert below <= synced
+        cloud.clear()
+
+
+async def test_content_ids_do_not_come_up_again_after_a_power_cut(tmp_path: Path) -> None:
+    """A database that lost its last transactions must not give the same id to another content: the cache has the
+    first one's blocks."""
+    shutil.rmtree(tmp_path / "x", ignore_errors=True)
+    first = Store(tmp_path / "state.db", b"s" * 32, str)
+    shutil.copyfile(tmp_path / "state.db-wal", tmp_path / "wal")
+    shutil.copyfile(tmp_path / "state.db", tmp_path / "db")
+    given = {first.new_content() for _ in range(5000)}
+    first.close()
+    (tmp_path / "wal").rename(tmp_path / "state.db-wal")
+    (tmp_path / "db").rename(tmp_path / "state.db")
+    again = Store(tmp_path / "state.db", b"s" * 32, str)
+    assert given.isdisjoint(again.new_content() for _ in range(5000))
+    again.close()
+
+
+# full disks
+
+
+async def test_a_close_that_failed_leaves_no_files_and_tells_the_kernel(
+    memory: MemoryCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.external_put("/file", b"from the cloud")
+    told: list[Invalidation] = []
+
+    def no_room(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with a_drive(memory, tmp_path, options=LATER) as drive:
+        drive.subscribe(told.append)
+        ino = ino_at(drive, "/file")
+        handle = await drive.open(ino, write=True, door=DOOR)
+        await drive.write(handle, 0, b"FROM")
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "pwrite", no_room)
+            with pytest.raises(NoSpace):
+                await drive.release(handle)
+        assert any(invalidation.ino == ino and invalidation.data for invalidation in told)
+        assert await read(drive, "/file") == b"from the cloud"
+        assert drive.status().dirty_bytes == 0
+        await until(lambda: not list((tmp_path / "state" / "staging").iterdir()))
+
+
+# uploads of files that are open
+
+
+async def test_a_write_between_the_flush_and_its_upload(memory: MemoryCloud, tmp_path: Path) -> None:
+    """With durability "cloud" an open file is uploaded. What was written to it after the flush, but before the upload
+    began, goes along; the entry for it must not be stuck for want of a content."""
+    cloud = FaultyCloud(memory)
+    async with a_drive(cloud, tmp_path, options=CONFIRMED) as drive:
+        cloud.stall("mkdir", 0.3)
+        async with trio.open_nursery() as nursery:
+
+            async def makes_folder() -> None:
+                await mkdir(drive, "/folder")
+
+            nursery.start_soon(makes_folder)
+            await until(lambda: exists(drive, "/folder"))
+            _, handle = await drive.create(ino_at(drive, "/folder"), "file", exclusive=True, door=DOOR)
+            await drive.write(handle, 0, b"first")
+            nursery.start_soon(drive.flush, handle)
+            await until(lambda: drive.status().dirty_bytes == 0)
+            await drive.write(handle, 5, b" second")
+        await drive.release(handle)
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert drive.status().pending == ()
+        assert memory.contents()["/folder/file"] == b"first second"
+
+
+async def test_a_write_that_waits_for_its_base_while_the_upload_begins(memory: MemoryCloud, tmp_path: Path) -> None:
+    """The upload waits until the write is through, or the write goes elsewhere: never into what is being sent."""
+    cloud = FaultyCloud(memory)
+    memory.external_put("/file", b"x" * (3 * BLOCK_SIZE))
+    async with a_drive(cloud, tmp_path, options=CONFIRMED) as drive:
+        handle = await drive.open(ino_at(drive, "/file"), write=True, door=DOOR)
+        await drive.write(handle, 0, b"a" * BLOCK_SIZE)
+        cloud.stall("read", 0.2, times=2)
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(drive.flush, handle)
+                await until(lambda: drive.status().dirty_bytes == 0)
+                nursery.start_soon(drive.write, handle, BLOCK_SIZE + 7, b"b")
+        await drive.release(handle)
+        await drive.wait_until_uploaded()
+        wanted = b"a" * BLOCK_SIZE + b"x" * 7 + b"b" + b"x" * (2 * BLOCK_SIZE - 8)
+        assert memory.contents()["/file"] == wanted == await read(drive, "/file")
+
+
+async def test_removing_an_open_file_does_not_wait_for_its_close(memory: MemoryCloud, tmp_path: Path) -> None:
+    """With durability "cloud": who removes it may be who has it open."""
+    memory.external_put("/file", b"data")
+    async with a_drive(memory, tmp_path, options=CONFIRMED) as drive:
+        handle = await drive.open(ino_at(drive, "/file"), write=False, door=DOOR)
+        with trio.fail_after(3):
+            await unlink(drive, "/file")
+        await drive.release(handle)
+        await drive.wait_until_uploaded()
+        assert memory.contents() == {}
+
+
+# other clients
+
+
+async def test_a_file_is_read_while_it_is_renamed_in_the_cloud(tmp_path: Path) -> None:
+    """Between the cloud's rename and its answer the old id is gone and the new one not known."""
+    memory = MemoryCloud()
+    cloud = FaultyCloud(memory)
+    memory.external_put("/film", b"x" * (40 * BLOCK_SIZE))
+    async with a_drive(cloud, tmp_path, settle=0) as drive:
+        handle = await drive.open(ino_at(drive, "/film"), write=False, door=DOOR)
+        cloud.stall("move", 0.2, after=True)
+        await rename(drive, "/film", "/moved")
+        await until(lambda: "/moved" in memory.contents())
+        assert bytes(await drive.read(handle, 39 * BLOCK_SIZE, 10)) == b"x" * 10
+        await drive.release(handle)
+
+
+async def test_a_file_renamed_here_and_removed_there_while_it_is_written(memory: MemoryCloud, tmp_path: Path) -> None:
+    memory.external_put("/file", b"theirs")
+    async with a_drive(memory, tmp_path, settle=0.05) as drive:
+        handle = await drive.open(ino_at(drive, "/file"), write=True, door=DOOR)
+        await rename(drive, "/file", "/renamed")
+        memory.external_remove("/file")
+        await until(lambda: not drive.status().pending)
+        await drive.write(handle, 0, b"ours, written late")
+        await drive.release(handle)
+        await drive.wait_until_uploaded()
+        assert memory.contents() == {"/renamed": b"ours, written late"} == await contents(drive)
+
+
+async def test_a_folder_renamed_here_and_removed_there_goes_with_all_that_is_in_it(
+    memory: MemoryCloud, tmp_path: Path
+) -> None:
+    memory.external_mkdir("/folder")
+    memory.external_put("/folder/file", b"theirs")
+    async with a_drive(memory, tmp_path, options=LATER) as drive:
+        await rename(drive, "/folder", "/renamed")
+        memory.external_remove("/folder")
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+            await until(lambda: not exists(drive, "/renamed"))
+        assert await contents(drive) == memory.contents() == {}
+
+
+async def test_a_file_moved_into_a_folder_that_was_removed_there(memory: MemoryCloud, tmp_path: Path) -> None:
+    memory.external_mkdir("/folder")
+    memory.external_put("/file", b"data")
+    async with a_drive(memory, tmp_path, options=LATER) as drive:
+        await rename(drive, "/file", "/folder/file")
+        memory.external_remove("/folder")
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert memory.contents() == {"/folder": None, "/folder/file": b"data"} == await contents(drive)
+
+
+async def test_a_rename_over_whose_source_is_gone_there(memory: MemoryCloud, tmp_path: Path) -> None:
+    """What it would have replaced comes back."""
+    memory.external_put("/new", b"new")
+    memory.external_put("/old", b"old")
+    async with a_drive(memory, tmp_path, options=LATER) as drive:
+        await rename(drive, "/new", "/old")
+        memory.external_remove("/new")
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+            await until(lambda: exists(drive, "/old"))
+        assert await contents(drive) == memory.contents() == {"/old": b"old"}
+
+
+async def test_something_made_in_a_folder_that_was_removed_here_and_there(memory: MemoryCloud, tmp_path: Path) -> None:
+    """An attempt may be in the cloud, so its entry stays; the folder is gone at both ends: nothing is left to do."""
+    cloud = FaultyCloud(memory)
+    memory.external_mkdir("/folder")
+    async with a_drive(cloud, tmp_path) as drive:
+        cloud.fail("put", times=1)
+        await write(drive, "/folder/file", b"data")
+        await until(lambda: any(change.error for change in drive.status().pending))
+        await unlink(drive, "/folder/file")
+        await rmdir(drive, "/folder")
+        memory.external_remove("/folder")
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert drive.status().pending == ()
+        assert memory.contents() == {} == await contents(drive)
+
+
+async def test_a_folder_removed_and_made_again_there_before_it_is_listed(memory: MemoryCloud, tmp_path: Path) -> None:
+    """What waits in it goes into the new folder, under its own name: no conflict."""
+    cloud = FaultyCloud(memory)
+    memory.external_mkdir("/folder")
+    async with a_drive(cloud, tmp_path, options=LATER) as drive:
+        await write(drive, "/folder/file", b"ours")
+        memory.external_remove("/folder")
+        memory.external_mkdir("/folder")
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert memory.contents() == {"/folder": None, "/folder/file": b"ours"} == await contents(drive)
+        assert drive.status().conflicts == 0
+
+
+async def test_the_rest_of_a_conflict_copy_is_found_after_a_restart(memory: MemoryCloud, tmp_path: Path) -> None:
+    cloud = FaultyCloud(memory)
+    memory.external_put("/file", b"1" * (2 * BLOCK_SIZE))
+    async with a_drive(cloud, tmp_path, options=LATER) as drive:
+        await patch(drive, "/file", 0, b"ours")
+        memory.external_put("/file", b"2" * (2 * BLOCK_SIZE))
+        cloud.fail("put", nth=3, times=1000)
+        with trio.move_on_after(1):
+            await drive.wait_until_uploaded()
+        cloud.network_gone = True
+    cloud.clear()
+    shutil.rmtree(tmp_path / "cache")
+    async with a_drive(cloud, tmp_path, options=LATER) as drive:
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert drive.status().pending == ()
+        there = memory.contents()
+        assert there.pop("/file") == b"2" * (2 * BLOCK_SIZE)
+        ((name, copy),) = there.items()
+        assert "conflict" in name
+        assert name.count("conflict") == 1
+        assert isinstance(copy, bytes)
+        assert copy[:4] == b"ours"
+        assert len(copy) == 2 * BLOCK_SIZE
+
+
+# refused changes
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "written"])
+async def test_a_refused_file_can_be_put_right(memory: MemoryCloud, tmp_path: Path, how: str) -> None:
+    cloud = FaultyCloud(memory)
+    async with a_drive(cloud, tmp_path) as drive:
+        cloud.fail("put", PermissionDenied("no such names here"))
+        await write(drive, "/file", b"data")
+        await until(lambda: [change.state for change in drive.status().pending] == ["stuck"])
+        match how:
+            case "removed":
+                await unlink(drive, "/file")
+            case "renamed":
+                await rename(drive, "/file", "/better")
+            case "written":
+                await write(drive, "/file", b"better")
+        with trio.fail_after(20):
+            await until(lambda: not drive.status().pending)
+        assert memory.contents() == await contents(drive)
+
+
+async def test_flush_tries_again_what_was_refused(memory: MemoryCloud, tmp_path: Path) -> None:
+    cloud = FaultyCloud(memory)
+    async with a_drive(cloud, tmp_path) as drive:
+        cloud.fail("put", PermissionDenied("not now"))
+        await write(drive, "/file", b"data")
+        await until(lambda: [change.state for change in drive.status().pending] == ["stuck"])
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert memory.contents() == {"/file": b"data"}
+
+
+async def test_what_is_done_offline_still_cancels_out(memory: MemoryCloud, tmp_path: Path) -> None:
+    """Only a few are attempted while the cloud does not answer."""
+    cloud = FaultyCloud(memory)
+    async with a_drive(cloud, tmp_path, settle=0) as drive:
+        cloud.network_gone = True
+        for number in range(20):
+            await write(drive, f"/first{number}", b"x")
+        await until(lambda: not drive.status().online)
+        cloud.calls.clear()
+        for number in range(50):
+            await write(drive, "/tmp", str(number).encode())
+            await rename(drive, "/tmp", "/saved")
+            await trio.sleep(0.001)
+        assert len(drive.status().pending) <= 30
+        cloud.clear()
+        with trio.fail_after(30):
+            await drive.wait_until_uploaded()
+        assert memory.contents() == await contents(drive)
+        assert memory.contents()["/saved"] == b"49"
+
+
+# doors
+
+
+async def test_a_door_hears_of_the_writes_of_another_whoever_flushes(memory: MemoryCloud, tmp_path: Path) -> None:
+    told: list[Invalidation] = []
+    async with a_drive(memory, tmp_path, options=LATER) as drive:
+        attributes, mine = await drive.create(ROOT_INO, "file", exclusive=True, door="mount")
+        theirs = await drive.open(attributes.ino, write=True, door="ftp")
+        drive.subscribe(told.append)
+        await drive.write(theirs, 0, b"by ftp")
+        await drive.flush(mine)
+        assert [i.origin for i in told if i.ino == attributes.ino and i.data] == ["ftp"]
+        told.clear()
+        await drive.write(mine, 0, b"by mount")
+        await drive.write(theirs, 8, b"by ftp")
+        await drive.flush(mine)
+        assert [i.origin for i in told if i.ino == attributes.ino and i.data] == [None]
+        await drive.release(mine)
+        await drive.release(theirs)
+
+
+async def test_every_write_is_another_generation(memory: MemoryCloud, tmp_path: Path) -> None:
+    """An ETag is made of content and generation: two states of a file never share one."""
+    async with a_drive(memory, tmp_path, options=LATER) as drive:
+        attributes, handle = await drive.create(ROOT_INO, "file", exclusive=True, door=DOOR)
+        seen = {(attributes.content, attributes.generation)}
+        for number in range(3):
+            await drive.write(handle, 0, str(number).encode())
+            shown = drive.getattr(attributes.ino)
+            assert (shown.content, shown.generation) not in seen
+            seen.add((shown.content, shown.generation))
+            await drive.flush(handle)
+            assert drive.getattr(attributes.ino).generation == shown.generation
+        await drive.release(handle)
+
+
+async def test_a_copied_link_replaces_in_one_step(memory: MemoryCloud, tmp_path: Path) -> None:
+    memory.external_put("/file", b"data")
+    async with a_drive(memory, tmp_path, options=LATER) as drive:
+        link = (await drive.symlink(ROOT_INO, "link", "target", door=DOOR)).ino
+        _, is_new = await drive.copy_file(link, ROOT_INO, "file", door=DOOR)
+        assert not is_new
+        assert drive.readlink(ino_at(drive, "/file")) == "target"
+        await drive.wait_until_uploaded()
+        assert memory.contents() == {"/file": "target", "/link": "target"}
+
+
+async def test_a_draft_that_was_published_but_not_confirmed_can_be_discarded(
+    memory: MemoryCloud, tmp_path: Path
+) -> None:
+    """The copy is there; whoever made it hears that the cloud did not confirm, not that its handle is bad."""
+    cloud = FaultyCloud(memory)
+    memory.external_put("/file", b"data")
+    options = DriveOptions(settle=0, host="here", durability="cloud", confirm_within=0.2)
+    async with a_drive(cloud, tmp_path, options=options) as drive:
+        cloud.stall("put")
+        with pytest.raises(Exception, match="not confirmed"):
+            await drive.copy_file(ino_at(drive, "/file"), ROOT_INO, "copy", door=DOOR)
+        assert await read(drive, "/copy") == b"data"
+        cloud.clear()
+
+
+async def test_a_large_folder_that_is_removed_elsewhere_does_not_stop_the_loop(tmp_path: Path) -> None:
+    memory = MemoryCloud()
+    memory.external_mkdir("/folder")
+    for number in range(3000):
+        memory.external_put(f"/folder/{number}", b"")
+    async with a_drive(memory, tmp_path, options=LATER) as drive:
+        longest = 0.0
+        memory.external_remove("/folder")
+        with trio.fail_after(60):
+            while exists(drive, "/folder"):
+                began = trio.current_time()
+                await trio.lowlevel.checkpoint()
+                longest = max(longest, trio.current_time() - began)
+        assert longest < 0.5
+        assert memory.contents() == {} == await contents(drive)

@@ -1,0 +1,210 @@
+"""A stage under random writes, truncations, commits and fsyncs, and what a killed process or a power cut leaves of it.
+
+A killed process leaves every slot that was written and the rows of the last commit. A power cut leaves for certain only
+the slots that were synced, while the database may be as of any commit since the last fsync: the kernel writes its log
+back when it likes. So at every moment each of these databases is opened over the synced slots alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
+from serpentfs.errors import IntegrityError
+from serpentfs.model import BLOCK_SIZE, NO_CONTENT, BlockIndex, ContentId, Span
+from serpentfs.tree.store import StageRow, Store
+from serpentfs.vfs.writes import Stage
+
+CONTENT = ContentId(7)
+SEAL = BlockSeal(b"k" * 32, b"remote")
+
+
+async def no_base(span: Span) -> bytes:
+    raise AssertionError("this stage has no base")
+
+
+@dataclass
+class Image:
+    """A database as it may be found: its rows, and what the content was then."""
+
+    row: StageRow
+    planes: dict[BlockIndex, int]
+    data: bytes
+
+
+@dataclass
+class World:
+    """A stage, its database, and what of both is durable."""
+
+    root: Path
+    data: bytearray = field(default_factory=bytearray)
+    """What the stage shows."""
+    images: list[Image] = field(default_factory=list)
+    """The commit that the last fsync made durable, and those since: the last is what a killed process leaves."""
+    promised: bytes | None = None
+    """The content at the last fsync."""
+
+    def __post_init__(self) -> None:
+        self.files = self.root / "staging"
+        self.durable = self.root / "durable"
+        self.files.mkdir()
+        self.durable.mkdir()
+        self.store = Store(self.root / "state.db", b"s" * 32, str)
+        row = StageRow(CONTENT, 0, NO_CONTENT, 0)
+        with self.store.transaction():
+            self.store.put_stage(row)
+        self.images.append(Image(row, {}, b""))
+        self.stage = Stage(self.files, SEAL, row, {})
+        self._sync_slots = self.stage.sync
+        self._sync_rows = self.store.sync
+        self.stage.sync = self.sync_slots  # type: ignore[method-assign]
+        self.store.sync = self.sync_rows  # type: ignore[method-assign]
+
+    async def sync_slots(self) -> None:
+        await self._sync_slots()
+        for path in self.files.iterdir():
+            shutil.copyfile(path, self.durable / path.name)
+
+    async def sync_rows(self) -> None:
+        await self._sync_rows()
+        del self.images[:-1]
+
+    async def write(self, offset: int, data: bytes) -> None:
+        self.data.extend(bytes(max(0, offset - len(self.data))))
+        self.data[offset : offset + len(data)] = data
+        await self.stage.write(offset, data, no_base)
+
+    async def truncate(self, size: int) -> None:
+        del self.data[size:]
+        self.data.extend(bytes(size - len(self.data)))
+        await self.stage.truncate(size, no_base)
+
+    async def commit(self) -> None:
+        await self.stage.prepare(self.store)
+        with self.store.transaction():
+            self.stage.commit(self.store)
+        self.stage.committed()
+        row = self.store.stage(CONTENT)
+        assert row is not None
+        self.images.append(Image(row, self.store.stage_blocks(CONTENT), bytes(self.data)))
+
+    async def fsync(self) -> None:
+        await self.commit()
+        await self.stage.make_durable(self.store)
+        self.promised = bytes(self.data)
+
+    async def check(self) -> None:
+        whole = Span(0, len(self.data))
+        assert await self.stage.read(whole, no_base) == self.data
+        killed = self.images[-1]
+        assert await opened(self.files, killed).read(Span(0, killed.row.size), no_base) == killed.data
+        if self.promised is None:
+            return
+        for image in self.images:
+            cut = opened(self.durable, image)
+            for start in range(0, min(len(self.promised), image.row.size), BLOCK_SIZE):
+                span = Span(start, min(start + BLOCK_SIZE, image.row.size))
+                assert await cut.read(span, no_base) == image.data[span.start : span.stop]
+            cut.close()
+
+
+def opened(files: Path, image: Image) -> Stage:
+    return Stage(files, SEAL, image.row, image.planes)
+
+
+STEPS = st.one_of(
+    st.tuples(
+        st.just("write"),
+        st.sampled_from([0, 5, BLOCK_SIZE - 3, BLOCK_SIZE, 2 * BLOCK_SIZE + 1]),
+        st.sampled_from([1, 10, BLOCK_SIZE, BLOCK_SIZE + 4]),
+    ),
+    st.tuples(st.just("truncate"), st.sampled_from([0, 1, 5, BLOCK_SIZE, BLOCK_SIZE + 2, 3 * BLOCK_SIZE]), st.just(0)),
+    st.tuples(st.sampled_from(["spill", "commit", "commit", "fsync"]), st.just(0), st.just(0)),
+)
+
+
+async def run(steps: list[tuple[str, int, int]], root: Path) -> None:
+    world = World(root)
+    try:
+        for what, at, length in steps:
+            match what:
+                case "write":
+                    await world.write(at, secrets.token_bytes(length))
+                case "truncate":
+                    await world.truncate(at)
+                case "spill":
+                    await world.stage.spill()
+                case "commit":
+                    await world.commit()
+                case "fsync":
+                    await world.fsync()
+            await world.check()
+    finally:
+        world.stage.close()
+        world.store.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(STEPS, min_size=3, max_size=12))
+def test_nothing_acknowledged_is_damaged(steps: list[tuple[str, int, int]]) -> None:
+    root = Path(tempfile.mkdtemp(prefix="staging-model-"))
+    try:
+        trio.run(run, steps, root)
+    finally:
+        shutil.rmtree(root)
+
+
+def test_a_rewrite_that_dies_leaves_the_committed_blocks(tmp_path: Path) -> None:
+    """A truncation and a rewrite that no commit follows: the slots that the database names stay as they are."""
+    trio.run(run, [("write", 0, 10), ("commit", 0, 0), ("truncate", 0, 0), ("write", 0, 5), ("spill", 0, 0)], tmp_path)
+
+
+@pytest.mark.trio
+async def test_a_read_meets_a_slot_that_is_being_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a slot is neither an error nor kept: the block is looked at again."""
+    stage = Stage(tmp_path, SEAL, StageRow(CONTENT, 0, NO_CONTENT, 0))
+    await stage.write(0, b"a" * BLOCK_SIZE, no_base)
+    await stage.spill()
+    torn = trio.Event()
+    again = trio.Event()
+
+    async def slow(where: str, function: object, *arguments: object) -> bytes:
+        """The first read of a slot takes until it was written again, and sees half of each."""
+        monkeypatch.undo()
+        torn.set()
+        await again.wait()
+        return b"\0\0\1\0" + bytes(SLOT_SIZE - 4)
+
+    async def reads() -> None:
+        assert await stage.read(Span(0, BLOCK_SIZE), no_base) == b"b" * BLOCK_SIZE
+
+    monkeypatch.setattr(stage, "_in_thread", slow)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reads)
+            await torn.wait()
+            await stage.write(0, b"b" * BLOCK_SIZE, no_base)
+            await stage.spill()
+            again.set()
+    stage.close()
+
+
+@pytest.mark.trio
+async def test_a_damaged_slot_is_an_error(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, SEAL, StageRow(CONTENT, 0, NO_CONTENT, 0))
+    await stage.write(0, b"a" * BLOCK_SIZE, no_base)
+    await stage.spill()
+    path = stage.paths[0]
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(IntegrityError):
+        await stage.read(Span(0, BLOCK_SIZE), no_base)
+    stage.close()
