@@ -58,9 +58,10 @@ class ChangeFeed:
         self._wake.set()
 
     def _changed(self, keys: frozenset[str]) -> None:
-        if not keys or DATA in keys:
+        if not keys:
             self._everything = True
-        self._keys |= keys
+        # Whatever comes or goes in d/ itself is named beside it (d/XX).
+        self._keys |= keys - {DATA}
         self._wake.set()
 
     async def snapshot(self, known: Known) -> Batch:
