@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from serpentfs.model import Ino, Revision
+from serpentfs.model import Ino
 from serpentfs.vfs.entries import (
     BIRTHS,
     IN_PLACE,
@@ -158,7 +158,7 @@ class Draft:
                 slots.append(entry.origin.slot)
             else:
                 break
-        self._put(replace(removal, seen=_first_seen(unsent, change.seen)))
+        self._put(removal)
         if removal.seq != change.seq:
             self._supersede(change.seq, removal.seq)
         for slot in slots:
@@ -175,7 +175,7 @@ class Draft:
         for entry in unsent:
             if entry.operation in IN_PLACE:
                 self._drop(entry.seq, change.seq)
-        return replace(change, replaces_seen=_first_seen(unsent, change.replaces_seen))
+        return change
 
     def _bury_unborn(self, unsent: list[Entry], change: Entry) -> Entry:
         """The victim was never in the cloud: ``change`` replaces what the victim had replaced in this slot."""
@@ -188,8 +188,8 @@ class Draft:
                 self._supersede(entry.seq, change.seq)
                 self._leave_slot(entry)
         if not inherits:
-            return replace(change, replaces=None, replaces_seen=None)
-        return replace(change, replaces=last.replaces, replaces_seen=last.replaces_seen)
+            return replace(change, replaces=None)
+        return replace(change, replaces=last.replaces)
 
     def _rename(self, change: Entry) -> None:
         """What was made or moved and not sent yet is made or moved to the new place at once.
@@ -211,7 +211,6 @@ class Draft:
                     seq=change.seq,
                     target=change.target,
                     replaces=change.replaces,
-                    replaces_seen=change.replaces_seen,
                     recorded=max(earlier.recorded, change.recorded),
                 )
         self._put(change)
@@ -247,8 +246,7 @@ class Draft:
         if comes_back and origin.name == change.goal.name:
             self._supersede(change.seq, None)
             return True
-        seen = change.seen if earlier.seen is None else earlier.seen
-        self._rename(replace(change, source=origin, seen=seen))
+        self._rename(replace(change, source=origin))
         return True
 
     def _fold(self, slot: Slot) -> None:
@@ -265,7 +263,7 @@ class Draft:
                 and (successor.operation is Operation.CREATE or _moves_leaf(successor))
                 and successor.goal.slot == slot
             ):
-                self._put(replace(successor, replaces=removal.ino, replaces_seen=removal.seen))
+                self._put(replace(successor, replaces=removal.ino))
                 self._drop(removal.seq, successor.seq)
 
     # --- what the rules are made of ---
@@ -326,7 +324,6 @@ def _removal_of_replaced(entry: Entry, seq: int) -> Entry:
         Operation.REMOVE,
         entry.replaces,
         source=entry.goal,
-        seen=entry.replaces_seen,
         leaf=True,
         recorded=entry.recorded,
     )
@@ -334,8 +331,3 @@ def _removal_of_replaced(entry: Entry, seq: int) -> Entry:
 
 def _moves_leaf(entry: Entry) -> bool:
     return entry.operation is Operation.RENAME and entry.leaf
-
-
-def _first_seen(entries: list[Entry], otherwise: Revision | None) -> Revision | None:
-    """What the user's oldest change was based on."""
-    return next((entry.seen for entry in entries if entry.seen is not None), otherwise)

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serpentfs.model import NO_CONTENT, ContentId, Ino, Revision
+from serpentfs.model import NO_CONTENT, ContentId, Ino
 
 
 class Operation(enum.StrEnum):
@@ -79,11 +79,6 @@ class Entry:
     """CREATE, CONTENT: what to upload."""
     mtime_ns: int | None = None
     """SETATTR, CONTENT, and what makes an inode (also MKDIR, though a cloud may not keep a folder's time)."""
-    seen: Revision | None = None
-    """CONTENT, REMOVE, RENAME: the revision of ``ino``'s node that the user's change was based on. None: there was
-    no node yet; ``Journal.confirm`` then fills in what our own earlier entry made."""
-    replaces_seen: Revision | None = None
-    """The same for ``replaces``."""
     ancestors: tuple[Ino, ...] = ()
     """RENAME of a folder into another folder: every folder above ``target.parent``, the root may be left out.
     None of them may move before this entry is done, nor may this one overtake their earlier moves: else a folder

@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from serpentfs.model import NO_CONTENT, Ino, Revision
+from serpentfs.model import NO_CONTENT, Ino
 from serpentfs.vfs.claims import Claims
 from serpentfs.vfs.coalescing import Draft
 from serpentfs.vfs.entries import (
@@ -258,24 +258,12 @@ class Journal:
         self._version += 1
         return entry
 
-    def confirm(self, seq: int, before: Revision | None = None, after: Revision | None = None) -> Delta:
-        """The cloud has it. ``after`` is the revision that the inode's node has now, ``before`` what it was based on
-        (None: there was no node): later entries that were based on ``before`` are now based on ``after``."""
+    def confirm(self, seq: int) -> Delta:
+        """The cloud has it, or nothing is left to be done."""
         slot = self._slots[seq]
         if slot.state is not EntryState.SENDING:
             raise ValueError(f"entry {seq} is {slot.state.value}, not being sent")
-        put = []
-        if after is not None and after != before:
-            ino = slot.entry.ino
-            for later in self._claims.writers(ino):
-                entry = self._slots[later].entry
-                if later == seq:
-                    continue
-                if entry.ino == ino and entry.seen == before:
-                    put.append(replace(entry, seen=after))
-                elif entry.replaces == ino and entry.replaces_seen == before:
-                    put.append(replace(entry, replaces_seen=after))
-        return Delta(tuple(put), (seq,), {}, (), (), self._version)
+        return Delta((), (seq,), {}, (), (), self._version)
 
     def fail(self, seq: int, not_before: float, error: str, *, unsent: bool = False) -> None:
         """The attempt failed and may be repeated from ``not_before`` on. ``unsent``: it is certain that nothing of
@@ -307,7 +295,7 @@ class Journal:
             raise ValueError(f"entry {seq} is {slot.state.value}, not queued")
         entry = slot.entry
         operation = Operation.CREATE if entry.operation is Operation.CONTENT else entry.operation
-        changed = replace(entry, operation=operation, target=place, replaces=None, seen=None, replaces_seen=None)
+        changed = replace(entry, operation=operation, target=place, replaces=None)
         return Delta((changed,), (), {}, (), (), self._version)
 
     def unpark(self, seq: int, *, unsent: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serpentfs.model import NO_CONTENT, ROOT_INO, ContentId, Ino, Revision
+from serpentfs.model import NO_CONTENT, ROOT_INO, ContentId, Ino
 from serpentfs.vfs.journal import Delta, Entry, EntryState, Journal, Operation, Place
 
 OLD, NEW, OTHER = Ino(10), Ino(11), Ino(12)
@@ -30,9 +30,8 @@ def symlink(ino: Ino, target: Place) -> Entry:
     return Entry(0, Operation.SYMLINK, ino, target=target)
 
 
-def content(ino: Ino, number: int, seen: str | None = None, *, recorded: float = 0.0) -> Entry:
-    revision = Revision(seen) if seen is not None else None
-    return Entry(0, Operation.CONTENT, ino, content=ContentId(number), seen=revision, recorded=recorded)
+def content(ino: Ino, number: int, *, recorded: float = 0.0) -> Entry:
+    return Entry(0, Operation.CONTENT, ino, content=ContentId(number), recorded=recorded)
 
 
 def setattr_(ino: Ino, mtime_ns: int) -> Entry:
@@ -43,9 +42,8 @@ def rename(ino: Ino, source: Place, target: Place, replaces: Ino | None = None, 
     return Entry(0, Operation.RENAME, ino, source=source, target=target, replaces=replaces, leaf=leaf)
 
 
-def remove(ino: Ino, source: Place, seen: str | None = None, *, leaf: bool = True) -> Entry:
-    revision = Revision(seen) if seen is not None else None
-    return Entry(0, Operation.REMOVE, ino, source=source, seen=revision, leaf=leaf)
+def remove(ino: Ino, source: Place, *, leaf: bool = True) -> Entry:
+    return Entry(0, Operation.REMOVE, ino, source=source, leaf=leaf)
 
 
 def record(journal: Journal, *changes: Entry) -> Delta:
@@ -56,12 +54,8 @@ def record(journal: Journal, *changes: Entry) -> Delta:
     return delta
 
 
-def confirm(journal: Journal, seq: int, before: str | None = None, after: str | None = None) -> Delta:
-    delta = journal.confirm(
-        seq,
-        Revision(before) if before is not None else None,
-        Revision(after) if after is not None else None,
-    )
+def confirm(journal: Journal, seq: int) -> Delta:
+    delta = journal.confirm(seq)
     journal.apply(delta)
     return delta
 
@@ -309,47 +303,6 @@ def test_contents_that_are_not_uploaded_any_more_are_named(journal: Journal) -> 
     assert record(journal, content(NEW, 2)).unneeded == (1,)
     assert record(journal, setattr_(NEW, 3)).unneeded == ()
     assert record(journal, remove(NEW, at("f"))).unneeded == (2,)
-
-
-# --- revisions ---
-
-
-def test_merged_changes_keep_what_the_user_saw_first(journal: Journal) -> None:
-    record(journal, content(OLD, 1, seen="one"), content(OLD, 2, seen="two"), remove(OLD, at("f"), seen="three"))
-    assert [view.entry.seen for view in journal.pending()] == ["one"]
-
-
-def test_the_revision_of_what_is_replaced_goes_along(journal: Journal) -> None:
-    record(journal, content(OLD, 1, seen="one"), remove(OLD, at("f"), seen="two"), create(NEW, at("f"), 2))
-    entry = journal.pending()[0].entry
-    assert (entry.replaces, entry.replaces_seen, entry.seen) == (OLD, "one", None)
-
-
-def test_what_was_based_on_our_own_change_is_based_on_its_result(journal: Journal) -> None:
-    record(journal, content(OLD, 1, seen="one"))
-    journal.start(1)
-    record(journal, content(OLD, 2, seen="one"))
-    record(journal, Entry(0, Operation.RENAME, NEW, source=at("n"), target=at("f"), replaces=OLD,
-                          replaces_seen=Revision("one"), seen=Revision("other"), leaf=True))
-    delta = confirm(journal, 1, "one", "two")
-    assert [view.entry.replaces_seen for view in journal.pending()] == ["two"]
-    assert [entry.seq for entry in delta.put] == [3]
-
-
-def test_what_was_based_on_somebody_elses_change_stays_so(journal: Journal) -> None:
-    record(journal, setattr_(OLD, 1))
-    journal.start(1)
-    record(journal, content(OLD, 2, seen="theirs"))
-    assert confirm(journal, 1, "one", "two").put == ()
-    assert journal.pending()[0].entry.seen == "theirs"
-
-
-def test_what_had_no_node_yet_is_based_on_the_first_one(journal: Journal) -> None:
-    record(journal, create(NEW, at("f"), 1))
-    journal.start(1)
-    record(journal, content(NEW, 2))
-    confirm(journal, 1, None, "first")
-    assert journal.pending()[0].entry.seen == "first"
 
 
 # --- order ---

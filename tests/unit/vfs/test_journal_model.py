@@ -18,7 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from serpentfs.model import NO_CONTENT, ROOT_INO, ContentId, Ino, Kind, Revision
+from serpentfs.model import NO_CONTENT, ROOT_INO, ContentId, Ino, Kind
 from serpentfs.vfs.entries import claims_of
 from serpentfs.vfs.journal import Delta, Entry, EntryState, Journal, Operation, Place
 
@@ -33,7 +33,6 @@ class Node:
     place: Place
     content: ContentId = NO_CONTENT
     mtime_ns: int | None = None
-    revision: int = 0
 
 
 @dataclass
@@ -85,14 +84,11 @@ class Cloud(Tree):
             case Operation.CONTENT:
                 node = self.nodes[entry.ino]
                 if not (retry and node.content == entry.content):
-                    self._check_revision(entry.ino, entry.seen)
                     node.content = entry.content
                     node.mtime_ns = entry.mtime_ns
-                    node.revision += 1
             case Operation.SETATTR:
                 node = self.nodes[entry.ino]
                 node.mtime_ns = entry.mtime_ns
-                node.revision += 1
             case Operation.RENAME:
                 self._move(entry, retry)
             case Operation.REMOVE:
@@ -107,28 +103,22 @@ class Cloud(Tree):
             return
         assert entry.ino not in self.nodes
         self._clear(entry)
-        self.nodes[entry.ino] = Node(kind, entry.goal, entry.content, entry.mtime_ns, 1)
+        self.nodes[entry.ino] = Node(kind, entry.goal, entry.content, entry.mtime_ns)
 
     def _move(self, entry: Entry, retry: bool) -> None:
         node = self.nodes[entry.ino]
         if retry and node.place == entry.goal:
             return
         assert node.place.slot == entry.origin.slot
-        if entry.seen is not None:
-            self._check_revision(entry.ino, entry.seen)
         assert entry.ino != entry.goal.parent
         assert entry.ino not in self.above(entry.goal.parent), "a folder would come to lie below itself"
         self._clear(entry)
         node.place = entry.goal
-        node.revision += 1
 
     def _remove(self, entry: Entry) -> None:
         node = self.nodes[entry.ino]
         assert node.place.slot == entry.origin.slot
-        if node.kind is Kind.DIRECTORY:
-            assert not self.children(entry.ino)
-        else:
-            self._check_revision(entry.ino, entry.seen)
+        assert not self.children(entry.ino)
         del self.nodes[entry.ino]
 
     def _clear(self, entry: Entry) -> None:
@@ -140,14 +130,9 @@ class Cloud(Tree):
             assert holder == entry.replaces
             assert self.nodes[entry.replaces].kind is not Kind.DIRECTORY
             assert self.nodes[entry.ino].kind is not Kind.DIRECTORY if entry.ino in self.nodes else True
-            self._check_revision(entry.replaces, entry.replaces_seen)
             del self.nodes[entry.replaces]
         else:
             assert holder in (None, entry.ino)
-
-    def _check_revision(self, ino: Ino, seen: Revision | None) -> None:
-        assert seen is not None
-        assert seen == Revision(str(self.nodes[ino].revision))
 
 
 class JournalMachine(RuleBasedStateMachine):
@@ -157,7 +142,6 @@ class JournalMachine(RuleBasedStateMachine):
         self.cloud = Cloud()
         self.journal = Journal()
         self.stored: dict[int, Entry] = {}
-        self.known: dict[Ino, int] = {}         # what the tree keeps of the cloud: the revision of each node
         self.sending: dict[int, Entry] = {}
         self.holds: list[Ino] = []
         self.now = 1000.0
@@ -186,9 +170,6 @@ class JournalMachine(RuleBasedStateMachine):
             self.stored[entry.seq] = entry
         self.journal.apply(delta)
 
-    def seen(self, ino: Ino | None) -> Revision | None:
-        return Revision(str(self.known[ino])) if ino in self.known else None
-
     def pick(self, number: int, *kinds: Kind) -> Ino | None:
         found = [ino for ino, node in self.local.nodes.items() if node.kind in kinds]
         return found[number % len(found)] if found else None
@@ -216,7 +197,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.record(
             Entry(
                 0, Operation.CONTENT, ino,
-                content=content, mtime_ns=int(content), seen=self.seen(ino), recorded=self.now,
+                content=content, mtime_ns=int(content), recorded=self.now,
             )
         )
 
@@ -235,7 +216,6 @@ class JournalMachine(RuleBasedStateMachine):
         entry = Entry(
             0, Operation.RENAME, ino,
             source=node.place, target=goal, replaces=replaced, leaf=leaf,
-            seen=self.seen(ino), replaces_seen=self.seen(replaced),
             ancestors=self.local.above(goal.parent) if moves_folder else (),
             recorded=self.now,
         )
@@ -251,7 +231,7 @@ class JournalMachine(RuleBasedStateMachine):
         leaf = node.kind is not Kind.DIRECTORY
         del self.local.nodes[ino]
         self.record(
-            Entry(0, Operation.REMOVE, ino, source=node.place, seen=self.seen(ino), leaf=leaf, recorded=self.now)
+            Entry(0, Operation.REMOVE, ino, source=node.place, leaf=leaf, recorded=self.now)
         )
 
     def does_make(self, operation: Operation, folder: int, name: str) -> None:
@@ -402,21 +382,7 @@ class JournalMachine(RuleBasedStateMachine):
     def confirm(self, entry: Entry) -> None:
         self.cloud.carry_out(entry, entry.attempted)
         self.staged.discard(entry.content)
-        before = self.known.get(entry.ino)
-        if entry.replaces is not None:
-            del self.known[entry.replaces]
-        if entry.operation is Operation.REMOVE:
-            del self.known[entry.ino]
-            after = None
-        else:
-            after = self.known[entry.ino] = self.cloud.nodes[entry.ino].revision
-        self.commit(
-            self.journal.confirm(
-                entry.seq,
-                Revision(str(before)) if before is not None else None,
-                Revision(str(after)) if after is not None else None,
-            )
-        )
+        self.commit(self.journal.confirm(entry.seq))
 
     @rule()
     def gets_unstuck(self) -> None:
@@ -452,17 +418,10 @@ class JournalMachine(RuleBasedStateMachine):
     def check_the_plan(self) -> None:
         """The pending entries, one by one, lead to the local tree."""
         cloud = copy.deepcopy(self.cloud)
-        known = dict(self.known)
         for view in self.journal.pending():
             entry = view.entry
-            # What the confirmations in between will fill in.
-            if entry.ino in cloud.nodes:
-                entry = replace(entry, seen=Revision(str(cloud.nodes[entry.ino].revision)))
-            if entry.replaces in cloud.nodes:
-                entry = replace(entry, replaces_seen=Revision(str(cloud.nodes[entry.replaces].revision)))
             cloud.carry_out(entry, retry=entry.attempted)
         assert cloud.image() == self.local.image()
-        assert known == self.known
 
     @invariant()
     def queries_agree_with_the_entries(self) -> None:
