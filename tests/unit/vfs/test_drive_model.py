@@ -2,7 +2,8 @@
 
 After every operation both must have answered alike (the same success or the same errno), and at the end the drive,
 the folder and the cloud must hold the same tree. In between the drive is stopped and started again, calls to the
-cloud fail before or after they took effect, and uploads are let through or held up.
+cloud fail before or after they took effect, uploads are let through or held up, two handles stay open and write
+late, and another client changes a folder of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from serpentfs.errors import SerpentError
 from serpentfs.gateways.fuse.errnos import errno_of
 from serpentfs.model import BLOCK_SIZE, HandleId
-from serpentfs.vfs.core import SetAttributes
+from serpentfs.vfs.core import RenameMode, SetAttributes
 from serpentfs.vfs.drive import Drive, DriveOptions
 from tests.drives import DOOR, a_drive, contents, ino_at, mkdir, rename, rmdir, unlink
 from tests.fakes.faulty_cloud import FaultyCloud
@@ -48,8 +49,8 @@ class Step:
     other: str = "/b"
     data: bytes = b"x"
     offset: int = 0
-
-
+    which: int = 0
+    """Of the two handles that stay open."""
 
 
 def of_link(path: str) -> str:
@@ -61,13 +62,15 @@ STEPS = st.builds(
     Step,
     what=st.sampled_from(
         ["write", "write", "patch", "append", "truncate", "mkdir", "mkdir", "rmdir", "unlink", "rename", "rename",
-         "symlink", "unlink_link", "rename_link", "mtime", "open", "close", "write_open", "restart", "fault", "fault",
-         "let_through"]
+         "symlink", "unlink_link", "rename_link", "mtime", "open", "open", "close", "write_open", "write_open",
+         "cut_open", "flush_open", "fsync_open", "publish", "publish", "copy", "exchange", "external", "restart",
+         "fault", "fault", "let_through"]
     ),
     path=PATHS,
     other=PATHS,
     data=DATA,
     offset=OFFSETS,
+    which=st.integers(0, 1),
 )  # fmt: skip
 
 
@@ -76,7 +79,7 @@ class LocalFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.open: int | None = None
+        self.open: dict[int, int] = {}
 
     def at(self, path: str) -> str:
         return f"{self.root}{path}"
@@ -108,17 +111,55 @@ class LocalFolder:
                 os.rename(of_link(path), of_link(self.at(step.other)))
             case "mtime":
                 os.utime(path, ns=(5, 5 + step.offset))
-            case "open" if self.open is None:
-                self.open = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-            case "close" if self.open is not None:
-                self.close()
-            case "write_open" if self.open is not None:
-                os.pwrite(self.open, step.data, step.offset)
+            case "publish":
+                self._replace(path, step.data)
+            case "copy":
+                with Path(path).open("rb") as source:
+                    self._replace(self.at(step.other), source.read())
+            case "exchange":
+                self._exchange(path, self.at(step.other))
+            case "external":
+                (self.root / "external").mkdir(exist_ok=True)
+                (self.root / "external" / step.path[1]).write_bytes(step.data)
+            case "open" if step.which not in self.open:
+                self.open[step.which] = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            case "close" if step.which in self.open:
+                os.close(self.open.pop(step.which))
+            case "write_open" if step.which in self.open:
+                os.pwrite(self.open[step.which], step.data, step.offset)
+            case "cut_open" if step.which in self.open:
+                os.ftruncate(self.open[step.which], step.offset)
+
+    def read_open(self) -> dict[int, bytes]:
+        return {which: os.pread(descriptor, 1 << 24, 0) for which, descriptor in self.open.items()}
+
+    @staticmethod
+    def _replace(path: str, data: bytes) -> None:
+        """A new file in one step, over what is there."""
+        new = f"{path}.new"
+        Path(new).write_bytes(data)
+        try:
+            os.rename(new, path)
+        except OSError:
+            os.unlink(new)
+            raise
+
+    @staticmethod
+    def _exchange(one: str, other: str) -> None:
+        for path in (one, other):
+            os.lstat(path)
+        if one == other:
+            return
+        if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
+            raise OSError(errno.EINVAL, "one is inside the other")
+        os.rename(one, f"{one}.passing")
+        os.rename(other, one)
+        os.rename(f"{one}.passing", other)
 
     def close(self) -> None:
-        if self.open is not None:
-            os.close(self.open)
-            self.open = None
+        for descriptor in self.open.values():
+            os.close(descriptor)
+        self.open.clear()
 
     @staticmethod
     def _put(path: str, flags: int, offset: int | None, data: bytes) -> None:
@@ -144,7 +185,7 @@ class OnDrive:
 
     def __init__(self, drive: Drive) -> None:
         self.drive = drive
-        self.open: HandleId | None = None
+        self.open: dict[int, HandleId] = {}
 
     async def do(self, step: Step) -> None:
         drive = self.drive
@@ -175,17 +216,47 @@ class OnDrive:
             case "mtime":
                 ino = ino_at(drive, step.path)
                 await drive.setattr(ino, SetAttributes(mtime_ns=5 + step.offset, atime_ns=5), door=DOOR)
-            case "open" if self.open is None:
-                self.open = await drive.open(ino_at(drive, step.path), write=True, door=DOOR)
-            case "close" if self.open is not None:
-                await self.close()
-            case "write_open" if self.open is not None:
-                await drive.write(self.open, step.offset, step.data)
+            case "publish":
+                await self._publish(step.path, step.data)
+            case "copy":
+                source = ino_at(drive, step.path)
+                parent, _, name = step.other.rpartition("/")
+                await drive.copy_file(source, ino_at(drive, parent or "/"), name, door=DOOR)
+            case "exchange":
+                parent, _, name = step.path.rpartition("/")
+                other_parent, _, other = step.other.rpartition("/")
+                source, target = ino_at(drive, parent or "/"), ino_at(drive, other_parent or "/")
+                await drive.rename(source, name, target, other, RenameMode.EXCHANGE, door=DOOR)
+            case "open" if step.which not in self.open:
+                self.open[step.which] = await drive.open(ino_at(drive, step.path), write=True, door=DOOR)
+            case "close" if step.which in self.open:
+                await drive.release(self.open.pop(step.which))
+            case "write_open" if step.which in self.open:
+                await drive.write(self.open[step.which], step.offset, step.data)
+            case "cut_open" if step.which in self.open:
+                handle = self.open[step.which]
+                ino = drive.attributes_of(handle).ino
+                await drive.setattr(ino, SetAttributes(size=step.offset), handle, door=DOOR)
+            case "flush_open" if step.which in self.open:
+                await drive.flush(self.open[step.which])
+            case "fsync_open" if step.which in self.open:
+                await drive.fsync(self.open[step.which])
+
+    async def read_open(self) -> dict[int, bytes]:
+        return {which: bytes(await self.drive.read(handle, 0, 1 << 24)) for which, handle in self.open.items()}
+
+    async def _publish(self, path: str, data: bytes) -> None:
+        parent, _, name = path.rpartition("/")
+        draft = await self.drive.create_draft(door=DOOR)
+        await self.drive.write(draft, 0, data)
+        try:
+            await self.drive.publish(draft, ino_at(self.drive, parent or "/"), name, door=DOOR)
+        finally:
+            await self.drive.discard(draft)
 
     async def close(self) -> None:
-        if self.open is not None:
-            handle, self.open = self.open, None
-            await self.drive.release(handle)
+        for which in list(self.open):
+            await self.drive.release(self.open.pop(which))
 
     async def _put(self, path: str, offset: int | None, data: bytes, *, create: bool = False) -> None:
         parent, _, name = path.rpartition("/")
@@ -247,17 +318,26 @@ async def run(steps: list[Step], where: Path, *, stable_ids: bool, settle: float
                 on_drive = OnDrive(await start())
             elif step.what == "let_through":
                 await trio.sleep(0.005)
+            elif step.what == "external":
+                local.do(step)
+                if "/external" not in memory.contents():
+                    memory.external_mkdir("/external")
+                memory.external_put(f"/external/{step.path[1]}", step.data)
             elif step.what == "fault":
                 method = CHANGES[len(step.data) % len(CHANGES)]
                 cloud.fail(method, after=step.offset % 2 == 1)
             else:
                 expected, got = local_answer(local.do, step), await drive_answer(on_drive.do, step)
                 assert ALIKE.get(got, got) == ALIKE.get(expected, expected), step
+                assert await on_drive.read_open() == local.read_open(), step
         local.close()
         await on_drive.close()
         drive = on_drive.drive
-        assert await contents(drive) == local.contents()
         cloud.clear()
+        with trio.fail_after(30):
+            while await contents(drive) != local.contents():  # until it heard of the other client
+                assert any(step.what == "external" for step in steps)
+                await trio.sleep(0.005)
         with trio.fail_after(30):
             await drive.wait_until_uploaded()
         assert drive.status().pending == ()
