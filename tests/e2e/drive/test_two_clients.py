@@ -202,8 +202,8 @@ def _check_round(base: Tree, ends: tuple[Tree, Tree], merged: Tree) -> None:
                 continue
             if mine.get(path) == content:
                 assert merged.get(path) == content, f"{path}, which nobody touched, is gone or another"
-            elif content not in mine.values() and content not in (set(others.values()) - {content}):
-                assert content not in kept or list(base.values()).count(content) > 1, f"{path} was removed and is back"
+            elif path not in mine and content not in mine.values() and list(base.values()).count(content) == 1:
+                assert content not in kept, f"{path} was removed and is back"
 
 
 def test_both_write_the_same_names_all_the_time(pair: Callable[[tuple[str, ...]], Pair]) -> None:
