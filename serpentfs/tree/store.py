@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import trio
 
 from serpentfs.bridge import run_in_thread
-from serpentfs.errors import BadVault, NoSpace, Unavailable
+from serpentfs.errors import BadVault, NoSpace, SerpentError, Unavailable
 from serpentfs.model import (
     NO_CONTENT,
     ROOT_INO,
@@ -220,17 +220,28 @@ _RESERVE = 4096
 """Identifiers are taken from the database this many at a time, so that most changes need not touch ``meta``."""
 
 
-@contextmanager
-def _mapped() -> Iterator[None]:
-    """sqlite3's errors as ours."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
+def _as_ours(error: sqlite3.Error) -> SerpentError:
+    if isinstance(error, sqlite3.OperationalError):
         if "full" in str(error):
-            raise NoSpace("the disk that holds the local state is full") from error
-        raise Unavailable(f"the local state cannot be written: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise BadVault(f"the local state is damaged: {error}") from error
+            return NoSpace("the disk that holds the local state is full")
+        return Unavailable(f"the local state cannot be used: {error}")
+    return BadVault(f"the local state is damaged: {error}")
+
+
+class _Connection(sqlite3.Connection):
+    """Raises errors of ours. (Only the first row is fetched by ``execute``; damage further on comes as sqlite3's.)"""
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        try:
+            return super().execute(sql, parameters)
+        except sqlite3.Error as error:
+            raise _as_ours(error) from error
+
+    def executemany(self, sql: str, parameters: Iterable[Any]) -> sqlite3.Cursor:
+        try:
+            return super().executemany(sql, parameters)
+        except sqlite3.Error as error:
+            raise _as_ours(error) from error
 
 
 class Store:
@@ -246,9 +257,8 @@ class Store:
         """Committed so far; those before the start count as one, as they may not be durable."""
         self._durable_transactions = 0
         self._syncing = trio.Lock()
-        with _mapped():
-            self._db = self._connect()
-            self._create_or_check(secret)
+        self._db = self._connect()
+        self._create_or_check(secret)
         self._next = {"ino": 0, "content": 0}
         self._reserved = dict(self._next)
         for counter in self._next:
@@ -263,7 +273,12 @@ class Store:
         self._directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30)
+        try:
+            db = sqlite3.connect(
+                self.path, isolation_level=None, check_same_thread=False, timeout=30, factory=_Connection
+            )
+        except sqlite3.Error as error:
+            raise _as_ours(error) from error
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
         db.execute("PRAGMA wal_autocheckpoint=0")
@@ -320,29 +335,30 @@ class Store:
         return int(self._meta(key))
 
     def close(self) -> None:
-        """Checkpoint what is left and close."""
-        with _mapped():
+        """Checkpoint what is left and close. What cannot be moved into the database stays in its log."""
+        try:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._db.close()
+        except SerpentError as error:
+            log.warning("%s", error)
+        self._db.close()
         os.close(self._wal)
         os.close(self._directory)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing. Nothing inside may await."""
-        with _mapped():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-                self._transactions += 1
-            except BaseException:
-                # A failed COMMIT (disk full) may have rolled back by itself already.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                # A reservation of identifiers may have been rolled back, too: reserve anew.
-                self._reserved.update(self._next)
-                raise
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+            self._transactions += 1
+        except BaseException:
+            # A failed COMMIT (disk full) may have rolled back by itself already.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            # A reservation of identifiers may have been rolled back, too: reserve anew.
+            self._reserved.update(self._next)
+            raise
 
     async def sync(self) -> None:
         """Make every transaction committed so far survive a power cut. Who comes while another one waits for the
@@ -371,13 +387,14 @@ class Store:
                 await run_in_thread("sync", self._checkpoint)
 
     def _checkpoint(self) -> None:
-        db = self._connect()
         try:
-            db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        except sqlite3.Error as error:
+            db = self._connect()
+            try:
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            finally:
+                db.close()
+        except SerpentError as error:
             log.warning("a checkpoint of the local state failed: %s", error)
-        finally:
-            db.close()
 
     # identifiers
 
@@ -385,8 +402,7 @@ class Store:
         """The next number. Inside a transaction; numbers of a rolled back one are lost, not reused."""
         number = self._next[counter]
         if number >= self._reserved[counter]:
-            with _mapped():
-                self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (number + _RESERVE, f"next_{counter}"))
+            self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (number + _RESERVE, f"next_{counter}"))
             self._reserved[counter] = number + _RESERVE
         self._next[counter] = number + 1
         return number

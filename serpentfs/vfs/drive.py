@@ -48,7 +48,6 @@ from serpentfs.model import (
 from serpentfs.tree.store import DRAFT, REMOVED, EntryRow, NodeRow, StageRow, Store
 from serpentfs.vfs.core import (
     Invalidation,
-    PendingChange,
     Precondition,
     RenameMode,
     SetAttributes,
@@ -58,6 +57,7 @@ from serpentfs.vfs.entries import BIRTHS, Entry, EntryState, Operation
 from serpentfs.vfs.handles import Handle, HandleTable, OpenFile
 from serpentfs.vfs.ledger import Ledger
 from serpentfs.vfs.reads import Contents
+from serpentfs.vfs.status import Paths, pending_changes
 from serpentfs.vfs.writes import Stage
 
 log = logging.getLogger(__name__)
@@ -227,14 +227,7 @@ class Drive:
         return self.getattr(ino)
 
     def path_of(self, ino: Ino) -> str:
-        parts: list[str] = []
-        while ino != ROOT_INO:
-            row = self._store.entry(ino)
-            if row is None or not row.parent:
-                raise NotFound("this entry has no path")
-            parts.append(row.name)
-            ino = row.parent
-        return "/" + "/".join(reversed(parts))
+        return Paths(self._store).of(ino)
 
     def readdir(self, ino: Ino, after: int = 0, limit: int = 1000) -> list[DirEntry]:
         self._folder(ino)
@@ -722,6 +715,8 @@ class Drive:
         """At the end: whatever is open and dirty is journalled as if it had been closed."""
         for file in self._handles.files():
             await self._commit_visibly(file)
+            if file.dirty_since is not None and not file.draft and file.row.state != REMOVED:
+                log.error("what was written last to an open file is lost: %s", self.last_error)
 
     async def fsync(self, handle: HandleId) -> None:
         opened = self._handles.get(handle)
@@ -1017,6 +1012,19 @@ class Drive:
             file.node = node
             if file.stage is stage:
                 file.stage = None
+        self._drop_bases(ino, stage)
+
+    def _drop_bases(self, ino: Ino, stage: Stage) -> None:
+        """Contents below an uploaded one that nobody will upload any more: they were kept because they showed."""
+        pending = {entry.content for entry in self._journal.entries_of(ino)}
+        base = self._contents.stage(stage.base)
+        while base is not None and base.content not in pending:
+            if any(other.base == base.content for other in self._contents.stages() if other is not stage):
+                return
+            with self._store.transaction():
+                self._store.drop_stage(base.content)
+            self._contents.drop_stage(base.content)
+            stage, base = base, self._contents.stage(base.base)
 
     def conflict_copied(self, ino: Ino, parent: Ino, name: str, new_name: str) -> None:
         self.conflicts += 1
@@ -1039,39 +1047,10 @@ class Drive:
                 stage.frozen = True
         stage.frozen = True
 
-    def _path_or_name(self, entry: Entry) -> str:
-        try:
-            return self.path_of(entry.ino)
-        except NotFound:
-            place = entry.target or entry.source
-            return f"(removed) {place.name}" if place is not None else "(removed)"
-
     def status(self) -> Status:
-        now = time.time()
-        pending = []
-        for view in self._journal.pending():
-            entry = view.entry
-            row = self._store.entry(entry.ino)
-            settles = view.not_before is None and now < entry.recorded + self._options.settle
-            waits = view.held or view.blocked or settles
-            state = view.state.value
-            if view.state is EntryState.QUEUED:
-                state = "failed" if view.error else "waiting" if waits else "queued"
-            pending.append(
-                PendingChange(
-                    seq=entry.seq,
-                    operation=entry.operation.value,
-                    path=self._path_or_name(entry),
-                    size=row.size if row is not None and entry.content else 0,
-                    sent=self._sent.get(entry.seq, 0),
-                    state=state,
-                    error=view.error,
-                    next_try_in=None if view.not_before is None else max(0.0, view.not_before - now),
-                )
-            )
         cache = self._cache.statistics()
         return Status(
-            pending=tuple(pending),
+            pending=pending_changes(self._journal, self._store, self._sent, self._options.settle),
             online=self.online,
             last_error=self.last_error,
             cache_memory_bytes=cache.memory_bytes,

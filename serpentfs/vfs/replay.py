@@ -131,6 +131,7 @@ class Replay:
         self._outage = 0
         """Calls that failed for want of a cloud since one was answered."""
         self._probe_at = 0.0
+        """trio's time: the wall clock may be set."""
         self._making_folders = trio.Lock()
         self._copied_from = dict(map(_read_origin, store.records(_ORIGINS).items()))
         """Conflict copies that are not uploaded: the place of the file that what was not written here comes from."""
@@ -145,8 +146,8 @@ class Replay:
                     await trio.sleep(_PAUSE_WHEN_BUSY)
                 now = time.time()
                 if wakes != self._ledger.wakes:
-                    wakes, self._probe_at = self._ledger.wakes, now
-                free = self._room(now)
+                    wakes, self._probe_at = self._ledger.wakes, 0.0
+                free = self._room()
                 for entry in self._journal.ready(now, free) if free else []:
                     started = self._journal.start(entry.seq)
                     self._active += 1
@@ -154,11 +155,11 @@ class Replay:
                 with trio.move_on_after(self._pause(now)):
                     await self._ledger.wait_moved()
 
-    def _room(self, now: float) -> int:
+    def _room(self) -> int:
         """How many entries may be started. While the cloud does not answer, one is sent from time to time: the others
         stay unsent, so that what the user does meanwhile can still cancel them out."""
         if self._outage >= _OUTAGE:
-            return 0 if self._active or now < self._probe_at else 1
+            return 0 if self._active or trio.current_time() < self._probe_at else 1
         return min(self._workers - self._active, 1 if is_busy() else self._workers)
 
     def _pause(self, now: float) -> float:
@@ -168,9 +169,10 @@ class Replay:
         again = self._journal.next_time(now)
         if again is None:
             return float("inf")
+        pause = max(0.0, again - now)
         if self._outage >= _OUTAGE:
-            again = max(again, min(self._probe_at, now + _LONGEST_BACKOFF))
-        return max(0.0, again - now)
+            pause = max(pause, self._probe_at - trio.current_time())
+        return pause
 
     async def _carry(self, entry: Entry) -> None:
         """One attempt at one entry, whatever comes of it."""
@@ -209,7 +211,7 @@ class Replay:
         now = time.time()
         if isinstance(error, Unavailable):
             self._outage += 1
-            self._probe_at = now + _backoff(self._outage)
+            self._probe_at = trio.current_time() + _backoff(self._outage)
         if not self._is_under_way(entry):
             return
         pause = _backoff(self._journal.view(entry.seq).failures + 1)
@@ -335,6 +337,8 @@ class Replay:
         if stage is None:
             raise IntegrityError("the staged content is missing")
         await self._observer.freeze(entry.ino, stage)
+        if self._contents.stage(entry.content) is not stage:
+            raise RetryableError("the file was closed just now")
         row = self._row(entry.ino)
         node = self._store.node_of(entry.ino)
         place = self._cloud_place(entry, row)

@@ -396,6 +396,19 @@ async def test_a_refused_file_can_be_put_right(memory: MemoryCloud, tmp_path: Pa
         assert memory.contents() == await contents(drive)
 
 
+async def test_a_refused_content_goes_when_its_successor_is_uploaded(memory: MemoryCloud, tmp_path: Path) -> None:
+    cloud = FaultyCloud(memory)
+    async with a_drive(cloud, tmp_path) as drive:
+        cloud.fail("put", PermissionDenied("not this"))
+        await write(drive, "/file", b"d" * BLOCK_SIZE)
+        await until(lambda: [change.state for change in drive.status().pending] == ["stuck"])
+        await patch(drive, "/file", 0, b"better")
+        with trio.fail_after(20):
+            await until(lambda: not drive.status().pending)
+        assert memory.contents() == {"/file": b"better" + b"d" * (BLOCK_SIZE - 6)} == await contents(drive)
+        await until(lambda: not list((tmp_path / "state" / "staging").iterdir()))
+
+
 async def test_flush_tries_again_what_was_refused(memory: MemoryCloud, tmp_path: Path) -> None:
     cloud = FaultyCloud(memory)
     async with a_drive(cloud, tmp_path) as drive:
