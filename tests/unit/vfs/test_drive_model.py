@@ -21,7 +21,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serpentfs.errors import SerpentError
+from serpentfs.errors import RevisionGone, SerpentError
 from serpentfs.gateways.fuse.errnos import errno_of
 from serpentfs.model import BLOCK_SIZE, HandleId
 from serpentfs.vfs.core import RenameMode, SetAttributes
@@ -114,6 +114,8 @@ class LocalFolder:
             case "publish":
                 self._replace(path, step.data)
             case "copy":
+                os.lstat(path)
+                os.lstat(Path(self.at(step.other)).parent)
                 with Path(path).open("rb") as source:
                     self._replace(self.at(step.other), source.read())
             case "exchange":
@@ -287,6 +289,14 @@ async def drive_answer(do: Callable[[Step], Awaitable[None]], step: Step) -> int
     return 0
 
 
+async def shown(drive: Drive) -> dict[str, bytes | str | None] | None:
+    """None while the drive has not heard that a file was replaced."""
+    try:
+        return await contents(drive)
+    except RevisionGone:
+        return None
+
+
 ALIKE = {errno.EEXIST: errno.ENOTEMPTY, errno.ENOTDIR: errno.ENOENT}
 """Errnos that POSIX lets stand for each other, and two that depend on which of two paths is looked at first."""
 
@@ -335,7 +345,7 @@ async def run(steps: list[Step], where: Path, *, stable_ids: bool, settle: float
         drive = on_drive.drive
         cloud.clear()
         with trio.fail_after(30):
-            while await contents(drive) != local.contents():  # until it heard of the other client
+            while await shown(drive) != local.contents():  # until it heard of the other client
                 assert any(step.what == "external" for step in steps)
                 await trio.sleep(0.005)
         with trio.fail_after(30):
