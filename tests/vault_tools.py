@@ -93,25 +93,25 @@ class VaultReader:
     def _decrypt_gcm(self, data: bytes) -> bytes:
         nonce = data[:12]
         content = AESGCM(AESGCM(self.enc).decrypt(nonce, data[12:68], None)[8:])
-        clear = b""
+        clear = []
         for number, start in enumerate(range(68, len(data), 32796)):
             chunk = data[start : start + 32796]
-            clear += content.decrypt(chunk[:12], chunk[12:], struct.pack(">Q", number) + nonce)
-        return clear
+            clear.append(content.decrypt(chunk[:12], chunk[12:], struct.pack(">Q", number) + nonce))
+        return b"".join(clear)
 
     def _decrypt_ctrmac(self, data: bytes) -> bytes:
         if len(data) < 88 or hmac.digest(self.mac, data[:56], "sha256") != data[56:88]:
             raise VaultError("header mac")
         nonce = data[:16]
         key = _ctr(self.enc, nonce, data[16:56])[8:]
-        clear = b""
+        clear = []
         for number, start in enumerate(range(88, len(data), 32816)):
             chunk = data[start : start + 32816]
             signed = nonce + struct.pack(">Q", number) + chunk[:-32]
             if len(chunk) < 48 or hmac.digest(self.mac, signed, "sha256") != chunk[-32:]:
                 raise VaultError(f"chunk {number} mac")
-            clear += _ctr(key, chunk[:16], chunk[16:-32])
-        return clear
+            clear.append(_ctr(key, chunk[:16], chunk[16:-32]))
+        return b"".join(clear)
 
     def read(self) -> dict[str, Entry]:
         """Everything in the vault, by path."""
