@@ -122,7 +122,8 @@ class Cloud(Protocol):
     ) -> NodeInfo:
         """Upload a whole file. Without ``replaces`` the name must be free, else AlreadyExists. With it the node
         must still be at ``replaces.revision``, else Conflict. ``token`` is 32 bytes, the same for every attempt
-        of the same content at the same place and never used for another content."""
+        of the same content at the same place and never used for another content. With ``retry`` an earlier upload
+        is looked for before ``content`` is read: by its success a part of ``content`` may have gone."""
         ...
 
     async def mkdir(self, parent: NodeId, name: str, *, token: bytes, retry: bool = False) -> NodeInfo: ...

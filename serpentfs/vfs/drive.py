@@ -442,6 +442,8 @@ class Drive:
             target = None
             if (source.parent, source.name) == (new_parent, new_name):
                 return ()
+        if source.kind is Kind.DIRECTORY and source.ino in self._above(new_parent):
+            raise InvalidArgument("a folder cannot move into itself")
         if target is not None:
             if target.kind is Kind.DIRECTORY and source.kind is not Kind.DIRECTORY:
                 raise IsADirectory("the target is a folder")
