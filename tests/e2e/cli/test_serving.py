@@ -365,7 +365,8 @@ def test_a_start_without_the_store(with_vault: Machine) -> None:
     """A drive that was opened here once starts from what is known, takes changes, and uploads them later."""
     with_vault.mount()
     (with_vault.mountpoint / "file").write_text("content")
-    assert (with_vault.mountpoint / "file").read_text() == "content"
+    cache = with_vault.home / "cache"
+    wait_for(lambda: any(path.is_file() for path in cache.rglob("*")), "the cache to take over what was uploaded")
     with_vault.ok("umount", str(with_vault.mountpoint))
     with_vault.vault.rename(with_vault.home / "gone")
     wrong = with_vault.home / "wrong"
