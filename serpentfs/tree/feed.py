@@ -17,7 +17,7 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Protocol
 
 import trio
@@ -67,6 +67,8 @@ class Feed:
         self._own_inos: dict[Ino, float] = {}
         self._own_nodes: dict[NodeId, float] = {}
         self._revisit: set[Ino] = set()
+        self._places: dict[NodeId, tuple[NodeId, str]] = {}
+        """Where the batch that is being applied has each node: folder and name key."""
         self._new_folders: set[NodeId] = set()
         """Folders that a listing brought and whose own listing has not come yet."""
         self._doomed: list[Ino] = []
@@ -103,7 +105,12 @@ class Feed:
     async def apply(self, batch: Batch) -> None:
         """Apply what was observed. A folder that is not known and in nobody's listing is passed over."""
         listings = {listing.directory: listing for listing in batch.listings}
-        seen = {child.id for listing in batch.listings for child in listing.children}
+        self._places = {
+            child.id: (listing.directory, self._cloud.name_key(child.name))
+            for listing in batch.listings
+            for child in listing.children
+        }
+        seen = self._places.keys()
         if batch.complete:
             queue = deque([self._cloud.root])
         else:
@@ -125,7 +132,7 @@ class Feed:
             with self._store.transaction():
                 self._store.set_complete()
 
-    async def _apply_listing(self, folder: Ino, listing: Listing, started: float, seen: set[NodeId]) -> None:
+    async def _apply_listing(self, folder: Ino, listing: Listing, started: float, seen: Set[NodeId]) -> None:
         here = {child.id for child in listing.children}
         pace = Pace()
         after = 0
@@ -234,17 +241,30 @@ class Feed:
             if self._is_leftover(occupant) or (both_folders and node is None and not self._local.is_new(occupant.ino)):
                 self._adopt(occupant, folder, child)
                 return
-            if self._local.is_pending(occupant.ino) or node is None or node.node not in here:
-                self._revisit.add(folder)
-                return
-            name = distinct_name(name, child.id)
-            if self._store.child(folder, name) is not None:
-                self._revisit.add(folder)
-                return
+            if not self._gives_way(occupant, folder, started):
+                if self._local.is_pending(occupant.ino) or node is None or node.node not in here:
+                    self._revisit.add(folder)
+                    return
+                name = distinct_name(name, child.id)
+                if self._store.child(folder, name) is not None:
+                    self._revisit.add(folder)
+                    return
         elif self._local.touches(folder, name):
             self._revisit.add(folder)
             return
         self._insert(folder, name, child)
+
+    def _gives_way(self, occupant: EntryRow, folder: Ino, started: float) -> bool:
+        """Whether the entry under a name is somewhere else by now, as this batch says: then it goes aside, and its own
+        turn brings it to its place. Without that two folders that swapped names would wait for each other."""
+        node = self._store.node_of(occupant.ino)
+        here = self._store.node_of(folder)
+        if node is None or here is None or self._local.is_pending(occupant.ino):
+            return False
+        place = self._places.get(node.node)
+        if place is None or place == (here.node, self._cloud.name_key(occupant.name)):
+            return False
+        return not self._own_since(started, occupant.ino, node.node) and self._put_aside(occupant, folder, node.node)
 
     def _is_leftover(self, entry: EntryRow) -> bool:
         """An entry that has no node and none coming: it lost it to somebody else's change."""
@@ -255,10 +275,25 @@ class Feed:
         if occupant.kind is Kind.DIRECTORY and child.kind is Kind.DIRECTORY:
             self._store.put_node(NodeRow(occupant.ino, folder, child.id, child.locator, child.revision, 0, NO_CONTENT))
             self._new_folders.add(child.id)
-        elif self._remove(occupant.ino):
+        elif self._make_room(occupant, folder):
             self._insert(folder, occupant.name, child)
         else:
             self._revisit.add(folder)
+
+    def _make_room(self, leftover: EntryRow, folder: Ino) -> bool:
+        """Take a leftover out of the way of what its name holds now. A folder with something in it goes aside: what
+        waits for its upload there is uploaded to a folder of that name, and without such it goes altogether."""
+        return self._remove(leftover.ino) or self._put_aside(leftover, folder, NodeId(str(leftover.ino)))
+
+    def _put_aside(self, entry: EntryRow, folder: Ino, node: NodeId) -> bool:
+        aside = distinct_name(entry.name, node)
+        if self._store.child(folder, aside) is not None:
+            return False
+        self._store.place_entry(entry.ino, folder, aside, time.time_ns())
+        self._local.changed(entry.ino, entry=(folder, entry.name))
+        self._local.changed(None, entry=(folder, aside))
+        self._revisit.add(folder)
+        return True
 
     def _insert(self, folder: Ino, name: str, child: NodeInfo) -> None:
         ino = self._store.new_ino()
@@ -289,7 +324,9 @@ class Feed:
         if (entry.parent, entry.name) != (folder, child.name):
             occupant = self._store.child(folder, child.name)
             if occupant is not None and occupant.ino != ino and self._is_leftover(occupant):
-                occupant = None if self._remove(occupant.ino) else occupant
+                occupant = None if self._make_room(occupant, folder) else occupant
+            if occupant is not None and occupant.ino != ino and self._gives_way(occupant, folder, started):
+                occupant = None
             if (occupant is not None and occupant.ino != ino) or self._local.touches(folder, child.name):
                 self._revisit.add(folder)
                 return

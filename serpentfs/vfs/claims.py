@@ -43,19 +43,22 @@ class Claims:
     def add(self, seq: int, resource: Resource, write: bool) -> bool:
         """Queue up at the end; the answer tells whether the claim is granted at once.
 
-        ValueError when an entry with a higher seq has queued there: it may have been told to go already.
+        ValueError when an entry with a higher seq has queued there that this one excludes: it may have been told to go
+        already. Readers do not exclude one another.
         """
         queue = self._queues.get(resource)
         if queue is None:
             queue = self._queues[resource] = _Queue()
-        last = max(queue.writers[-1] if queue.writers else 0, queue.last_reader if queue.readers else 0)
+        last = queue.writers[-1] if queue.writers else 0
+        if write and queue.readers:
+            last = max(last, queue.last_reader)
         if seq < last:
             raise ValueError(f"entry {seq} claims {resource} after entry {last} did")
         if write:
             queue.writers.append(seq)
         else:
             queue.readers += 1
-            queue.last_reader = seq
+            queue.last_reader = max(seq, queue.last_reader)
         if not queue.waiting and (queue.granted == 0 or not (write or queue.exclusive)):
             queue.granted += 1
             queue.exclusive = write

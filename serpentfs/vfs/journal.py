@@ -289,14 +289,23 @@ class Journal:
 
     def retarget(self, seq: int, place: Place) -> Delta:
         """The name of a queued entry is taken in the cloud: what to store so that it goes to ``place``, a name that
-        no entry touches, and replaces nothing. A CONTENT becomes a CREATE there: its own node is somebody else's."""
+        no entry touches, and replaces nothing. A CONTENT becomes a CREATE there: its own node is somebody else's.
+
+        It keeps its seq, unless a later entry moves or removes that folder and may be on its way: then it goes to the
+        end, or, where a newer content of the file waits there, that one alone is left."""
         slot = self._slots[seq]
         if slot.state is not EntryState.QUEUED:
             raise ValueError(f"entry {seq} is {slot.state.value}, not queued")
         entry = slot.entry
         operation = Operation.CREATE if entry.operation is Operation.CONTENT else entry.operation
         changed = replace(entry, operation=operation, target=place, replaces=None)
-        return Delta((changed,), (), {}, (), (), self._version)
+        if max(self._claims.writers(place.parent), default=0) < seq:
+            return Delta((changed,), (), {}, (), (), self._version)
+        for later in self._slots_of(entry.ino):
+            if later.entry.seq > seq and later.entry.content:
+                return Delta((), (seq,), {seq: later.entry.seq}, (), (entry.content,), self._version)
+        changed = replace(changed, seq=self._next_seq)
+        return Delta((changed,), (seq,), {seq: changed.seq}, (), (), self._version)
 
     def unpark(self, seq: int, *, unsent: bool = False) -> None:
         """Try a stuck entry again. ``unsent``: nothing of it is in the cloud, so that it may be rewritten."""

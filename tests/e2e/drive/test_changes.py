@@ -273,7 +273,6 @@ def test_a_name_changes_hands(drive: Mounted, other: OtherClient, seen: Seen) ->
         assert (folder / name).stat().st_ino not in inodes.values()
 
 
-@pytest.mark.xfail(strict=False, reason="two folders that swapped names in one listing wait for each other's name")
 def test_two_folders_are_swapped(drive: Mounted, other: OtherClient, seen: Seen) -> None:
     make(
         drive, other, seen, ["mkdir", "/swap"], ["mkdir", "/swap/a"], ["put", "/swap/a/in a", "1"],
