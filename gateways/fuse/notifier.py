@@ -154,4 +154,6 @@ class Notifier:
                 pass  # the kernel does not hold it: nothing is stale
             except OSError as error:
                 # ENOTDIR and the like after a race with a rename; EBADF once the connection is gone.
-                log.warning("the kernel did not take an invalidation of %r: %s", key, error)
+                # Names stay out of the log: it may lie on a disk.
+                what = f"a name in inode {key[0]}" if isinstance(key, tuple) else f"inode {key}"
+                log.warning("the kernel did not take an invalidation of %s: %s", what, error)
