@@ -3,7 +3,8 @@
     SerpentError
     ├── RetryableError                    the same call may succeed later
     │   ├── Unavailable                   no network, a time-out, a 5xx, a broken connection
-    │   └── RateLimited                   the store asks to wait
+    │   ├── RateLimited                   the store asks to wait
+    │   └── LoginRequired                 the account's session has ended; works again after a log-in
     └── PermanentError                    the same call will fail again
         ├── NotFound                      no such entry, node or blob
         ├── AlreadyExists
@@ -54,6 +55,11 @@ class RateLimited(RetryableError):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class LoginRequired(RetryableError):
+    """The account's session has ended or the account is blocked. Nothing is lost by waiting: what is pending goes on
+    after the user logged in again."""
 
 
 class PermanentError(SerpentError):
