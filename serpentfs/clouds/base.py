@@ -12,7 +12,7 @@ already so" as success. It must find that out by identity (the same folder id, t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +32,11 @@ class Capabilities:
     """Times of files can be set without uploading them again."""
     server_copy: bool = False
     versions: bool = False
+    resumes_changes: bool = False
+    """``changes`` goes on where it was left before the last start, so that only the first start takes a snapshot."""
+    reports_times: bool = False
+    """Listings tell the time (in whole seconds) that ``put`` and ``set_mtime`` gave a file: another one there means
+    that somebody set it."""
     longest_name_bytes: int = 255
     """Longest cleartext name in bytes of UTF-8."""
 
@@ -57,6 +62,26 @@ class Batch:
     started: float
     listings: tuple[Listing, ...]
     complete: bool = False
+    tree: WholeTree | None = None
+    """With ``complete``: the whole cloud in place of listings."""
+    changed: tuple[NodeInfo, ...] = ()
+    """Nodes that are new, or not as they were. Of the rest of their folders nothing is said."""
+    removed: tuple[NodeId, ...] = ()
+    """Nodes that are no more, each with all that was below it."""
+    applied: Callable[[], Awaitable[None]] | None = None
+    """Called once the batch is in the local tree for good (through a power cut): what is not, comes again."""
+
+
+class WholeTree(Protocol):
+    """A cloud that is too large to be held in memory at once: asked folder by folder while a batch is applied."""
+
+    def children(self, directory: NodeId) -> Iterable[NodeInfo] | None:
+        """What the folder holds; None when there is no such folder."""
+        ...
+
+    def place(self, node: NodeId) -> tuple[NodeId, str] | None:
+        """Folder and name of a node; None when there is no such node."""
+        ...
 
 
 class Content(Protocol):

@@ -7,6 +7,8 @@ changes that the cloud does not know yet stay as they are. Three rules keep a la
 - what this process itself changed after the observation began is left alone, and the folder is listed again;
 - within a batch, a node that left one folder and came up in another was moved.
 
+A cloud that never lists again what it reported once (``resumes_changes``) has what is left for later written down.
+
 A file whose content changed in the cloud while somebody has it open comes as a new inode, so that nobody reads
 half of one content and half of another.
 """
@@ -17,18 +19,25 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Protocol
 
 import trio
 
 from serpentfs.bridge import Pace
-from serpentfs.clouds.base import Batch, Cloud, Listing
+from serpentfs.clouds.base import Batch, Cloud
 from serpentfs.model import NO_CONTENT, Ino, Kind, NodeId, NodeInfo
 from serpentfs.tree.store import EntryRow, NodeRow, Store
 
 log = logging.getLogger(__name__)
 
+Place = tuple[NodeId, str]
+"""A folder of the cloud and a name key in it."""
+
+_REVISIT = "feed-revisit"
+"""Where the records of folders to be listed again are kept, as if it were a door."""
+_SECOND = 1_000_000_000
 _SLICE = 16
 """Children handled in one transaction: a fraction of a millisecond, so that no door waits long for the loop."""
 _REMEMBER = 3600.0
@@ -67,8 +76,14 @@ class Feed:
         self._own_inos: dict[Ino, float] = {}
         self._own_nodes: dict[NodeId, float] = {}
         self._revisit: set[Ino] = set()
-        self._places: dict[NodeId, tuple[NodeId, str]] = {}
-        """Where the batch that is being applied has each node: folder and name key."""
+        self._recorded = {Ino(int(key)) for key in store.records(_REVISIT)}
+        """Folders whose revisit is written down: what is left for later outlives this process where the cloud would
+        not tell it again."""
+        self._revisit.update(self._recorded)
+        self._asked: set[Ino] = set()
+        """Folders whose new listing was asked for and has not come yet."""
+        self._place_of: Callable[[NodeId], Place | None] = lambda _: None
+        """Where the batch that is being applied has a node."""
         self._new_folders: set[NodeId] = set()
         """Folders that a listing brought and whose own listing has not come yet."""
         self._doomed: list[Ino] = []
@@ -95,62 +110,138 @@ class Feed:
             self._revisit.discard(folder)
             node = self._store.node_of(folder)
             if node is not None:
+                self._asked.add(folder)
                 self._cloud.recheck(node.node)
 
     def leave_for_later(self, folder: Ino) -> None:
         self._revisit.add(folder)
+        self._record_revisits()
 
     # batches
 
     async def apply(self, batch: Batch) -> None:
         """Apply what was observed. A folder that is not known and in nobody's listing is passed over."""
-        listings = {listing.directory: listing for listing in batch.listings}
-        self._places = {
-            child.id: (listing.directory, self._cloud.name_key(child.name))
-            for listing in batch.listings
-            for child in listing.children
-        }
-        seen = self._places.keys()
-        if batch.complete:
-            queue = deque([self._cloud.root])
+        children_of: Callable[[NodeId], Iterable[NodeInfo] | None]
+        if batch.tree is not None:
+            children_of, folders = batch.tree.children, [self._cloud.root]
+            self._place_of = self._places_in(batch.tree.place)
         else:
-            queue = deque(d for d in listings if self._store.node_by_id(d) is not None)
+            listings = {listing.directory: listing.children for listing in batch.listings}
+            children_of, folders = listings.get, [self._cloud.root] if batch.complete else list(listings)
+            self._place_of = self._places_of(batch)
+        queue = deque(folders)
         done: set[NodeId] = set()
         while queue:
             directory = queue.popleft()
             node = self._store.node_by_id(directory)
-            if directory in done or directory not in listings or node is None:
+            children = None if directory in done or node is None else children_of(directory)
+            if children is None or node is None:
                 continue
             done.add(directory)
-            await self._apply_listing(node.ino, listings[directory], batch.started, seen)
+            self._asked.discard(node.ino)
+            queue.extend(await self._apply_listing(node.ino, children, batch.started))
             self._new_folders.discard(directory)
-            queue.extend(child.id for child in listings[directory].children if child.kind is Kind.DIRECTORY)
+        await self._apply_removed(batch)
+        await self._apply_changed(batch)
         for directory in self._new_folders:
             self._cloud.recheck(directory)
         self._new_folders.clear()
         if batch.complete and not self._store.is_complete():
             with self._store.transaction():
                 self._store.set_complete()
+        self._record_revisits()
+        self._place_of = lambda _: None
 
-    async def _apply_listing(self, folder: Ino, listing: Listing, started: float, seen: Set[NodeId]) -> None:
-        here = {child.id for child in listing.children}
+    def _places_of(self, batch: Batch) -> Callable[[NodeId], Place | None]:
+        places = {
+            child.id: (listing.directory, self._cloud.name_key(child.name))
+            for listing in batch.listings
+            for child in listing.children
+        }
+        places.update((child.id, (child.parent, self._cloud.name_key(child.name)))
+                      for child in batch.changed if child.parent is not None)
+        if batch.listings or not (batch.changed or batch.removed):
+            return places.get
+        gone = frozenset(batch.removed)
+
+        def place_of(node: NodeId) -> Place | None:
+            return None if node in gone else places.get(node) or self._known_place(node)
+
+        return place_of
+
+    def _places_in(self, place: Callable[[NodeId], Place | None]) -> Callable[[NodeId], Place | None]:
+        def place_of(node: NodeId) -> Place | None:
+            found = place(node)
+            return None if found is None else (found[0], self._cloud.name_key(found[1]))
+
+        return place_of
+
+    def _known_place(self, node: NodeId) -> Place | None:
+        row = self._store.node_by_id(node)
+        entry = None if row is None else self._store.entry(row.ino)
+        parent = None if row is None else self._store.node_of(row.parent)
+        return None if entry is None or parent is None else (parent.node, self._cloud.name_key(entry.name))
+
+    def _record_revisits(self) -> None:
+        wanted = self._revisit | self._asked
+        if not self._cloud.capabilities.resumes_changes or self._recorded == wanted:
+            return
+        with self._store.transaction():
+            for folder in wanted ^ self._recorded:
+                self._store.put_record(_REVISIT, str(folder), b"" if folder in wanted else None)
+        self._recorded = wanted
+
+    async def _apply_listing(self, folder: Ino, children: Iterable[NodeInfo], started: float) -> list[NodeId]:
+        """The answer: the folders among the children."""
         pace = Pace()
         after = 0
         while page := self._store.nodes_in(folder, after, _SLICE):
             after = page[-1].ino
-            vanished = [node for node in page if node.node not in here and node.node not in seen]
+            vanished = [node for node in page if self._place_of(node.node) is None]
             if vanished:
                 with self._store.transaction():
                     for node in vanished:
                         self._vanished(folder, node, started)
             await self._take_out_doomed()
             await pace.breathe()
-        for at in range(0, len(listing.children), _SLICE):
-            self._apply_children(folder, listing.children[at : at + _SLICE], started, here)
+        rest = iter(children)
+        below: list[NodeId] = []
+        while some := list(islice(rest, _SLICE)):
+            self._apply_children(folder, some, started)
+            below.extend(child.id for child in some if child.kind is Kind.DIRECTORY)
             await self._take_out_doomed()
             await pace.breathe()
+        return below
 
-    def _apply_children(self, folder: Ino, children: Sequence[NodeInfo], started: float, here: set[NodeId]) -> None:
+    async def _apply_removed(self, batch: Batch) -> None:
+        pace = Pace()
+        for removed in batch.removed:
+            node = self._store.node_by_id(removed)
+            if node is not None:
+                with self._store.transaction():
+                    self._vanished(node.parent, node, batch.started)
+                await self._take_out_doomed()
+                await pace.breathe()
+
+    async def _apply_changed(self, batch: Batch) -> None:
+        """A node whose folder is among the changed ones, too, may come before it."""
+        pace = Pace()
+        waiting = [child for child in batch.changed if child.parent is not None]
+        while waiting:
+            rest = []
+            for child in waiting:
+                folder = None if child.parent is None else self._store.node_by_id(child.parent)
+                if folder is None:
+                    rest.append(child)
+                    continue
+                self._apply_children(folder.ino, [child], batch.started)
+                await self._take_out_doomed()
+                await pace.breathe()
+            if len(rest) == len(waiting):
+                return  # below a folder that is not there: its own news brings a listing of it
+            waiting = rest
+
+    def _apply_children(self, folder: Ino, children: Iterable[NodeInfo], started: float) -> None:
         # Most listings change nothing: find out what does before a transaction is opened.
         changes = []
         for child in children:
@@ -162,7 +253,7 @@ class Feed:
         with self._store.transaction():
             for child, node in changes:
                 if node is None:
-                    self._appeared(folder, child, started, here)
+                    self._appeared(folder, child, started)
                 else:
                     self._differs(folder, child, node, started)
 
@@ -172,7 +263,16 @@ class Feed:
         if child.kind is Kind.FILE and not self._cloud.capabilities.stable_file_ids:
             return True  # the id itself depends on the name
         entry = self._store.entry(node.ino)
-        return entry is not None and entry.name == child.name and entry.kind is child.kind
+        if entry is None or entry.name != child.name or entry.kind is not child.kind:
+            return False
+        return not self._time_was_set(entry, child)
+
+    def _time_was_set(self, entry: EntryRow, child: NodeInfo) -> bool:
+        return (
+            self._cloud.capabilities.reports_times
+            and child.kind is Kind.FILE
+            and entry.mtime_ns // _SECOND != child.mtime_ns // _SECOND
+        )
 
     def _own_since(self, started: float, ino: Ino | None, node: NodeId) -> bool:
         return (ino is not None and self._own_inos.get(ino, -1.0) >= started) or self._own_nodes.get(
@@ -229,7 +329,7 @@ class Feed:
         log.warning("a folder that was removed in the cloud holds changes that are not uploaded yet: it is kept")
         return False
 
-    def _appeared(self, folder: Ino, child: NodeInfo, started: float, here: set[NodeId]) -> None:
+    def _appeared(self, folder: Ino, child: NodeInfo, started: float) -> None:
         if self._own_since(started, None, child.id):
             self._revisit.add(folder)
             return
@@ -242,7 +342,7 @@ class Feed:
                 self._adopt(occupant, folder, child)
                 return
             if not self._gives_way(occupant, folder, started):
-                if self._local.is_pending(occupant.ino) or node is None or node.node not in here:
+                if self._local.is_pending(occupant.ino) or node is None or not self._is_in(node.node, folder):
                     self._revisit.add(folder)
                     return
                 name = distinct_name(name, child.id)
@@ -261,10 +361,15 @@ class Feed:
         here = self._store.node_of(folder)
         if node is None or here is None or self._local.is_pending(occupant.ino):
             return False
-        place = self._places.get(node.node)
+        place = self._place_of(node.node)
         if place is None or place == (here.node, self._cloud.name_key(occupant.name)):
             return False
         return not self._own_since(started, occupant.ino, node.node) and self._put_aside(occupant, folder, node.node)
+
+    def _is_in(self, node: NodeId, folder: Ino) -> bool:
+        """Whether the batch has the node in this folder."""
+        place, here = self._place_of(node), self._store.node_of(folder)
+        return place is not None and here is not None and place[0] == here.node
 
     def _is_leftover(self, entry: EntryRow) -> bool:
         """An entry that has no node and none coming: it lost it to somebody else's change."""
@@ -346,6 +451,9 @@ class Feed:
             content = self._store.new_content()
             self._store.set_content(ino, content, child.size, child.mtime_ns, time.time_ns())
             self._local.changed(ino, data=True)
+        elif self._time_was_set(entry, child):
+            self._store.set_times(ino, child.mtime_ns, None, time.time_ns())
+            self._local.changed(ino)
         elif child.kind is Kind.SYMLINK and child.target is not None and child.target != entry.target:
             self._store.set_target(ino, child.target, len(child.target.encode("utf-8", "surrogateescape")))
             self._local.changed(ino, data=True)

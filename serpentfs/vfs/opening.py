@@ -103,13 +103,22 @@ async def open_drive(
 
 async def _first_listing(cloud: Cloud, store: Store, feed: Feed) -> None:
     if not store.is_complete():
-        await feed.apply(await cloud.snapshot(store.known))
+        await _apply(await cloud.snapshot(store.known), store, feed)
+        return
+    if cloud.capabilities.resumes_changes:
         return
     with trio.move_on_after(_CATCH_UP):
         try:
-            await feed.apply(await cloud.snapshot(store.known))
+            await _apply(await cloud.snapshot(store.known), store, feed)
         except RetryableError as error:
             log.warning("starting from the local tree: %s", error)
+
+
+async def _apply(batch: Batch, store: Store, feed: Feed) -> None:
+    await feed.apply(batch)
+    if batch.applied is not None:
+        await store.sync()
+        await batch.applied()
 
 
 async def _follow(cloud: Cloud, store: Store, feed: Feed) -> None:
@@ -118,7 +127,7 @@ async def _follow(cloud: Cloud, store: Store, feed: Feed) -> None:
         nursery.start_soon(cloud.changes, store.known, send)
         async for batch in receive:
             try:
-                await feed.apply(batch)
+                await _apply(batch, store, feed)
             except SerpentError as error:
                 # A full disk must not end the drive; the next listing brings the same news.
                 log.error("what the cloud reported could not be stored: %s", error)
