@@ -7,7 +7,7 @@ blocking calls off the loop; ``LoopPortal`` lets a thread of a server library ca
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import trio
@@ -42,6 +42,16 @@ async def run_in_thread(where: str, function: Callable[..., T], *args: object, a
     With ``abandon`` a cancelled caller does not wait for the thread: only for calls whose late end harms nothing.
     """
     return await trio.to_thread.run_sync(function, *args, limiter=limiter(where), abandon_on_cancel=abandon)
+
+
+def received(channel: trio.MemoryReceiveChannel[T]) -> Iterator[T]:
+    """What comes through a channel, for a thread that ``run_in_thread`` started: waits for the loop at each step, and
+    ends with the channel."""
+    while True:
+        try:
+            yield trio.from_thread.run(channel.receive)
+        except trio.EndOfChannel:
+            return
 
 
 _SLICE = 0.0002

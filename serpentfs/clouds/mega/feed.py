@@ -1,0 +1,214 @@
+"""What others change in the account, from the event channel to the replica and on to the tree.
+
+The replica takes every packet in the transaction that takes its sequence number, and keeps the list of what the tree
+was not told yet; so nothing is missed between two starts, however either ended. Own changes come back as packets,
+too: they are told with a delay, when the tree knows them already and finds nothing new.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from serpentfs.bridge import received, run_in_thread
+from serpentfs.clouds.base import Batch, Listing
+from serpentfs.clouds.mega.api import Api, EventsLost
+from serpentfs.clouds.mega.replica import Replica
+from serpentfs.clouds.mega.view import View
+from serpentfs.errors import LoginRequired, RetryableError, Unavailable
+from serpentfs.model import NodeId
+
+log = logging.getLogger(__name__)
+
+_TREE = {"a": "f", "c": 1, "r": 1}
+_PAGE = 500
+"""Changes told to the tree at a time."""
+_OWN_DELAY = 2.0
+"""Seconds until an own change is told: its answer is in the tree by then."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
+_PIECES = 64
+"""Pieces of a tree's reply that may wait for the thread that decodes them."""
+_RESYNC = ("feed", "resync")
+"""Record: the replica was loaded anew, and the tree was not compared with it yet."""
+
+
+class EventFeed:
+    """Follows one account. ``run`` is MegaCloud's ``changes``."""
+
+    def __init__(
+        self, api: Api, replica: Replica, view: View, whole: Callable[[], Awaitable[bytes]] | None = None
+    ) -> None:
+        """``whole`` fetches the tree where there are no events to follow (a file's link)."""
+        self._api = api
+        self._replica = replica
+        self._view = view
+        self._whole = whole
+        self._polling = trio.Lock()
+        self._news = trio.Event()
+        self._live = False
+        """The server is asked to tell the moment something happens: the replica is as fresh as can be."""
+        self._rechecks: set[NodeId] = set()
+        self._told = 0
+        """Serial up to which changes were given to the tree, be they applied there or not."""
+
+    def recheck(self, directory: NodeId) -> None:
+        self._rechecks.add(directory)
+        self.wake()
+
+    def wake(self) -> None:
+        """Something is to be told."""
+        self._news.set()
+
+    # server → replica
+
+    async def load(self) -> None:
+        """Fetch the whole tree into the replica, decoded in a thread piece by piece as it comes."""
+        send, receive = trio.open_memory_channel[bytes](_PIECES)
+
+        async def fetch() -> None:
+            if self._whole is not None:
+                async with send:
+                    await send.send(await self._whole())
+                return
+            async with send, self._api.stream_tree(_TREE) as pieces:
+                async for piece in pieces:
+                    await send.send(piece)
+
+        self._replica.put_record(*_RESYNC, b"1")
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fetch)
+                async with receive:
+                    await run_in_thread("store", self._replica.load, received(receive))
+        except* trio.BrokenResourceError as group:
+            raise Unavailable("the account's tree could not be decoded") from group
+        except* RetryableError as group:
+            raise _first(group) from group
+
+    async def ensure_fresh(self) -> None:
+        """The replica holds whatever others did up to now, as far as the server has told."""
+        if not self._live:
+            await self.catch_up()
+
+    async def catch_up(self) -> str | None:
+        """Apply all packets that wait. The answer: the URL that blocks until there are more. Raises EventsLost when
+        the server does not keep what happened since; what is in the replica then has to be loaded anew."""
+        async with self._polling:
+            if not self._replica.is_loaded:
+                await self.load()
+            while self._whole is None:
+                poll = await self._api.poll(self._replica.sn or "")
+                if poll.packets:
+                    applied = self._replica.apply(poll.packets, poll.sn, self._api.own_id)
+                    self.wake()
+                    if applied.reload:
+                        raise EventsLost("the account's events name folders that are not known")
+                elif poll.wait_url is not None:
+                    return poll.wait_url
+        return None
+
+    async def _reload(self) -> None:
+        log.warning("the server does not keep what happened since: the account's tree is loaded anew")
+        async with self._polling:
+            await self.load()
+        self.wake()
+
+    async def _follow(self) -> None:
+        """Until cancelled: apply what happens, the moment it happens."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                try:
+                    wait_url = await self.catch_up()
+                    self._live = True
+                    pause = _FIRST_PAUSE
+                    if wait_url is not None:
+                        await self._api.wait(wait_url)
+                    continue
+                except EventsLost:
+                    self._live = False
+                    await self._reload()
+                    continue
+                finally:
+                    self._live = False
+            except LoginRequired as error:
+                log.error("changes elsewhere are not seen: %s", error)
+                pause = _LONGEST_PAUSE
+            except RetryableError as error:
+                log.info("changes elsewhere are not seen for now: %s", error)
+            await trio.sleep(pause * random.uniform(0.7, 1.0))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    # replica → tree
+
+    async def run(self, send: trio.MemorySendChannel[Batch]) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            if self._whole is None:
+                nursery.start_soon(self._follow)
+            while True:
+                self._news = trio.Event()
+                again = await self._tell(send)
+                with trio.move_on_after(again):
+                    await self._news.wait()
+
+    async def _tell(self, send: trio.MemorySendChannel[Batch]) -> float:
+        """Send what the tree does not know. The answer: seconds until own changes are due."""
+        if not self._replica.is_loaded:
+            return _OWN_DELAY
+        if self._replica.get_record(*_RESYNC) is not None:
+            await send.send(self.whole())
+        while True:
+            started = trio.current_time()
+            unseen = self._replica.unseen(_PAGE, own_before=time.monotonic() - _OWN_DELAY, after=self._told)
+            if not unseen.changed and not unseen.removed:
+                break
+            self._told = unseen.serial
+            changed, removed = [], [NodeId(handle) for handle in unseen.removed]
+            for node in unseen.changed:
+                if self._view.holds(node):
+                    changed.append(self._view.info(node))
+                else:
+                    removed.append(NodeId(node.handle))
+            await send.send(
+                Batch(started, (), changed=tuple(changed), removed=tuple(removed), applied=self._acknowledge(unseen.serial))
+            )
+        rechecks, self._rechecks = self._rechecks, set()
+        if rechecks:
+            started = trio.current_time()
+            listings = [
+                Listing(directory, tuple(children))
+                for directory in rechecks
+                if (children := self._view.children(directory)) is not None
+            ]
+            await send.send(Batch(started, tuple(listings)))
+        return _OWN_DELAY
+
+    def whole(self) -> Batch:
+        """Everything, folder by folder."""
+        serial = self._replica.latest_serial()
+        self._told = max(self._told, serial)
+
+        async def applied() -> None:
+            self._replica.acknowledge(serial)
+            self._replica.put_record(*_RESYNC, None)
+
+        return Batch(trio.current_time(), (), complete=True, tree=self._view, applied=applied)
+
+    def _acknowledge(self, serial: int) -> Callable[[], Awaitable[None]]:
+        async def applied() -> None:
+            self._replica.acknowledge(serial)
+
+        return applied
+
+
+def _first(group: BaseExceptionGroup[RetryableError]) -> RetryableError:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            return _first(error)
+        return error
+    raise AssertionError("an exception group is never empty")

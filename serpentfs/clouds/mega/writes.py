@@ -1,0 +1,310 @@
+"""Changes of an account's nodes: each Cloud call as the commands that make it so.
+
+The server knows handles only and never minds two nodes of one name, so what a name holds is looked up in the replica,
+which is first brought up to date. A change of several steps is one request whose commands are executed in order, and
+an order in which a break between two of them loses nothing. What the server confirmed is in the replica before the
+caller hears of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from serpentfs.bridge import run_in_thread
+from serpentfs.clouds.base import Content
+from serpentfs.clouds.mega import attributes, fingerprint, names
+from serpentfs.clouds.mega.api import Api, error_of
+from serpentfs.clouds.mega.encoding import encode
+from serpentfs.clouds.mega.feed import EventFeed
+from serpentfs.clouds.mega.file_attributes import FileAttributes
+from serpentfs.clouds.mega.keys import ecb_encrypt
+from serpentfs.clouds.mega.nodes import Node
+from serpentfs.clouds.mega.replica import Replica
+from serpentfs.clouds.mega.thumbnails import make_preview, make_thumbnail
+from serpentfs.clouds.mega.uploads import Uploads, upload_key
+from serpentfs.clouds.mega.view import View
+from serpentfs.errors import (
+    AlreadyExists,
+    Conflict,
+    DirectoryNotEmpty,
+    IsADirectory,
+    NotFound,
+    SerpentError,
+    Unsupported,
+)
+from serpentfs.model import Kind, NodeId, NodeInfo, NodeRef, Span
+
+log = logging.getLogger(__name__)
+
+_NEW = "xxxxxxxx"
+"""Placeholder of a folder that has no handle yet (specification, 8.1)."""
+_THUMBNAIL, _PREVIEW = 0, 1
+_LARGEST_IMAGE = 64 * 2**20
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_SECOND = 1_000_000_000
+
+
+class Writer:
+    """``hard_delete``: remove for good instead of into the rubbish bin. ``thumbnails``: make them for images."""
+
+    def __init__(
+        self,
+        api: Api,
+        replica: Replica,
+        view: View,
+        feed: EventFeed,
+        uploads: Uploads,
+        pictures: FileAttributes,
+        *,
+        master_key: bytes,
+        secret: bytes,
+        hard_delete: bool,
+        thumbnails: bool,
+    ) -> None:
+        self._api = api
+        self._replica = replica
+        self._view = view
+        self._feed = feed
+        self._uploads = uploads
+        self._pictures = pictures
+        self._master_key = master_key
+        self._secret = secret
+        self._hard_delete = hard_delete
+        self._thumbnails = thumbnails
+
+    # what a name holds
+
+    def _real(self, name: str, node: str | None) -> str:
+        return unicodedata.normalize("NFC", names.real_name(name, node))
+
+    def _expect(self, parent: NodeId, name: str, replaces: NodeRef | None, mover: str | None = None) -> Node | None:
+        """The node that goes away when something comes to this name; Conflict, AlreadyExists."""
+        if replaces is None:
+            if any(node.handle != mover for node in self._replica.named(parent, self._real(name, mover))):
+                raise AlreadyExists("the name is taken")
+            return None
+        found = self._view.find(replaces.id)
+        if found is None or found.parent != parent or self._real(name, found.handle) != _nfc(found.name):
+            raise Conflict("what was to be replaced is no longer there")
+        if found.kind is Kind.DIRECTORY:
+            raise IsADirectory("a folder cannot be replaced")
+        return found
+
+    # commands
+
+    async def _execute(self, commands: Sequence[dict[str, Any]], what: str) -> None:
+        for answer in await self._api.commands(list(commands)):
+            if isinstance(answer, int) and answer < 0:
+                raise error_of(answer, what)
+
+    def _set_attributes(self, node: Node, changed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """The command that changes some of a node's attributes and keeps the others, and the new attributes sealed."""
+        merged = {**node.attributes, **changed}
+        sealed = encode(attributes.pack({k: v for k, v in merged.items() if v is not None}, node.cipher_key))
+        return {"a": "a", "n": node.handle, "at": sealed, "i": self._api.own_id}, sealed
+
+    def _share_keys(self, parent: str, top: Node) -> dict[str, Any]:
+        """``cr`` of a command that brings ``top`` into a folder which is shared: the keys of it and of all below it, for
+        those who share the folder (specification, 8.1)."""
+        shares = self._replica.share_of(parent)
+        if not shares:
+            return {}
+        nodes, waiting = [], [top]
+        while waiting:
+            node = waiting.pop()
+            nodes.append(node)
+            waiting.extend(self._replica.children(node.handle))
+        triples: list[Any] = []
+        for at, (_, share_key) in enumerate(shares):
+            for index, node in enumerate(nodes):
+                triples += [at, index, encode(ecb_encrypt(share_key, node.key))]
+        return {"cr": [[handle for handle, _ in shares], [node.handle for node in nodes], triples]}
+
+    # Cloud's calls
+
+    async def put(
+        self,
+        parent: NodeId,
+        name: str,
+        content: Content,
+        replaces: NodeRef | None,
+        mtime_ns: int,
+        token: bytes,
+        retry: bool,
+    ) -> NodeInfo:
+        names.check_name(name)
+        await self._feed.ensure_fresh()
+        self._view.folder(parent)
+        if retry:
+            earlier = self._replica.by_key(parent, upload_key(self._secret, token).key)
+            if earlier is not None:
+                return self._view.info(earlier)
+        old = self._expect(parent, name, replaces)
+        made = await self._uploads.put(
+            parent,
+            self._real(name, None if old is None else old.handle),
+            content,
+            mtime=mtime_ns // _SECOND,
+            replaces=None if old is None else old.handle,
+            token=token,
+            secret=self._secret,
+            extra={} if old is None else {k: v for k, v in old.attributes.items() if k not in ("n", "c", "c0")},
+            retry=retry,
+            share=self._replica.share_of(parent),
+        )
+        self._replica.store([made])
+        if old is not None:
+            # It is an old version now, or gone; the events tell which.
+            self._replica.set_parent(old.handle, made["h"])
+        node = self._made(made["h"])
+        if self._thumbnails:
+            await self._attach_pictures(node, content)
+        return self._view.info(node)
+
+    def _made(self, handle: str) -> Node:
+        node = self._replica.node(handle)
+        if node is None:
+            raise NotFound("what was made just now is gone again")
+        return node
+
+    async def _attach_pictures(self, node: Node, content: Content) -> None:
+        """The file is safe already: whatever fails here is told and forgotten."""
+        if not node.name.lower().endswith(_IMAGES) or not 0 < content.size <= _LARGEST_IMAGE:
+            return
+        try:
+            data = await content.read(Span(0, content.size))
+            for kind, make in ((_THUMBNAIL, make_thumbnail), (_PREVIEW, make_preview)):
+                picture = await run_in_thread("crypto", make, data)
+                if picture is not None:
+                    await self._pictures.attach(node.handle, node.cipher_key, kind, picture)
+        except SerpentError as error:
+            log.warning("a picture's thumbnail was not stored: %s", error)
+
+    async def mkdir(self, parent: NodeId, name: str, token: bytes, retry: bool) -> NodeInfo:
+        names.check_name(name)
+        await self._feed.ensure_fresh()
+        self._view.folder(parent)
+        key = hmac.new(self._secret, b"folder" + token, hashlib.sha256).digest()[:16]
+        if retry and (earlier := self._replica.by_key(parent, key)) is not None:
+            return self._view.info(earlier)
+        self._expect(parent, name, None)
+        folder = {
+            "h": _NEW,
+            "t": 1,
+            "a": encode(attributes.pack({"n": self._real(name, None)}, key)),
+            "k": encode(ecb_encrypt(self._master_key, key)),
+        }
+        command: dict[str, Any] = {"a": "p", "t": parent, "n": [folder], "i": self._api.own_id}
+        if shares := self._replica.share_of(parent):
+            triples: list[Any] = []
+            for at, (_, share_key) in enumerate(shares):
+                triples += [at, 0, encode(ecb_encrypt(share_key, key))]
+            command["cr"] = [[handle for handle, _ in shares], [], triples]
+        answer = await self._api.command(command)
+        self._replica.store(answer["f"])
+        return self._view.info(self._made(answer["f"][0]["h"]))
+
+    def _head(self, handle: NodeId) -> Node | None:
+        """The file that a node is now: where somebody saved over it, the newest version."""
+        node = self._replica.node(handle)
+        while node is not None and node.parent is not None:
+            above = self._replica.node(node.parent)
+            if above is None or above.kind is Kind.DIRECTORY:
+                break
+            node = above
+        return node if node is not None and self._view.holds(node) else None
+
+    async def move(
+        self, node: NodeRef, parent: NodeId, name: str, replaces: NodeRef | None, retry: bool
+    ) -> NodeInfo:
+        names.check_name(name)
+        await self._feed.ensure_fresh()
+        found = self._head(node.id)
+        if found is None:
+            raise NotFound("what was to be moved is no longer there")
+        self._view.folder(parent)
+        real = self._real(name, found.handle)
+        is_there = found.parent == parent and _nfc(found.name) == real
+        gone: Node | None = None
+        if replaces is not None and retry and is_there and self._view.find(replaces.id) is None:
+            pass  # the earlier attempt took it away
+        elif replaces is None or replaces.id != found.handle:
+            gone = self._expect(parent, name, replaces, found.handle)
+        commands: list[dict[str, Any]] = []
+        if found.parent != parent:
+            keys = self._share_keys(parent, found)
+            commands.append({"a": "m", "n": found.handle, "t": parent, "i": self._api.own_id, **keys})
+        sealed: str | None = None
+        if _nfc(found.name) != real:
+            rename, sealed = self._set_attributes(found, {"n": real})
+            commands.append(rename)
+        if gone is not None:
+            commands += self._removal(gone)
+        if commands:
+            await self._execute(commands, "moving")
+        if found.parent != parent:
+            self._replica.set_parent(found.handle, parent)
+        if sealed is not None:
+            self._replica.set_attributes(found.handle, sealed)
+        if gone is not None:
+            self._removed(gone)
+        info = self._view.info(self._made(found.handle))
+        return replace(info, same_content=found.handle == node.id)
+
+    def _is_for_good(self, node: Node) -> bool:
+        return self._hard_delete or self._replica.rubbish in (None, self._replica.root_of(node.handle))
+
+    def _removal(self, node: Node) -> list[dict[str, Any]]:
+        if self._is_for_good(node):
+            return [{"a": "d", "n": node.handle, "i": self._api.own_id}]
+        # Where it came from, for who restores it (specification, 6).
+        note, _ = self._set_attributes(node, {"rr": node.parent})
+        return [note, {"a": "m", "n": node.handle, "t": self._replica.rubbish, "i": self._api.own_id}]
+
+    def _removed(self, node: Node) -> None:
+        if self._is_for_good(node) or self._replica.rubbish is None:
+            self._replica.drop(node.handle)
+        else:
+            self._replica.set_parent(node.handle, self._replica.rubbish)
+
+    async def remove(self, node: NodeRef, retry: bool) -> None:
+        await self._feed.ensure_fresh()
+        found = self._view.find(node.id)
+        if found is None:
+            if self._head(node.id) is not None:
+                raise Conflict("it was replaced")
+            if retry:
+                return
+            raise NotFound("it is already gone")
+        if found.kind is Kind.DIRECTORY and next(iter(self._replica.children(found.handle)), None) is not None:
+            raise DirectoryNotEmpty("the folder is not empty")
+        await self._execute(self._removal(found), "removing")
+        self._removed(found)
+
+    async def set_mtime(self, node: NodeRef, mtime_ns: int) -> NodeInfo:
+        if node.kind is not Kind.FILE:
+            raise Unsupported("only files have a time of their own here")
+        await self._feed.ensure_fresh()
+        found = self._view.find(node.id)
+        if found is None:
+            if self._head(node.id) is not None:
+                raise Conflict("it was replaced")
+            raise NotFound("it is no longer there")
+        known = fingerprint.unpack_fingerprint(str(found.attributes.get("c", "")))
+        # Without a fingerprint other clients take the node key's first half for the checksum (specification, 6.1).
+        checksum = found.key[:16] if known is None else known[0]
+        packed = fingerprint.pack_fingerprint(checksum, max(0, mtime_ns // _SECOND))
+        command, sealed = self._set_attributes(found, {"c": packed})
+        await self._execute([command], "setting a time")
+        self._replica.set_attributes(found.handle, sealed)
+        return self._view.info(self._made(found.handle))
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
