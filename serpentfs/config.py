@@ -14,7 +14,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ from typing import Any
 from serpentfs.errors import NotFound, UsageError
 
 DURABILITIES = ("local", "cloud")
+MEGA_ROOTS = ("cloud", "inbox", "rubbish", "shares")
+"""The trees of a MEGA account: the cloud drive, the inbox (backups), the rubbish bin, what others share with it."""
+ACCOUNT_KEYS = ("root", "hard-delete", "thumbnails", "show-versions")
+"""Keys that only a MEGA account has a use for."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE)
 _SIZE_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _TABLE_HEADER = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?$")
@@ -57,6 +61,14 @@ class RemoteConfig:
     cache_directory: Path | None = None
     poll_interval: float | None = None
     """Seconds between two listings of a store that does not report changes."""
+    root: str | None = None
+    """Which tree of a MEGA account, like the rest for such accounts only."""
+    hard_delete: bool | None = None
+    """Removed for good, not moved to the rubbish bin."""
+    thumbnails: bool | None = None
+    """Images get thumbnails and previews when they are uploaded."""
+    show_versions: bool | None = None
+    """Old versions of files are shown, read-only, below ``.versions``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +78,13 @@ class Config:
     path: Path
     remotes: Mapping[str, RemoteConfig] = field(default_factory=dict)
 
-    def remote(self, name: str) -> RemoteConfig:
-        """NotFound, with the nearest name, for one that is not configured."""
+    def remote(self, name: str, others: Iterable[str] = ()) -> RemoteConfig:
+        """NotFound, with the nearest name (also of ``others``, which are known elsewhere), for one that is not
+        configured."""
         if name in self.remotes:
             return self.remotes[name]
-        raise NotFound(f'no remote "{name}" in {self.path}{_suggestion(name, self.remotes)}')
+        known = dict.fromkeys((*self.remotes, *others))
+        raise NotFound(f'no remote "{name}" in {self.path}{_suggestion(name, known)}')
 
 
 def default_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -159,6 +173,12 @@ def _durability(value: Any) -> str:
     return str(value)
 
 
+def _root(value: Any) -> str:
+    if value not in MEGA_ROOTS:
+        raise _Wrong("one of " + ", ".join(f'"{known}"' for known in MEGA_ROOTS))
+    return str(value)
+
+
 _READERS: dict[str, Callable[[Any], object]] = {
     "url": _text,
     "password-file": _path,
@@ -172,6 +192,10 @@ _READERS: dict[str, Callable[[Any], object]] = {
     "cache-free-space": _size,
     "cache-directory": _path,
     "poll-interval": _interval,
+    "root": _root,
+    "hard-delete": _flag,
+    "thumbnails": _flag,
+    "show-versions": _flag,
 }
 assert {name.replace("-", "_") for name in _READERS} == {f.name for f in fields(RemoteConfig)} - {"name"}
 

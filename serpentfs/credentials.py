@@ -100,20 +100,19 @@ def _run_command(command: tuple[str, ...]) -> str:
     return _decode(done.stdout, f"the output of the password command {command[0]}")
 
 
-def _ask(question: str, *, twice: bool) -> str:
+def ask(question: str, what: str, instead: str, *, twice: bool = False) -> str:
+    """Ask for a secret on the terminal, without showing it. ``what`` names it and ``instead`` the options that give
+    it without a terminal, both for the UsageError that tells that there is none, or no answer."""
     try:
         with open("/dev/tty", "rb", buffering=0):
             pass
     except OSError as error:
-        raise UsageError(
-            "no passphrase: there is no terminal to ask on; use --password-file, --password-command "
-            f"or {PASSWORD_FILE_VARIABLE}"
-        ) from error
+        raise UsageError(f"no {what}: there is no terminal to ask on; use {instead}") from error
     answer = getpass(f"{question}: ")
     if not answer:
-        raise UsageError("the passphrase is empty")
+        raise UsageError(f"the {what} is empty")
     if twice and getpass(f"{question} again: ") != answer:
-        raise UsageError("the two passphrases differ")
+        raise UsageError(f"the two {what}s differ")
     return answer
 
 
@@ -132,4 +131,6 @@ def read_passphrase(
         return _run_command(source.command)
     if named := environment.get(PASSWORD_FILE_VARIABLE):
         return read_secret_file(Path(named).expanduser(), "password")
-    return _ask(question, twice=twice)
+    return ask(
+        question, "passphrase", f"--password-file, --password-command or {PASSWORD_FILE_VARIABLE}", twice=twice
+    )

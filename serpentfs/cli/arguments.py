@@ -8,13 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from serpentfs.config import DURABILITIES, parse_size
+from serpentfs.config import DURABILITIES, MEGA_ROOTS, parse_size
 from serpentfs.errors import UsageError
 
 T = TypeVar("T")
 
-REMOTE_HELP = "a URL (vault+file:///srv/vault, vault+s3://bucket/prefix?endpoint=URL) or a name from the config"
+REMOTE_HELP = (
+    "a URL (vault+file:///srv/vault, vault+s3://bucket/prefix?endpoint=URL), a name from the config, "
+    "or that of a log-in (mega:)"
+)
 REMOTE_PATH_HELP = f"{REMOTE_HELP}; with a folder in it as URL#/folder or name:/folder"
+LOGIN_HELP = "the name of a log-in, or of a remote that uses it"
+_ROOT_HELP = "which tree: the cloud drive (the usual one), the inbox, the rubbish bin, or what others share"
 
 
 class Parser(argparse.ArgumentParser):
@@ -157,6 +162,19 @@ def add_drive(parser: argparse.ArgumentParser) -> None:
         "--cache-free-space", type=size, metavar="SIZE", help="stop filling the disk when less than this is free"
     )
     cache.add_argument("--cache-directory", type=absolute_path, metavar="DIR", help="keep sealed blocks there")
+
+
+def add_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument_group("MEGA accounts").add_argument("--root", choices=MEGA_ROOTS, help=_ROOT_HELP)
+
+
+def add_account(parser: argparse.ArgumentParser) -> None:
+    """For commands that serve a drive."""
+    group = parser.add_argument_group("MEGA accounts")
+    group.add_argument("--root", choices=MEGA_ROOTS, help=_ROOT_HELP)
+    group.add_argument("--hard-delete", action="store_true", help="remove for good, not to the rubbish bin")
+    group.add_argument("--thumbnails", action="store_true", help="make thumbnails and previews of uploaded images")
+    group.add_argument("--show-versions", action="store_true", help="show old versions of files below .versions")
 
 
 def add_process(parser: argparse.ArgumentParser) -> None:

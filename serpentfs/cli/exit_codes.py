@@ -24,6 +24,7 @@ class ExitCode(enum.IntEnum):
     CONFLICT = 13
     PENDING = 14
     DAMAGED = 15
+    LOGIN_REQUIRED = 16
     INTERRUPTED = 130
 
 
@@ -31,8 +32,8 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.OK: "done",
     ExitCode.FAILURE: "failed for a reason that has no code of its own",
     ExitCode.USAGE: "a wrong option, URL or configuration",
-    ExitCode.WRONG_PASSPHRASE: "the passphrase does not open the vault",
-    ExitCode.NOT_FOUND: "no such vault, remote, folder or file; nothing is running for this remote",
+    ExitCode.WRONG_PASSPHRASE: "a wrong passphrase or password",
+    ExitCode.NOT_FOUND: "no such vault, remote, log-in, folder or file; nothing is running for this remote",
     ExitCode.BUSY: "in use: another process owns the remote, files are open below the mount, or a port is taken",
     ExitCode.UNAVAILABLE: "the store cannot be reached now; the same command may succeed later",
     ExitCode.INTEGRITY: "data that does not authenticate",
@@ -44,12 +45,14 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.CONFLICT: "somebody else changed it meanwhile",
     ExitCode.PENDING: "stopped before everything was uploaded; the rest goes up at the next start",
     ExitCode.DAMAGED: "`check` found problems that remain",
+    ExitCode.LOGIN_REQUIRED: "the account's session has ended, or the account is blocked: log out and in again",
     ExitCode.INTERRUPTED: "interrupted at a prompt or during a command",
 }
 
 _BY_CLASS: dict[type[errors.SerpentError], ExitCode] = {
     errors.SerpentError: ExitCode.FAILURE,
     errors.RetryableError: ExitCode.UNAVAILABLE,
+    errors.LoginRequired: ExitCode.LOGIN_REQUIRED,
     errors.NotFound: ExitCode.NOT_FOUND,
     errors.NotADirectory: ExitCode.NOT_FOUND,
     errors.AlreadyExists: ExitCode.EXISTS,

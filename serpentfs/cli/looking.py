@@ -18,8 +18,8 @@ from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.opening import unlock_target
 from serpentfs.cli.output import human_size, print_json, printable
-from serpentfs.cli.remotes import ask_passphrase, owner_of, resolve
-from serpentfs.daemon import owner
+from serpentfs.cli.remotes import owner_of, resolve
+from serpentfs.daemon import opened, owner
 from serpentfs.daemon.asking import Connection
 from serpentfs.daemon.listing import list_entries
 
@@ -29,6 +29,7 @@ def add_ls(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("remote", metavar="REMOTE", help=options.REMOTE_PATH_HELP)
     parser.add_argument("-l", "--long", action="store_true", help="with kind, size and time")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    options.add_root(parser)
     options.add_passphrase(parser)
 
 
@@ -36,6 +37,7 @@ def add_df(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=df)
     parser.add_argument("remote", metavar="REMOTE", help=options.REMOTE_HELP)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    options.add_root(parser)
     options.add_passphrase(parser)
 
 
@@ -46,7 +48,6 @@ def ls(arguments: argparse.Namespace) -> ExitCode:
         with Connection(Path(note.socket)) as connection:
             connection.ask("list", entries.extend, path=target.path)
     else:
-
         remote = unlock_target(arguments, target, read_only=True)
 
         async def collect() -> None:
@@ -81,14 +82,8 @@ def df(arguments: argparse.Namespace) -> ExitCode:
         with Connection(Path(note.socket)) as connection:
             quota: dict[str, int | None] = connection.ask("quota")
     else:
-
-        passphrase = ask_passphrase(arguments, target)
-
-        async def ask() -> dict[str, int | None]:
-            async with owner.open_remote(target.spec, passphrase) as vault:
-                return asdict(await vault.quota())
-
-        quota = trio.run(ask)
+        remote = unlock_target(arguments, target)
+        quota = asdict(trio.run(opened.room_of, remote))
     if arguments.json:
         print_json(quota)
         return ExitCode.OK

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from serpentfs.cache.layers import CacheLimits
 from serpentfs.cli.remotes import Target, ask_passphrase
 from serpentfs.clouds.vault import POLL_INTERVAL
-from serpentfs.daemon.owner import Remote
+from serpentfs.daemon.accounts import MegaAccess
+from serpentfs.daemon.opened import Remote, VaultAccess
+from serpentfs.daemon.places import session_file
+from serpentfs.errors import NotFound, UsageError
 from serpentfs.vfs.drive import DriveOptions
+
+if TYPE_CHECKING:
+    from serpentfs.clouds.mega.session import Session
 
 T = TypeVar("T")
 
 
 def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: bool = False) -> Remote:
-    """Ask for the passphrase and put together what the owner needs, from options first, then from the config."""
+    """Ask for the passphrase of a vault, or take the session of an account, and put together what the owner needs,
+    from options first, then from the config."""
     table = target.config
 
     def chosen(name: str, default: T) -> T:
@@ -30,18 +37,46 @@ def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: b
         disk_bytes=chosen("cache_disk", default_cache.disk_bytes),
         free_space_floor=chosen("cache_free_space", default_cache.free_space_floor),
     )
-    configured_read_only = bool(table and table.read_only)
+    def is_on(name: str) -> bool:
+        return bool(getattr(arguments, name, False) or (table is not None and getattr(table, name)))
+
+    access: VaultAccess | MegaAccess
+    if target.spec.cloud == "vault":
+        _refuse_account_options(arguments)
+        access = VaultAccess(ask_passphrase(arguments, target), chosen("poll_interval", POLL_INTERVAL))
+    else:
+        access = MegaAccess(
+            session_of(target), root=target.spec.root, hard_delete=is_on("hard_delete"),
+            thumbnails=is_on("thumbnails"), show_versions=is_on("show_versions"),
+        )
+        read_only = read_only or access.read_only
     options = DriveOptions(
         settle=chosen("settle", default.settle),
-        read_only=read_only or configured_read_only or getattr(arguments, "read_only", False),
+        read_only=read_only or is_on("read_only"),
         durability=chosen("durability", default.durability),
         uploads=chosen("uploads", default.uploads),
         cache=cache,
     )
     return Remote(
-        spec=target.spec,
-        passphrase=ask_passphrase(arguments, target),
-        options=options,
-        cache_directory=chosen("cache_directory", None),
-        poll_interval=chosen("poll_interval", POLL_INTERVAL),
+        spec=target.spec, access=access, options=options, cache_directory=chosen("cache_directory", None)
     )
+
+
+def _refuse_account_options(arguments: argparse.Namespace) -> None:
+    for name in ("hard_delete", "thumbnails", "show_versions"):
+        if getattr(arguments, name, False):
+            raise UsageError(f"--{name.replace('_', '-')} is for MEGA accounts")
+
+
+def session_of(target: Target) -> Session:
+    """What the log-in behind a MEGA remote left. NotFound when there is none (any more), UsageError for a vault."""
+    # Only here: an HTTP library that vaults do without.
+    from serpentfs.clouds.mega.session import load_session
+
+    name = target.spec.location
+    if target.spec.cloud != "mega":
+        raise UsageError(f"{target.name} is a vault: nobody logs in to it")
+    path = session_file(name)
+    if not path.exists():
+        raise NotFound(f"no log-in called {name}: serpentfs login EMAIL --name {name} makes one")
+    return load_session(path)

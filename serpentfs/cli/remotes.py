@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serpentfs import config as configuration
-from serpentfs.clouds.registry import NamedRemote, RemoteSpec, parse_remote
-from serpentfs.config import RemoteConfig
+from serpentfs.clouds.registry import NamedRemote, RemoteSpec, parse_remote, session_spec
+from serpentfs.config import ACCOUNT_KEYS, RemoteConfig
 from serpentfs.credentials import PassphraseSource, read_passphrase, split_command
 from serpentfs.daemon.lock import OwnerNote, busy_message, read_owner
-from serpentfs.daemon.places import places_of, recall_url
-from serpentfs.errors import Busy, UsageError
+from serpentfs.daemon.places import known_sessions, places_of, recall_url, session_file
+from serpentfs.errors import Busy, NotFound, UsageError
+
+DEFAULT_LOGIN = "mega"
+"""The name of a log-in that was given none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +28,43 @@ class Target:
 
     @property
     def name(self) -> str:
-        return self.config.name if self.config else self.spec.canonical
+        if self.config:
+            return self.config.name
+        return self.spec.canonical if self.spec.cloud == "vault" else self.spec.location
 
 
 def resolve(arguments: argparse.Namespace) -> Target:
-    """UsageError for a malformed REMOTE, NotFound for a name that the configuration does not have."""
+    """UsageError for a malformed REMOTE, NotFound for a name that neither the configuration nor a log-in has."""
     parsed = parse_remote(arguments.remote)
     if isinstance(parsed, RemoteSpec):
-        return Target(parsed, parsed.path, None)
-    path = arguments.config or configuration.default_path()
-    table = configuration.load(path, must_exist=arguments.config is not None).remote(parsed.name)
+        target = Target(parsed, parsed.path, None)
+    else:
+        target = _named(parsed, arguments.config)
+    root: str | None = getattr(arguments, "root", None)
+    if root is not None:
+        target = replace(target, spec=target.spec.with_root(root))
+    return target
+
+
+def _named(remote: NamedRemote, config_file: Path | None) -> Target:
+    """The configuration first: a table may say more about what a log-in of the same name opens."""
+    path = config_file or configuration.default_path()
+    config = configuration.load(path, must_exist=config_file is not None)
+    if remote.name not in config.remotes and session_file(remote.name).exists():
+        return Target(session_spec(remote.name), remote.path, None)
+    if remote.name not in config.remotes and remote.name == DEFAULT_LOGIN:
+        raise NotFound(f"no log-in called {DEFAULT_LOGIN}: serpentfs login EMAIL makes one")
+    table = config.remote(remote.name, known_sessions())
     spec = parse_remote(table.url)
     if isinstance(spec, NamedRemote):
         raise UsageError(f'the "url" of [remote.{table.name}] in {path} is not a URL: {table.url}')
-    return Target(spec, _join(spec.path, parsed.path), table)
+    if spec.cloud == "vault":
+        for key in ACCOUNT_KEYS:
+            if getattr(table, key.replace("-", "_")) is not None:
+                raise UsageError(f'"{key}" of [remote.{table.name}] in {path} is for MEGA accounts')
+    elif table.root is not None:
+        spec = spec.with_root(table.root)
+    return Target(spec, _join(spec.path, remote.path), table)
 
 
 def _join(base: str, below: str) -> str:

@@ -80,6 +80,7 @@ def _add_server(parser: argparse.ArgumentParser, default: tuple[str, int]) -> No
 
 def _add_owner_options(parser: argparse.ArgumentParser) -> None:
     options.add_drive(parser)
+    options.add_account(parser)
     options.add_passphrase(parser)
     options.add_process(parser)
 

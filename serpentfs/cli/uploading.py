@@ -20,6 +20,7 @@ from serpentfs.daemon.progress import Progress, upload_all
 def add_flush(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=flush)
     parser.add_argument("remote", metavar="REMOTE", help=options.REMOTE_HELP)
+    options.add_root(parser)
     options.add_passphrase(parser)
 
 

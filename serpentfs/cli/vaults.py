@@ -13,15 +13,15 @@ import trio
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.output import count, print_json, printable
-from serpentfs.cli.remotes import ask_passphrase, passphrase_source, refuse_owned, resolve
+from serpentfs.cli.remotes import Target, ask_passphrase, passphrase_source, refuse_owned, resolve
 from serpentfs.clouds.registry import open_store
 from serpentfs.clouds.vault import create_vault
 from serpentfs.clouds.vault.check import Finding, Severity, check_vault
 from serpentfs.credentials import read_passphrase
 from serpentfs.daemon.lock import OwnerLock
-from serpentfs.daemon.owner import open_remote
-from serpentfs.daemon.places import cannot
-from serpentfs.daemon.unlock import make_places
+from serpentfs.daemon.places import cannot, make_places
+from serpentfs.daemon.unlock import unlocked
+from serpentfs.errors import Unsupported
 
 CIPHER_COMBOS = ("SIV_GCM", "SIV_CTRMAC")
 
@@ -45,7 +45,7 @@ def add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def init(arguments: argparse.Namespace) -> ExitCode:
-    target = resolve(arguments)
+    target = _vault(arguments)
     source = passphrase_source(arguments, target.config)
     passphrase = read_passphrase(source, f"New passphrase of {target.name}", twice=True)
 
@@ -64,6 +64,13 @@ def init(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.OK
 
 
+def _vault(arguments: argparse.Namespace) -> Target:
+    target = resolve(arguments)
+    if target.spec.cloud != "vault":
+        raise Unsupported(f"{target.name} is a MEGA account, and this is for vaults")
+    return target
+
+
 def _make_folder(path: Path) -> None:
     """A store takes a missing folder for a disk that is not there now; for a new vault it is made."""
     try:
@@ -73,17 +80,17 @@ def _make_folder(path: Path) -> None:
 
 
 def check(arguments: argparse.Namespace) -> ExitCode:
-    target = resolve(arguments)
+    target = _vault(arguments)
     if arguments.fix:
         refuse_owned(target)
     passphrase = ask_passphrase(arguments, target)
 
     async def look() -> list[Finding]:
-        async with open_remote(target.spec, passphrase) as vault:
+        async with unlocked(target.spec, passphrase) as vault:
             # A repair must not meet the uploads of an owner; a mere look may.
             lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
             if arguments.fix:
-                lock = OwnerLock.acquire(make_places(vault).lock, target.name)
+                lock = OwnerLock.acquire(make_places(vault.jti).lock, target.name)
             with lock:
                 return await check_vault(vault, fix=arguments.fix, content=arguments.content)
 

@@ -3,12 +3,14 @@
     vault+file:///srv/vault                                     a folder
     vault+s3://bucket/prefix?endpoint=https://host&region=r     a bucket, or a part of one
     vault+memory:///                                            gone with the process; for tests and trials
+    mega+session://name?root=inbox                              what ``serpentfs login`` keeps under that name
     ...#/Photos                                                 a folder inside the drive
-    name   name:   name:/Photos                                 a name from the configuration
+    name   name:   name:/Photos                                 a name from the configuration or of a log-in
 
 A URL ends up in process lists and histories, so it never holds a secret: S3 keys come from the environment
-(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), a profile of ~/.aws, or the machine's role. Whatever
-is wrong is a UsageError of one line that does not repeat what could be a secret.
+(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), a profile of ~/.aws, or the machine's role; the session
+of a MEGA account and the key of a link are in a file that only this user can read. Whatever is wrong is a UsageError of
+one line that does not repeat what could be a secret.
 """
 
 from __future__ import annotations
@@ -18,21 +20,25 @@ import os
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from serpentfs.clouds.blobs.base import BlobStore
 from serpentfs.clouds.blobs.files import FileStore
-from serpentfs.errors import UsageError
+from serpentfs.config import MEGA_ROOTS, REMOTE_NAME
+from serpentfs.errors import Unsupported, UsageError
 
 _log = logging.getLogger(__name__)
 
-CLOUDS = ("vault",)
-SCHEMES = ("file", "s3", "memory")
+CLOUDS: Mapping[str, tuple[str, ...]] = {"vault": ("file", "s3", "memory"), "mega": ("session",)}
+"""Kinds of remote, and the stores that each can be in."""
+SCHEMES = tuple(scheme for schemes in CLOUDS.values() for scheme in schemes)
 S3_OPTIONS = ("endpoint", "region", "profile", "virtual-host")
-_NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)(?::(?P<path>/.*)?)?", re.DOTALL)
+SESSION_OPTIONS = ("root",)
+_NAMED = re.compile(rf"(?P<name>{REMOTE_NAME.pattern})(?::(?P<path>/.*)?)?", re.DOTALL)
 _URL = re.compile(r"(?P<cloud>[a-z0-9]+)\+(?P<scheme>[a-z0-9.-]+)://(?P<rest>.*)", re.DOTALL | re.IGNORECASE)
+_MEGA_LINK = re.compile(r"https?://(?:[a-z0-9-]+\.)*mega\.(?:nz|co\.nz|io|app)/", re.IGNORECASE)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _SECRET_OPTION = re.compile(r"key|secret|token|password|passphrase|credential", re.IGNORECASE)
 
@@ -52,7 +58,7 @@ class RemoteSpec:
     cloud: str
     scheme: str
     location: str
-    """The folder (``file``), the bucket (``s3``), or empty."""
+    """The folder (``file``), the bucket (``s3``), the name of the log-in (``session``), or empty."""
     prefix: str = ""
     """Where in the bucket: without slashes around it."""
     options: Mapping[str, str] = field(default_factory=dict)
@@ -67,6 +73,22 @@ class RemoteSpec:
         identity = sorted((name, value) for name, value in self.options.items() if name != "profile")
         query = f"?{urlencode(identity, safe=':/')}" if identity else ""
         return f"{self.cloud}+{self.scheme}://{place}{query}"
+
+    @property
+    def root(self) -> str:
+        """Which of ``MEGA_ROOTS`` the drive shows; ``cloud`` for what has no others."""
+        return self.options.get("root", MEGA_ROOTS[0])
+
+    def with_root(self, root: str) -> RemoteSpec:
+        """The same account showing another of ``MEGA_ROOTS``. UsageError for a remote that is no MEGA account."""
+        if self.cloud != "mega":
+            raise UsageError(f"{self.canonical} has no other roots: --root is for MEGA accounts")
+        return replace(self, options=_session_options({"root": root}))
+
+
+def session_spec(name: str, path: str = "/") -> RemoteSpec:
+    """The remote that a log-in under ``name`` made."""
+    return RemoteSpec("mega", "session", name, path=path)
 
 
 def parse_remote(text: str) -> RemoteSpec | NamedRemote:
@@ -86,14 +108,17 @@ def parse_remote(text: str) -> RemoteSpec | NamedRemote:
 
 def _hint(text: str) -> str:
     scheme = text.partition("://")[0].lower()
-    return f"; did you mean vault+{scheme}://...?" if scheme in SCHEMES else ""
+    if scheme in ("http", "https") and _MEGA_LINK.match(text):
+        return "; a MEGA link is given to serpentfs login"
+    cloud = next((cloud for cloud, schemes in CLOUDS.items() if scheme in schemes), None)
+    return f"; did you mean {cloud}+{scheme}://...?" if cloud else ""
 
 
 def _parse_url(cloud: str, scheme: str, rest: str) -> RemoteSpec:
     if cloud not in CLOUDS:
         raise UsageError(f'unknown kind of remote "{cloud}"; there is: {", ".join(CLOUDS)}')
-    if scheme not in SCHEMES:
-        raise UsageError(f'unknown kind of store "{scheme}"; there are: {", ".join(SCHEMES)}')
+    if scheme not in CLOUDS[cloud]:
+        raise UsageError(f'unknown kind of store "{scheme}" for {cloud}; there is: {", ".join(CLOUDS[cloud])}')
     if any(ord(character) < 32 for character in unquote(rest)):
         raise UsageError("a remote's URL holds control characters")
     try:
@@ -111,6 +136,10 @@ def _parse_url(cloud: str, scheme: str, rest: str) -> RemoteSpec:
         return RemoteSpec(cloud, scheme, _folder(url), path=path)
     if scheme == "memory":
         return RemoteSpec(cloud, scheme, url.netloc + url.path.rstrip("/"), path=path)
+    if scheme == "session":
+        if not REMOTE_NAME.fullmatch(url.netloc) or url.path not in ("", "/"):
+            raise UsageError("a MEGA remote is written mega+session://NAME, with the name that it was logged in under")
+        return RemoteSpec(cloud, scheme, url.netloc, options=options, path=path)
     if not _BUCKET.fullmatch(url.netloc):
         raise UsageError("an S3 remote is written vault+s3://BUCKET/PREFIX?endpoint=https://HOST[:PORT]&region=REGION")
     prefix = unquote(url.path).strip("/")
@@ -130,7 +159,7 @@ def _folder(url: SplitResult) -> str:
 
 
 def _options(scheme: str, query: str) -> dict[str, str]:
-    known = S3_OPTIONS if scheme == "s3" else ()
+    known = {"s3": S3_OPTIONS, "session": SESSION_OPTIONS}.get(scheme, ())
     options: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known:
@@ -143,11 +172,21 @@ def _options(scheme: str, query: str) -> dict[str, str]:
         if not value:
             raise UsageError(f'the option "{name}" has no value')
         options[name] = value
+    if scheme == "session":
+        return _session_options(options)
     if "endpoint" in options:
         options["endpoint"] = _endpoint(options["endpoint"])
     if options.get("virtual-host", "true") not in ("true", "false"):
         raise UsageError('the option "virtual-host" is true or false')
     return options
+
+
+def _session_options(options: Mapping[str, str]) -> dict[str, str]:
+    """``root`` is left out where it is the usual one, so that one tree has one URL."""
+    root = options.get("root", MEGA_ROOTS[0])
+    if root not in MEGA_ROOTS:
+        raise UsageError(f'"{root}" is no root of a MEGA account; there are: {", ".join(MEGA_ROOTS)}')
+    return {} if root == MEGA_ROOTS[0] else {"root": root}
 
 
 def _endpoint(text: str) -> str:
@@ -177,8 +216,10 @@ def _drive_path(path: str) -> str:
 
 
 def open_store(spec: RemoteSpec) -> BlobStore:
-    """The store of a remote. Nothing is asked of it yet, so it may turn out to be unreachable or not to exist.
-    UsageError when an S3 store lacks what it needs."""
+    """The store of a vault. Nothing is asked of it yet, so it may turn out to be unreachable or not to exist.
+    UsageError when an S3 store lacks what it needs, Unsupported for a remote that keeps no store of objects."""
+    if spec.cloud != "vault":
+        raise Unsupported(f"{spec.canonical} is no vault")
     if spec.scheme == "file":
         return FileStore(Path(spec.location))
     # Only here: the library is large, and a vault in a folder does without it.

@@ -1,4 +1,4 @@
-"""The owner process of a remote, put together: store, vault, retries, drive, doors, control socket.
+"""The owner process of a remote, put together: cloud, retries, drive, doors, control socket.
 
 ``serve`` keeps a drive and its doors alive until it is asked to stop; ``borrow`` opens the drive for one short
 command when nobody owns the remote. Everything runs in one nursery under the owner's lock.
@@ -14,26 +14,23 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from serpentfs.bridge import run_in_thread
-from serpentfs.clouds.registry import RemoteSpec, open_store
 from serpentfs.clouds.retrying import RetryingCloud
-from serpentfs.clouds.vault import POLL_INTERVAL, VaultCloud
 from serpentfs.daemon import control, systemd
 from serpentfs.daemon.doors import Door
-from serpentfs.daemon.lock import OwnerLock, OwnerNote
+from serpentfs.daemon.lock import OwnerNote
+from serpentfs.daemon.opened import Remote, open_cloud
 from serpentfs.daemon.places import RemotePlaces, make_private_directory
 from serpentfs.daemon.progress import Progress, upload_all
 from serpentfs.daemon.requests import OwnerRequests
 from serpentfs.daemon.stopping import Stop, watch_signals
-from serpentfs.daemon.unlock import keep_for_offline, make_places, unlock
-from serpentfs.vfs.drive import Drive, DriveOptions
+from serpentfs.vfs.drive import Drive
 from serpentfs.vfs.opening import open_drive
 
 logger = logging.getLogger(__name__)
@@ -44,20 +41,6 @@ _SWITCH_INTERVAL = 0.00005
 # cyclic collector goes through them again and again (a third of a listing's time, stalls of 0.2 s).
 _COLLECT_EVERY = 20_000
 _ANSWER_PATIENCE = 2.0
-_CLOSE_PATIENCE = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """A remote and what opens it."""
-
-    spec: RemoteSpec
-    passphrase: str = field(repr=False)
-    options: DriveOptions
-    cache_directory: Path | None = None
-    """Instead of the usual place."""
-    poll_interval: float = POLL_INTERVAL
-    """Seconds between two listings of a store that does not report changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +84,27 @@ async def serve(remote: Remote, doors: list[Door], announce: Announce, show: Sho
 @contextlib.asynccontextmanager
 async def borrow(remote: Remote) -> AsyncIterator[Drive]:
     """Own ``remote`` for one command, without doors. Busy when another process owns it."""
+    async with _borrowed(remote) as (drive, _):
+        yield drive
+
+
+async def answer(remote: Remote, request: str, arguments: Mapping[str, Any]) -> Any:
+    """What the owner would answer to a request on its control socket, by being the owner for the moment."""
+
+    async def ignore(item: Any) -> None:
+        """Progress and pages, which the requests asked for in this way do not have."""
+
+    async with _borrowed(remote) as (_, requests):
+        return await requests.handlers()[request]({"request": request, **arguments}, ignore)
+
+
+@contextlib.asynccontextmanager
+async def _borrowed(remote: Remote) -> AsyncIterator[tuple[Drive, OwnerRequests]]:
     async with trio.open_nursery() as nursery:
         stop = Stop(nursery.cancel_scope)
         requests = OwnerRequests(remote.spec.canonical, stop)
         async with _open_owned(remote, stop, requests) as (drive, _):
-            yield drive
+            yield drive, requests
         nursery.cancel_scope.cancel()
 
 
@@ -115,45 +114,30 @@ async def _open_owned(
 ) -> AsyncIterator[tuple[Drive, Announce]]:
     """The open drive under the owner's lock, with the control socket answering around it; and what notes the
     addresses of its doors in the lock file."""
-    async with open_remote(remote.spec, remote.passphrase, remote.poll_interval) as vault:
-        places = make_places(vault)
-        acquired = await run_in_thread("disk", OwnerLock.acquire, places.lock, remote.spec.canonical)
-        with acquired as lock:
+    async with open_cloud(remote) as opened:
+        places = opened.places
 
-            def note(addresses: dict[str, str]) -> None:
-                lock.write(OwnerNote(os.getpid(), remote.spec.canonical, str(places.socket), addresses))
+        def note(addresses: dict[str, str]) -> None:
+            opened.lock.write(OwnerNote(os.getpid(), remote.spec.canonical, str(places.socket), addresses))
 
-            note({})
-            await run_in_thread("disk", keep_for_offline, remote.spec, vault, places)
-            async with control.listening(places.socket, requests.handlers()) as server:
-                async with open_drive(
-                    RetryingCloud(vault),
-                    remote_id=places.remote_id,
-                    secret=vault.secret,
-                    state_directory=places.state,
-                    cache_directory=_cache_directory(remote, places),
-                    options=remote.options,
-                ) as drive:
-                    requests.vfs = drive
-                    try:
-                        yield drive, note
-                    finally:
-                        requests.vfs = None
-                stop.drained.set()
-                await server.wait_idle(_ANSWER_PATIENCE)
-
-
-@contextlib.asynccontextmanager
-async def open_remote(
-    spec: RemoteSpec, passphrase: str, poll_interval: float = POLL_INTERVAL
-) -> AsyncIterator[VaultCloud]:
-    """The vault of a remote, without owning it: for looking at the vault itself."""
-    store = open_store(spec)
-    try:
-        yield await unlock(store, spec, passphrase, poll_interval)
-    finally:
-        with trio.move_on_after(_CLOSE_PATIENCE, shield=True):
-            await store.aclose()
+        note({})
+        async with control.listening(places.socket, requests.handlers()) as server:
+            requests.account = opened.account
+            async with open_drive(
+                RetryingCloud(opened.cloud),
+                remote_id=places.remote_id,
+                secret=opened.secret,
+                state_directory=places.state,
+                cache_directory=_cache_directory(remote, places),
+                options=remote.options,
+            ) as drive:
+                requests.vfs = drive
+                try:
+                    yield drive, note
+                finally:
+                    requests.vfs = None
+            stop.drained.set()
+            await server.wait_idle(_ANSWER_PATIENCE)
 
 
 def _cache_directory(remote: Remote, places: RemotePlaces) -> Path | None:

@@ -2,6 +2,7 @@
 
     $XDG_STATE_HOME/serpentfs/<id>/      0700: state.db, staging/, owner.lock, copies of what unlocks offline
     $XDG_STATE_HOME/serpentfs/urls/<h>   which <id> was last behind the URL with the hash h: for an offline start
+    $XDG_STATE_HOME/serpentfs/mega/NAME.session   0600: what a log-in to a MEGA account, or to a link, left
     $XDG_CACHE_HOME/serpentfs/<id>/      sealed blocks; may be deleted while no owner runs
     $XDG_RUNTIME_DIR/serpentfs/<id>.sock control socket (without that directory: in the state folder)
 """
@@ -20,6 +21,7 @@ from serpentfs.errors import BadVault, NoSpace, PermissionDenied, SerpentError, 
 
 # sockaddr_un holds 108 bytes with the closing NUL (unix(7)).
 _LONGEST_ADDRESS = 107
+_SESSION_SUFFIX = ".session"
 _REMOTE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -103,7 +105,7 @@ class RemotePlaces:
 def places_of(remote_id: str, environment: Mapping[str, str] = os.environ) -> RemotePlaces:
     """Where things of ``remote_id`` are; nothing is made. BadVault for an id that cannot name a folder."""
     if not _REMOTE_ID.fullmatch(remote_id):
-        raise BadVault(f"the vault's id {remote_id[:40]!r} cannot be used as a folder name")
+        raise BadVault(f"the remote's id {remote_id[:40]!r} cannot be used as a folder name")
     state = state_home(environment) / remote_id
     runtime = environment.get("XDG_RUNTIME_DIR", "")
     if runtime.startswith("/") and os.access(runtime, os.W_OK):
@@ -143,6 +145,29 @@ def recall_url(canonical_url: str, environment: Mapping[str, str] = os.environ) 
     except FileNotFoundError:
         return None
     return remote_id if _REMOTE_ID.fullmatch(remote_id) else None
+
+
+def forget_url(canonical_url: str, environment: Mapping[str, str] = os.environ) -> None:
+    """No longer hold that anything is known to be behind this URL."""
+    _url_file(canonical_url, environment).unlink(missing_ok=True)
+
+
+def session_file(name: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the log-in called ``name`` is kept. The name is one that a remote may have."""
+    return state_home(environment) / "mega" / f"{name}{_SESSION_SUFFIX}"
+
+
+def known_sessions(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The names of all log-ins of this user on this machine."""
+    return sorted(path.stem for path in (state_home(environment) / "mega").glob(f"*{_SESSION_SUFFIX}"))
+
+
+def make_places(remote_id: str) -> RemotePlaces:
+    """``places_of`` a remote, with its state folder made."""
+    places = places_of(remote_id)
+    make_private_directory(state_home())
+    make_private_directory(places.state)
+    return places
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What the owner answers on its control socket: status, uploads, a listing, its end."""
+"""What the owner answers on its control socket: status, uploads, a listing, versions and links, its end."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ import trio
 
 from serpentfs import __version__
 from serpentfs.bridge import run_in_thread
-from serpentfs.daemon import mountpoints
+from serpentfs.daemon import mountpoints, sharing
 from serpentfs.daemon.control import Emit, Handler
 from serpentfs.daemon.listing import list_entries
 from serpentfs.daemon.progress import Progress, upload_all
+from serpentfs.daemon.sharing import Account
 from serpentfs.daemon.stopping import Stop
 from serpentfs.errors import Busy, NotFound, SerpentError
-from serpentfs.vfs.core import Vfs
+from serpentfs.vfs.drive import Drive
 
 _PROGRESS_INTERVAL = 0.25
 
 
 class OwnerRequests:
-    """Handlers over one owner. ``vfs`` is None until the drive is open."""
+    """Handlers over one owner. ``vfs`` is None until the drive is open, ``account`` also where it is a vault."""
 
     def __init__(self, remote: str, stop: Stop) -> None:
         self._remote = remote
@@ -34,7 +35,8 @@ class OwnerRequests:
         self._since = time.time()
         self.left = 0
         """Changes that were not uploaded when the drive was closed."""
-        self.vfs: Vfs | None = None
+        self.vfs: Drive | None = None
+        self.account: Account | None = None
         self.doors: dict[str, str] = {}
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -45,9 +47,10 @@ class OwnerRequests:
             "stop": self._stop_all,
             "list": self._list,
             "quota": self._quota,
+            **dict.fromkeys(sharing.NAMES, self._share),
         }
 
-    def _drive(self) -> Vfs:
+    def _drive(self) -> Drive:
         if self.vfs is None:
             raise Busy(f"{self._remote} is starting")
         return self.vfs
@@ -67,6 +70,10 @@ class OwnerRequests:
         }
         if self.vfs is not None:
             answer["drive"] = asdict(self.vfs.status())
+        if self.account is not None:
+            answer["account"] = {
+                "trouble": self.account.trouble, "over_quota_until": self.account.over_quota_until,
+            }
         return answer
 
     async def _flush(self, request: dict[str, Any], emit: Emit) -> Any:
@@ -109,6 +116,9 @@ class OwnerRequests:
         for page in list_entries(self._drive(), str(request.get("path", "/"))):
             await emit([asdict(entry) for entry in page])
         return {}
+
+    async def _share(self, request: dict[str, Any], emit: Emit) -> Any:
+        return await sharing.answer(self._drive(), self.account, request)
 
     async def _quota(self, request: dict[str, Any], emit: Emit) -> Any:
         return asdict(self._drive().statfs())

@@ -1,4 +1,4 @@
-"""From a remote's URL and passphrase to an open cloud, also when its store cannot be reached.
+"""From a vault's URL and passphrase to an open vault, also when its store cannot be reached.
 
 The two small files that unlock a vault are copied into the state folder at every opening; with them and the
 passphrase a drive starts offline, serves what it knows and takes changes.
@@ -6,34 +6,37 @@ passphrase a drive starts offline, serves what it knows and takes changes.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
 from serpentfs.bridge import run_in_thread
-from serpentfs.clouds.blobs.base import BlobStore
-from serpentfs.clouds.registry import RemoteSpec
+from serpentfs.clouds.registry import RemoteSpec, open_store
 from serpentfs.clouds.vault import POLL_INTERVAL, VaultCloud, VaultFiles, open_vault
-from serpentfs.daemon.places import (
-    RemotePlaces,
-    make_private_directory,
-    places_of,
-    recall_url,
-    remember_url,
-    state_home,
-    write_private,
-)
+from serpentfs.daemon.places import RemotePlaces, places_of, recall_url, remember_url, write_private
 
 MASTERKEY_FILE = "masterkey.cryptomator"
 CONFIG_FILE = "vault.cryptomator"
+_CLOSE_PATIENCE = 5.0
 
 
-async def unlock(
-    store: BlobStore, spec: RemoteSpec, passphrase: str, poll_interval: float = POLL_INTERVAL
-) -> VaultCloud:
-    """Open the vault behind ``spec``, with the kept files when its store does not answer.
+@asynccontextmanager
+async def unlocked(
+    spec: RemoteSpec, passphrase: str, poll_interval: float = POLL_INTERVAL
+) -> AsyncIterator[VaultCloud]:
+    """The open vault behind ``spec``, with the kept files when its store does not answer.
 
     WrongPassphrase, BadVault, NotFound; Unavailable when the store does not answer and the vault was never
-    opened on this machine.
+    opened on this machine; Unsupported for a remote that is no vault.
     """
-    kept = await run_in_thread("disk", _kept_files, spec)
-    return await open_vault(store, passphrase, offline=kept, poll_interval=poll_interval)
+    store = open_store(spec)
+    try:
+        kept = await run_in_thread("disk", _kept_files, spec)
+        yield await open_vault(store, passphrase, offline=kept, poll_interval=poll_interval)
+    finally:
+        with trio.move_on_after(_CLOSE_PATIENCE, shield=True):
+            await store.aclose()
 
 
 def _kept_files(spec: RemoteSpec) -> VaultFiles | None:
@@ -45,14 +48,6 @@ def _kept_files(spec: RemoteSpec) -> VaultFiles | None:
         return VaultFiles((state / CONFIG_FILE).read_bytes(), (state / MASTERKEY_FILE).read_bytes())
     except FileNotFoundError:
         return None
-
-
-def make_places(vault: VaultCloud) -> RemotePlaces:
-    """Make the state folder of an open vault."""
-    places = places_of(vault.jti)
-    make_private_directory(state_home())
-    make_private_directory(places.state)
-    return places
 
 
 def keep_for_offline(spec: RemoteSpec, vault: VaultCloud, places: RemotePlaces) -> None:

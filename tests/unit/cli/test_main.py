@@ -24,7 +24,7 @@ def test_exit_codes_are_frozen() -> None:
     assert {code.name: int(code) for code in ExitCode} == {
         "OK": 0, "FAILURE": 1, "USAGE": 2, "WRONG_PASSPHRASE": 3, "NOT_FOUND": 4, "BUSY": 5, "UNAVAILABLE": 6,
         "INTEGRITY": 7, "NO_SPACE": 8, "BAD_VAULT": 9, "EXISTS": 10, "DENIED": 11, "UNSUPPORTED": 12,
-        "CONFLICT": 13, "PENDING": 14, "DAMAGED": 15, "INTERRUPTED": 130,
+        "CONFLICT": 13, "PENDING": 14, "DAMAGED": 15, "LOGIN_REQUIRED": 16, "INTERRUPTED": 130,
     }
 
 
@@ -42,6 +42,7 @@ def test_the_readme_has_every_command() -> None:
     (errors.WrongPassphrase("x"), 3), (errors.NotFound("x"), 4), (errors.Busy("x"), 5), (errors.Unavailable("x"), 6),
     (errors.RateLimited("x"), 6), (errors.IntegrityError("x"), 7), (errors.NoSpace("x"), 8), (errors.BadVault("x"), 9),
     (errors.RevisionGone("x"), 13), (errors.UsageError("x"), 2), (errors.NameTooLong("x"), 1),
+    (errors.LoginRequired("x"), 16),
 ])
 def test_codes_of_errors(error: errors.SerpentError, code: int) -> None:
     assert exit_code(error) == code
