@@ -43,6 +43,7 @@ from serpentfs.model import (
     HandleId,
     Ino,
     Kind,
+    NodeId,
     Quota,
 )
 from serpentfs.tree.store import DRAFT, REMOVED, EntryRow, NodeRow, StageRow, Store
@@ -228,6 +229,11 @@ class Drive:
 
     def path_of(self, ino: Ino) -> str:
         return Paths(self._store).of(ino)
+
+    def node_of(self, ino: Ino) -> NodeId | None:
+        """The cloud's own id of an entry, None while it is only here."""
+        node = self._store.node_of(self._row(ino).ino)
+        return None if node is None else node.node
 
     def readdir(self, ino: Ino, after: int = 0, limit: int = 1000) -> list[DirEntry]:
         self._folder(ino)
