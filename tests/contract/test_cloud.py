@@ -58,7 +58,16 @@ async def memory_stable() -> AsyncIterator[Site]:
     yield MemorySite(MemoryCloud(stable_file_ids=True))
 
 
-SITES = {"memory, unstable ids": memory_unstable, "memory, stable ids": memory_stable}
+@asynccontextmanager
+async def memory_events() -> AsyncIterator[Site]:
+    yield MemorySite(MemoryCloud(events=True))
+
+
+SITES = {
+    "memory, unstable ids": memory_unstable,
+    "memory, stable ids": memory_stable,
+    "memory, events": memory_events,
+}
 
 
 @pytest.fixture(params=sorted(SITES))
@@ -112,8 +121,26 @@ async def tree(cloud: Cloud) -> dict[str, NodeInfo]:
     return paths(cloud, await cloud.snapshot(nothing_known))
 
 
+def listings_of(cloud: Cloud, batch: Batch) -> dict[NodeId, tuple[NodeInfo, ...]]:
+    """What a batch says of whole folders, be it told folder by folder."""
+    if batch.tree is None:
+        return {listing.directory: listing.children for listing in batch.listings}
+    found: dict[NodeId, tuple[NodeInfo, ...]] = {}
+    pending = [cloud.root]
+    while pending:
+        folder = pending.pop()
+        children = batch.tree.children(folder)
+        assert children is not None
+        found[folder] = tuple(children)
+        for child in found[folder]:
+            assert batch.tree.place(child.id) == (folder, child.name)
+            if child.kind is Kind.DIRECTORY:
+                pending.append(child.id)
+    return found
+
+
 def paths(cloud: Cloud, batch: Batch) -> dict[str, NodeInfo]:
-    children = {listing.directory: listing.children for listing in batch.listings}
+    children = listings_of(cloud, batch)
     found: dict[str, NodeInfo] = {}
 
     def walk(folder: NodeId, prefix: str) -> None:
@@ -137,8 +164,7 @@ async def names(cloud: Cloud) -> set[str]:
 async def test_a_new_account_is_empty(cloud: Cloud) -> None:
     batch = await cloud.snapshot(nothing_known)
     assert batch.complete
-    assert [listing.directory for listing in batch.listings] == [cloud.root]
-    assert batch.listings[0].children == ()
+    assert listings_of(cloud, batch) == {cloud.root: ()}
 
 
 async def test_snapshot_shows_what_the_calls_answered(cloud: Cloud) -> None:
@@ -659,12 +685,23 @@ class Watch:
             nursery.start_soon(self.cloud.changes, nothing_known, send)
             async for batch in receive:
                 assert batch.started <= trio.current_time()
-                if batch.complete:
-                    self.listings.clear()
-                self.listings.update((listing.directory, listing.children) for listing in batch.listings)
+                await self.apply(batch)
                 self.batches += 1
                 self.changed.set()
                 self.changed = trio.Event()
+
+    async def apply(self, batch: Batch) -> None:
+        if batch.complete:
+            self.listings.clear()
+        self.listings.update(listings_of(self.cloud, batch))
+        for node in (*batch.removed, *(child.id for child in batch.changed)):
+            for folder, children in self.listings.items():
+                self.listings[folder] = tuple(child for child in children if child.id != node)
+        for child in batch.changed:
+            assert child.parent is not None
+            self.listings[child.parent] = (*self.listings.get(child.parent, ()), child)
+        if batch.applied is not None:
+            await batch.applied()
 
     def shown(self) -> set[str]:
         found: set[str] = set()
@@ -690,8 +727,7 @@ async def watching(cloud: Cloud, other: Cloud, act: Callable[[Watch], Awaitable[
     watch = Watch(cloud)
     async with trio.open_nursery() as nursery:
         # A first complete picture is what a client has before it follows changes.
-        batch = await cloud.snapshot(nothing_known)
-        watch.listings = {listing.directory: listing.children for listing in batch.listings}
+        await watch.apply(await cloud.snapshot(nothing_known))
         nursery.start_soon(watch.run)
         await other.remove(marker.ref)
         await watch.wait_until_shown(set())
@@ -724,7 +760,7 @@ async def test_recheck_sends_a_folder_again(cloud: Cloud, other: Cloud) -> None:
     async def act(watch: Watch) -> None:
         folder = await mkdir(other, other.root, "folder")
         await watch.wait_until_shown({"/folder"})
-        del watch.listings[folder.id]
+        watch.listings.pop(folder.id, None)
         cloud.recheck(folder.id)
         with trio.fail_after(PATIENCE):
             while folder.id not in watch.listings:

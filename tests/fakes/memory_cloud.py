@@ -2,7 +2,8 @@
 
 It is strict where real clouds are strict and awkward where they are awkward: by default a file's id changes
 when it moves and its revision changes with every rename and utime, as in a vault on ``file://``; with
-``stable_file_ids`` both stay, as on MEGA. Every change takes effect in one stretch without an ``await``, so a
+``stable_file_ids`` both stay. With ``events`` it is as on MEGA: ids stay when a file moves, a new content is a new node
+in the old one's place, and ``changes`` tells single changes and goes on where it was left. Every change takes effect in one stretch without an ``await``, so a
 cancelled call has either happened or not. ``external_*`` and ``another_client`` act as somebody else.
 """
 
@@ -13,6 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import trio
 
@@ -61,6 +63,8 @@ class _Watcher:
     def __init__(self, client: MemoryCloud) -> None:
         self.client = client
         self.dirty: set[_Node] = set()
+        self.asked: set[_Node] = set()
+        """Those of them that ``recheck`` asked for."""
         self.complete = True
         self.wake = trio.Event()
         self.wake.set()
@@ -73,6 +77,8 @@ class _Account:
         self.numbers = itertools.count(1)
         self.root = _Node(0, Kind.DIRECTORY, None, "", 0, 0)
         self.by_id: dict[NodeId, _Node] = {}
+        self.successors: dict[NodeId, _Node] = {}
+        """With ``events``: the node that took the place of one that was saved over."""
         self.used = 0
         self.total = total
         self.watchers: list[_Watcher] = []
@@ -107,13 +113,19 @@ class MemoryCloud(Cloud):
         echo: bool = False,
         total: int | None = None,
         longest_name_bytes: int = 255,
+        events: bool = False,
     ) -> None:
         self._capabilities = Capabilities(
             symlinks=symlinks,
-            stable_file_ids=stable_file_ids,
+            stable_file_ids=stable_file_ids or events,
             set_mtime=set_mtime,
             longest_name_bytes=longest_name_bytes,
+            resumes_changes=events,
+            reports_times=events,
         )
+        self._events = events
+        self._told: dict[NodeId, NodeInfo] | None = None
+        """With ``events``: what the tree of this client is known to hold."""
         self._case_sensitive = case_sensitive
         self.echo = echo
         self._account = _Account(total)
@@ -129,6 +141,7 @@ class MemoryCloud(Cloud):
             symlinks=self._capabilities.symlinks,
             echo=self.echo,
             longest_name_bytes=self._capabilities.longest_name_bytes,
+            events=self._events,
         )
         other._account = self._account
         return other
@@ -198,7 +211,10 @@ class MemoryCloud(Cloud):
 
     def _source(self, ref: NodeRef) -> _Node | None:
         """The node that ``ref`` means. A folder with an unstable place is not found where it no longer is."""
-        node = self._find(ref.id)
+        node, key = self._find(ref.id), ref.id
+        while node is None and key in self._account.successors:
+            key = self._id(self._account.successors[key])
+            node = self._find(key)
         if node is None or node.kind is not ref.kind:
             return None
         may_have_moved = node.kind is Kind.DIRECTORY and not self._capabilities.stable_file_ids
@@ -237,15 +253,58 @@ class MemoryCloud(Cloud):
         self.calls["snapshot"] += 1
         await trio.lowlevel.checkpoint()
         self._check_known(known, self._account.walk())
-        return self.observe()
+        return self._tell_all() if self._events else self.observe()
+
+    def children(self, directory: NodeId) -> Iterable[NodeInfo] | None:
+        """See WholeTree."""
+        folder = self._find(directory)
+        return None if folder is None else [self._info(child) for child in folder.children.values()]
+
+    def place(self, node: NodeId) -> tuple[NodeId, str] | None:
+        """See WholeTree."""
+        found = self._find(node)
+        return None if found is None or found.parent is None else (self._id(found.parent), found.name)
+
+    def _tell_all(self) -> Batch:
+        told = {self._id(node): self._info(node) for node in self._account.walk()}
+        return Batch(trio.current_time(), (), complete=True, tree=self, applied=partial(self._applied, told))
+
+    async def _applied(self, told: dict[NodeId, NodeInfo]) -> None:
+        self._told = told
+
+    def _tell_changes(self, told: dict[NodeId, NodeInfo]) -> Batch:
+        now = {self._id(node): self._info(node) for node in self._account.walk()}
+        changed = tuple(info for key, info in now.items() if told.get(key) != info)
+        removed = tuple(key for key in told if key not in now)
+        applied = partial(self._applied, now)
+        return Batch(trio.current_time(), (), changed=changed, removed=removed, applied=applied)
+
+    async def _tell(self, watcher: _Watcher, send: trio.MemorySendChannel[Batch]) -> None:
+        """What ``changes`` sends with ``events``, each time something happened."""
+        told = self._told
+        if watcher.complete or told is None:
+            watcher.complete = False
+            await send.send(self._tell_all())
+        else:
+            batch = self._tell_changes(told)
+            if batch.changed or batch.removed:
+                await send.send(batch)
+        asked, watcher.asked = watcher.asked, set()
+        folders = [self._id(folder) for folder in asked if self._account.by_id.get(self._id(folder)) is folder]
+        if folders:
+            await send.send(self.observe(*folders))
 
     async def changes(self, known: Known, send: trio.MemorySendChannel[Batch]) -> None:
         watcher = _Watcher(self)
         self._account.watchers.append(watcher)
+        watcher.complete = not self._events
         try:
             while True:
                 await watcher.wake.wait()
                 watcher.wake = trio.Event()
+                if self._events:
+                    await self._tell(watcher, send)
+                    continue
                 dirty, watcher.dirty = watcher.dirty, set()
                 complete, watcher.complete = watcher.complete, False
                 folders = [node for node in dirty if self._account.by_id.get(self._id(node)) is node]
@@ -267,6 +326,7 @@ class MemoryCloud(Cloud):
         for watcher in self._account.watchers:
             if watcher.client is self:
                 watcher.dirty.add(folder)
+                watcher.asked.add(folder)
                 watcher.wake.set()
 
     def lose_events(self) -> None:
@@ -312,6 +372,13 @@ class MemoryCloud(Cloud):
         for gone in self._account.walk(node):
             del self._account.by_id[self._id(gone)]
             self._account.used -= len(gone.data)
+
+    def _succeed(self, old: _Node, folder: _Node, name: str, mtime_ns: int) -> _Node:
+        """A new node in the place of a file."""
+        self._drop(old)
+        node = self._add(folder, name, Kind.FILE, mtime_ns)
+        self._account.successors[self._id(old)] = node
+        return node
 
     def _fill(self, node: _Node, data: bytes) -> None:
         self._account.used += len(data) - len(node.data)
@@ -379,7 +446,9 @@ class MemoryCloud(Cloud):
             return self._info(existing)
         self._expect(existing, replaces)
         self._check_space(len(data) - (len(existing.data) if existing is not None else 0))
-        if existing is not None and existing.kind is Kind.FILE:
+        if existing is not None and existing.kind is Kind.FILE and self._events:
+            node = self._succeed(existing, folder, name, mtime_ns)
+        elif existing is not None and existing.kind is Kind.FILE:
             node = existing
             node.content, node.change, node.mtime_ns = next(self._account.numbers), 0, mtime_ns
         else:
@@ -488,7 +557,7 @@ class MemoryCloud(Cloud):
         if not self._capabilities.set_mtime:
             raise Unsupported("this cloud cannot set times")
         await trio.lowlevel.checkpoint()
-        found = self._find(node.id)
+        found = self._source(node)
         if found is None:
             raise NotFound("it is no longer there")
         if found.kind is not Kind.FILE:
@@ -545,6 +614,8 @@ class MemoryCloud(Cloud):
             node = self._add(folder, name, Kind.FILE, mtime_ns)
         elif node.kind is not Kind.FILE:
             raise AlreadyExists(path)
+        elif self._events:
+            node = self._succeed(node, folder, name, mtime_ns)
         else:
             node.content, node.change = next(self._account.numbers), 0
         self._fill(node, data)

@@ -37,9 +37,9 @@ pytestmark = pytest.mark.trio
 LATER = DriveOptions(settle=3600, host="here")
 
 
-@pytest.fixture(params=[False, True], ids=["unstable-ids", "stable-ids"])
+@pytest.fixture(params=["unstable-ids", "stable-ids", "events"])
 def cloud(request: pytest.FixtureRequest) -> MemoryCloud:
-    return MemoryCloud(stable_file_ids=request.param)
+    return MemoryCloud(stable_file_ids=request.param == "stable-ids", events=request.param == "events")
 
 
 async def test_everything_arrives(cloud: MemoryCloud, tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ LATER = DriveOptions(settle=3600, host="here")
 CONFIRMED = DriveOptions(settle=3600, host="here", durability="cloud", confirm_within=5)
 
 
-@pytest.fixture(params=[False, True], ids=["unstable-ids", "stable-ids"])
+@pytest.fixture(params=["unstable-ids", "stable-ids", "events"])
 def memory(request: pytest.FixtureRequest) -> MemoryCloud:
-    return MemoryCloud(stable_file_ids=request.param)
+    return MemoryCloud(stable_file_ids=request.param == "stable-ids", events=request.param == "events")
 
 
 # power cuts
