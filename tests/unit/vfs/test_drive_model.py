@@ -314,10 +314,10 @@ async def restartable(cloud: FaultyCloud, where: Path, settle: float) -> AsyncIt
         yield start
 
 
-async def run(steps: list[Step], where: Path, *, stable_ids: bool, settle: float) -> None:
+async def run(steps: list[Step], where: Path, *, kind: str, settle: float) -> None:
     local = LocalFolder(where / "local")
     local.root.mkdir()
-    memory = MemoryCloud(stable_file_ids=stable_ids)
+    memory = MemoryCloud(stable_file_ids=kind == "stable ids", events=kind == "events")
     cloud = FaultyCloud(memory)
     async with restartable(cloud, where, settle) as start:
         on_drive = OnDrive(await start())
@@ -356,11 +356,15 @@ async def run(steps: list[Step], where: Path, *, stable_ids: bool, settle: float
         assert await contents(drive) == local.contents()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(st.lists(STEPS, min_size=4, max_size=30), st.booleans(), st.sampled_from([0.0, 0.0, 3600.0]))
-def test_a_drive_is_a_folder(steps: list[Step], stable_ids: bool, settle: float) -> None:
+@settings(max_examples=90, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(
+    st.lists(STEPS, min_size=4, max_size=30),
+    st.sampled_from(["paths as ids", "stable ids", "events"]),
+    st.sampled_from([0.0, 0.0, 3600.0]),
+)
+def test_a_drive_is_a_folder(steps: list[Step], kind: str, settle: float) -> None:
     where = Path(tempfile.mkdtemp(prefix="drive-model-"))
     try:
-        trio.run(lambda: run(steps, where, stable_ids=stable_ids, settle=settle))
+        trio.run(lambda: run(steps, where, kind=kind, settle=settle))
     finally:
         shutil.rmtree(where)
