@@ -84,6 +84,8 @@ class Feed:
         """Folders whose new listing was asked for and has not come yet."""
         self._place_of: Callable[[NodeId], Place | None] = lambda _: None
         """Where the batch that is being applied has a node."""
+        self._leaving: frozenset[NodeId] = frozenset()
+        """Nodes that the batch says are no more."""
         self._new_folders: set[NodeId] = set()
         """Folders that a listing brought and whose own listing has not come yet."""
         self._doomed: list[Ino] = []
@@ -121,6 +123,7 @@ class Feed:
 
     async def apply(self, batch: Batch) -> None:
         """Apply what was observed. A folder that is not known and in nobody's listing is passed over."""
+        self._leaving = frozenset(batch.removed)
         children_of: Callable[[NodeId], Iterable[NodeInfo] | None]
         if batch.tree is not None:
             children_of, folders = batch.tree.children, [self._cloud.root]
@@ -141,8 +144,8 @@ class Feed:
             self._asked.discard(node.ino)
             queue.extend(await self._apply_listing(node.ino, children, batch.started))
             self._new_folders.discard(directory)
-        await self._apply_removed(batch)
         await self._apply_changed(batch)
+        await self._apply_removed(batch)
         for directory in self._new_folders:
             self._cloud.recheck(directory)
         self._new_folders.clear()
@@ -162,10 +165,9 @@ class Feed:
                       for child in batch.changed if child.parent is not None)
         if batch.listings or not (batch.changed or batch.removed):
             return places.get
-        gone = frozenset(batch.removed)
 
         def place_of(node: NodeId) -> Place | None:
-            return None if node in gone else places.get(node) or self._known_place(node)
+            return None if node in self._leaving else places.get(node) or self._known_place(node)
 
         return place_of
 
@@ -341,7 +343,14 @@ class Feed:
             if self._is_leftover(occupant) or (both_folders and node is None and not self._local.is_new(occupant.ino)):
                 self._adopt(occupant, folder, child)
                 return
-            if not self._gives_way(occupant, folder, started):
+            if node is not None and self._is_gone(occupant, node, started):
+                if occupant.kind is child.kind is Kind.FILE and not self._local.is_open(occupant.ino):
+                    self._replace_file(occupant, folder, child)
+                    return
+                if not self._remove(occupant.ino):
+                    self._revisit.add(folder)
+                    return
+            elif not self._gives_way(occupant, folder, started):
                 if self._local.is_pending(occupant.ino) or node is None or not self._is_in(node.node, folder):
                     self._revisit.add(folder)
                     return
@@ -353,6 +362,23 @@ class Feed:
             self._revisit.add(folder)
             return
         self._insert(folder, name, child)
+
+    def _is_gone(self, occupant: EntryRow, node: NodeRow, started: float) -> bool:
+        """Whether an entry is no more, as this batch says, and its own turn has not come yet."""
+        return (
+            node.node in self._leaving
+            and not self._local.is_pending(occupant.ino)
+            and not self._own_since(started, occupant.ino, node.node)
+        )
+
+    def _replace_file(self, occupant: EntryRow, folder: Ino, child: NodeInfo) -> None:
+        """Somebody saved over a file, and the cloud made a new node of it: the same entry with a new content."""
+        content = self._store.new_content()
+        self._store.set_content(occupant.ino, content, child.size, child.mtime_ns, time.time_ns())
+        self._store.put_node(
+            NodeRow(occupant.ino, folder, child.id, child.locator, child.revision, child.size, content)
+        )
+        self._local.changed(occupant.ino, data=True)
 
     def _gives_way(self, occupant: EntryRow, folder: Ino, started: float) -> bool:
         """Whether the entry under a name is somewhere else by now, as this batch says: then it goes aside, and its own
