@@ -18,7 +18,7 @@ REMOTE_HELP = (
     "or that of a log-in (mega:)"
 )
 REMOTE_PATH_HELP = f"{REMOTE_HELP}; with a folder in it as URL#/folder or name:/folder"
-LOGIN_HELP = "the name of a log-in, or of a remote that uses it"
+LOGIN_HELP = "a log-in, or a remote that uses it"
 _ROOT_HELP = "which tree: the cloud drive (the usual one), the inbox, the rubbish bin, or what others share"
 
 
@@ -127,14 +127,13 @@ def add_general(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_passphrase(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "passphrase", "Without these: the file that SERPENTFS_PASSWORD_FILE names, else you are asked."
-    )
+def add_passphrase(
+    parser: argparse.ArgumentParser, what: str = "passphrase",
+    otherwise: str = "Without these: the file that SERPENTFS_PASSWORD_FILE names, else you are asked.",
+) -> None:
+    group = parser.add_argument_group(what, otherwise)
     one_of = group.add_mutually_exclusive_group()
-    one_of.add_argument(
-        "--password-file", type=Path, metavar="FILE", help="read the passphrase from FILE (-: standard input)"
-    )
+    one_of.add_argument("--password-file", type=Path, metavar="FILE", help="read it from FILE (-: standard input)")
     one_of.add_argument(
         "--password-command", metavar="COMMAND", help="run COMMAND (without a shell) and take what it prints"
     )

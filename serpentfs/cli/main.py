@@ -58,6 +58,21 @@ COMMANDS = (
     Command("flush", "uploading", "Wait until everything is uploaded.", "serpentfs flush work:"),
     Command("ls", "looking", "List a folder of a remote.", "serpentfs ls -l work:/Photos"),
     Command("df", "looking", "Tell how much room a remote's store has.", "serpentfs df work:"),
+    Command("login", "accounts", "Log in to a MEGA account, or open a public link.", "serpentfs login me@example.org"),
+    Command(
+        "logout", "accounts", "End what runs for a MEGA account, and its session.", "serpentfs logout mega:"
+    ),
+    Command("whoami", "accounts", "Tell which MEGA account a log-in is for, and its room.", "serpentfs whoami mega:"),
+    Command("session", "accounts", "Print the session string of a log-in, as MEGAcmd takes it.", "serpentfs session"),
+    Command(
+        "versions", "sharing", "List the old versions of a file, restore one, delete them.",
+        "serpentfs versions mega:/report.odt --restore 1",
+    ),
+    Command(
+        "export", "sharing", "Make a public link to a file or folder, or take it back.",
+        "serpentfs export mega:/Photos --expire 30d",
+    ),
+    Command("import", "sharing", "Copy what a public link leads to.", "serpentfs import - mega:/Downloads"),
     Command("check", "vaults", "Check the health of a vault, and repair it.", "serpentfs check work: --content"),
     Command("version", "about", "Print the version.", "serpentfs version"),
 )

@@ -30,12 +30,14 @@ def add_umount(parser: argparse.ArgumentParser) -> None:
         "--now", action="store_true", help="do not wait for uploads; the next start goes on with them"
     )
     parser.add_argument("--lazy", action="store_true", help="detach though files are open below the folder")
+    options.add_root(parser)
 
 
 def add_status(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=status)
     parser.add_argument("remote", metavar="REMOTE", nargs="?", help=f"{options.REMOTE_HELP}; all without it")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    options.add_root(parser)
 
 
 def umount(arguments: argparse.Namespace) -> ExitCode:
@@ -47,10 +49,16 @@ def umount(arguments: argparse.Namespace) -> ExitCode:
         if path.exists():
             raise NotFound(f"no drive is mounted at {path}")
         note = _owner_of_remote(arguments)
-    stop = _stop_now if arguments.now else _stop
-    pending = stop(note, arguments.lazy)
-    _wait_for_end(note)
+    pending = stop_owner(note, now=arguments.now, lazy=arguments.lazy)
     return tell_pending(pending, "the next start goes on with that")
+
+
+def stop_owner(note: OwnerNote, *, now: bool, lazy: bool = False) -> int:
+    """Ask an owner to end, after its uploads unless ``now``, and wait until it has. The answer is how many changes
+    were not uploaded."""
+    pending = _stop_now(note, lazy) if now else _stop(note, lazy)
+    _wait_for_end(note)
+    return pending
 
 
 def _mount_path(text: str) -> Path:
@@ -133,6 +141,9 @@ def _print_status(answer: Mapping[str, Any]) -> None:
         print(f"  {door:<8} {printable(address)}")
     if "error" in answer:
         print(f"  error    {answer['error']}")
+    account = answer.get("account")
+    if account is not None:
+        _print_account(account)
     drive = answer.get("drive")
     if drive is None:
         return
@@ -153,6 +164,14 @@ def _print_status(answer: Mapping[str, Any]) -> None:
         print(f"  open     {human_size(drive['dirty_bytes'])} written and not closed yet")
     if drive["conflicts"]:
         print(f"  conflict copies made: {drive['conflicts']}")
+
+
+def _print_account(account: Mapping[str, Any]) -> None:
+    if account["trouble"]:
+        print(f"  account  {printable(account['trouble'])}")
+    if account["over_quota_until"] is not None:
+        wait = account["over_quota_until"] - time.time()
+        print(f"  quota    used up for now; transfers go on in {human_duration(max(0.0, wait))}")
 
 
 def _change_line(change: Mapping[str, Any]) -> str:

@@ -1,21 +1,27 @@
-"""MEGA accounts and links on this machine: which state folder is whose, and what of them can be changed.
-
-Knows sessions by what identifies them; how they are made, kept and used is ``clouds.mega``'s.
+"""MEGA accounts and links on this machine: which state folder is whose, what of them can be changed, and the few
+questions that need an account but no drive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import trio
 
 from serpentfs.clouds.registry import RemoteSpec, session_spec
 from serpentfs.config import MEGA_ROOTS
 from serpentfs.errors import UsageError
+from serpentfs.model import Quota
 
 if TYPE_CHECKING:
+    from serpentfs.clouds.mega.api import Api
     from serpentfs.clouds.mega.session import Session
+    from serpentfs.clouds.mega.transport import Transport
 
+_CLOSE_PATIENCE = 5.0
 _WRITABLE_ROOTS = ("cloud", "rubbish")
 
 
@@ -58,3 +64,72 @@ def trees_of(name: str, session: Session) -> Iterator[tuple[RemoteSpec, str]]:
     spec = session_spec(name)
     for root in MEGA_ROOTS if session.kind == "account" else MEGA_ROOTS[:1]:
         yield spec.with_root(root), remote_id_of(session, root)
+
+
+@asynccontextmanager
+async def _api_of(session: Session) -> AsyncIterator[Api]:
+    from serpentfs.clouds.mega.api import open_api
+
+    link = session.user if session.kind == "folder-link" else None
+    async with _transport() as transport, open_api(transport, session.api, sid=session.sid or None, link=link) as api:
+        yield api
+
+
+@asynccontextmanager
+async def _transport() -> AsyncIterator[Transport]:
+    # Only here: an HTTP library that vaults do without.
+    from serpentfs.clouds.mega.transport import Transport
+
+    transport = Transport()
+    try:
+        yield transport
+    finally:
+        with trio.move_on_after(_CLOSE_PATIENCE, shield=True):
+            await transport.aclose()
+
+
+async def log_in(api_url: str, email: str, password: str, auth_code: str | None) -> Session:
+    """A new session. MfaRequired (of ``clouds.mega.session``) when a code is wanted and none is given,
+    WrongPassphrase."""
+    from serpentfs.clouds.mega.session import login
+
+    async with _transport() as transport:
+        return await login(transport, api_url, email, password, auth_code)
+
+
+async def end(session: Session) -> None:
+    """Tell the service to forget a session. LoginRequired when it had ended before."""
+    from serpentfs.clouds.mega.session import end_session
+
+    async with _transport() as transport:
+        await end_session(transport, session)
+
+
+async def check_link(session: Session) -> None:
+    """Ask whether what a link leads to is there. NotFound, PermissionDenied."""
+    async with _api_of(session) as api:
+        if session.kind == "file-link":
+            await api.command({"a": "g", "p": session.user})
+            return
+        async with api.stream_tree({"a": "f", "c": 1, "r": 1}) as tree:
+            async for _ in tree:
+                return    # it answers; the whole tree is for whoever opens it
+
+
+async def room_of(session: Session) -> Quota:
+    """As ``Cloud.quota`` tells it, without a tree. A link does not tell."""
+    if session.kind != "account":
+        return Quota(None, None, None)
+    async with _api_of(session) as api:
+        answer = await api.command({"a": "uq", "strg": 1, "xfer": 1, "pro": 1})
+    total, used = int(answer["mstrg"]), int(answer["cstrg"])
+    return Quota(total, used, max(0, total - used))
+
+
+async def describe(session: Session) -> dict[str, str | int | None]:
+    """Whose session it is, and how much room there is (bytes). LoginRequired when it has ended."""
+    room = await room_of(session)
+    return {
+        "kind": session.kind, "email": session.email or None, "handle": session.user,
+        "total": room.total, "used": room.used, "free": room.free,
+    }

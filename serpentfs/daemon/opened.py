@@ -16,6 +16,7 @@ from serpentfs.bridge import run_in_thread
 from serpentfs.clouds.base import Cloud
 from serpentfs.clouds.registry import RemoteSpec
 from serpentfs.clouds.vault import POLL_INTERVAL
+from serpentfs.daemon import accounts
 from serpentfs.daemon.accounts import MegaAccess
 from serpentfs.daemon.lock import OwnerLock
 from serpentfs.daemon.places import RemotePlaces, make_places, remember_url
@@ -108,11 +109,6 @@ async def room_of(remote: Remote) -> Quota:
             async with unlocked(remote.spec, remote.access.passphrase, remote.access.poll_interval) as vault:
                 return await vault.quota()
         case MegaAccess():
-            from serpentfs.clouds.mega.cloud import MegaOptions, open_mega
-
-            async with open_mega(
-                remote.access.session, directory=None, options=MegaOptions(root=remote.access.root)
-            ) as mega:
-                return await mega.quota()
+            return await accounts.room_of(remote.access.session)
         case _:
             assert_never(remote.access)
