@@ -57,7 +57,9 @@ def crypt(key16: bytes, nonce8: bytes, offset: int, data: Bytes) -> bytes:
 
 def chunk_mac(key16: bytes, nonce8: bytes, plaintext: Bytes) -> bytes:
     """The 16-byte MAC of one chunk, from its cleartext: AES-128-CBC with the nonce, twice, as its vector; the last
-    block of the zero-padded chunk."""
+    block of the zero-padded chunk. ValueError: no chunk is empty."""
+    if not plaintext:
+        raise ValueError("an empty chunk")
     encryptor = Cipher(algorithms.AES128(key16), modes.CBC(nonce8 * 2)).encryptor()
     mac = encryptor.update(plaintext)
     if len(plaintext) & 15:
