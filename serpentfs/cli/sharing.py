@@ -9,6 +9,7 @@ import argparse
 import calendar
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,18 @@ from serpentfs.cli.output import human_size, print_json
 from serpentfs.cli.remotes import Target, owner_of, resolve
 from serpentfs.daemon import owner
 from serpentfs.daemon.asking import Connection
+from serpentfs.daemon.lock import OwnerNote, running_owners
 from serpentfs.errors import NotFound, Unsupported, UsageError
 
 _SPAN = re.compile(r"([1-9]\d{0,5})([mhdw])")
 _SPAN_SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_PLACE_HELP = "of a MEGA account, as name:/folder/file, or below its mount, as /path or ./path"
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def add_versions(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=versions)
-    parser.add_argument("remote", metavar="REMOTE-PATH", help="a file of a MEGA account, as name:/file")
+    parser.add_argument("remote", metavar="REMOTE-PATH", help=f"a file {_PLACE_HELP}")
     one_of = parser.add_mutually_exclusive_group()
     one_of.add_argument(
         "--restore", type=options.whole_number, metavar="N",
@@ -45,7 +48,7 @@ def add_versions(parser: argparse.ArgumentParser) -> None:
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=export)
-    parser.add_argument("remote", metavar="REMOTE-PATH", help="a file or folder of a MEGA account, as name:/folder")
+    parser.add_argument("remote", metavar="REMOTE-PATH", help=f"a file or folder {_PLACE_HELP}")
     parser.add_argument("-d", "--delete", action="store_true", help="take the link back")
     parser.add_argument(
         "--expire", type=options.value_of(parse_expiry, "time"), metavar="TIME",
@@ -60,7 +63,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 def add_import(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=import_link)
     parser.add_argument("link", metavar="LINK", help="a public link; -: read from standard input, where nobody sees it")
-    parser.add_argument("remote", metavar="REMOTE-PATH", help="a folder of a MEGA account, as name:/folder")
+    parser.add_argument("remote", metavar="REMOTE-PATH", help=f"a folder {_PLACE_HELP}")
     options.add_root(parser)
     _add_link_password(parser, "If the link has one. Without these you are asked.")
 
@@ -85,28 +88,58 @@ def parse_expiry(text: str, now: float | None = None) -> int:
     raise UsageError(f'"{text}" is not a time such as 12h, 30d, 2w or 2027-01-31')
 
 
-def _account_path(arguments: argparse.Namespace) -> Target:
+@dataclass(frozen=True, slots=True)
+class _Mounted:
+    """A path below a mount of this machine: its owner, and the inode, which is the drive's own."""
+
+    note: OwnerNote
+    ino: int
+
+
+def _place(arguments: argparse.Namespace) -> Target | _Mounted:
+    """What REMOTE-PATH means: something in a remote, or below a mount."""
+    if arguments.remote.startswith(("/", "./", "../", "~")):
+        return _mounted(options.absolute_path(arguments.remote))
     target = resolve(arguments)
     if target.spec.cloud != "mega":
         raise Unsupported(f"{target.name} is a vault, which has neither versions nor links")
     return target
 
 
-def _ask_owner(arguments: argparse.Namespace, target: Target, request: str, *, looks: bool = False, **more: Any) -> Any:
+def _mounted(path: Path) -> _Mounted:
+    mounts = {Path(note.doors["mount"]): note for note in running_owners() if "mount" in note.doors}
+    if path in mounts:
+        # The kernel calls the top of every mount inode 1, whichever folder of the drive that is.
+        raise UsageError("the top of a mount is named as a remote, such as mega:/")
+    above = next((mount for mount in path.parents if mount in mounts), None)
+    if above is None:
+        raise NotFound(f"no drive is mounted above {path}")
+    try:
+        return _Mounted(mounts[above], path.lstat().st_ino)
+    except FileNotFoundError as error:
+        raise NotFound(f"no such file: {path}") from error
+
+
+def _ask_owner(
+    arguments: argparse.Namespace, place: Target | _Mounted, request: str, *, looks: bool = False, **more: Any
+) -> Any:
     """``looks``: changes nothing, so that nothing else needs to be done either while the drive is open for it."""
-    if note := owner_of(target):
+    if isinstance(place, _Mounted):
+        with Connection(Path(place.note.socket)) as connection:
+            return connection.ask(request, ino=place.ino, **more)
+    if note := owner_of(place):
         with Connection(Path(note.socket)) as connection:
-            return connection.ask(request, path=target.path, **more)
-    remote = unlock_target(arguments, target, read_only=looks)
-    return trio.run(owner.answer, remote, request, {"path": target.path, **more})
+            return connection.ask(request, path=place.path, **more)
+    remote = unlock_target(arguments, place, read_only=looks)
+    return trio.run(owner.answer, remote, request, {"path": place.path, **more})
 
 
 def versions(arguments: argparse.Namespace) -> ExitCode:
-    target = _account_path(arguments)
+    place = _place(arguments)
     if arguments.delete_old:
-        _ask_owner(arguments, target, "delete-versions", handles=None)
+        _ask_owner(arguments, place, "delete-versions", handles=None)
         return ExitCode.OK
-    found: list[dict[str, Any]] = _ask_owner(arguments, target, "versions", looks=True)
+    found: list[dict[str, Any]] = _ask_owner(arguments, place, "versions", looks=True)
     if arguments.json:
         print_json(found)
         return ExitCode.OK
@@ -116,12 +149,12 @@ def versions(arguments: argparse.Namespace) -> ExitCode:
             print(f"{number:>4} {human_size(one['size']):>11} {_when(one['mtime'])}  uploaded {_when(one['created'])}")
         return ExitCode.OK
     if chosen > len(found):
-        raise NotFound(f"there is no version {chosen}: {target.path} has {len(found)} old ones")
+        raise NotFound(f"there is no version {chosen}: the file has {len(found)} old ones")
     handle = found[chosen - 1]["handle"]
     if arguments.restore:
-        _ask_owner(arguments, target, "restore-version", handle=handle)
+        _ask_owner(arguments, place, "restore-version", handle=handle)
     else:
-        _ask_owner(arguments, target, "delete-versions", handles=[handle])
+        _ask_owner(arguments, place, "delete-versions", handles=[handle])
     return ExitCode.OK
 
 
@@ -130,14 +163,14 @@ def _when(moment: int) -> str:
 
 
 def export(arguments: argparse.Namespace) -> ExitCode:
-    target = _account_path(arguments)
+    place = _place(arguments)
     password = _new_link_password(arguments)
     if arguments.delete:
         if password is not None or arguments.expire is not None:
             raise UsageError("--delete takes the link back: it goes with neither a password nor --expire")
-        _ask_owner(arguments, target, "unexport")
+        _ask_owner(arguments, place, "unexport")
         return ExitCode.OK
-    answer = _ask_owner(arguments, target, "export", password=password, expires=arguments.expire)
+    answer = _ask_owner(arguments, place, "export", password=password, expires=arguments.expire)
     if arguments.json:
         print_json({**answer, "expires": arguments.expire})
     else:
@@ -154,11 +187,11 @@ def _new_link_password(arguments: argparse.Namespace) -> str | None:
 def import_link(arguments: argparse.Namespace) -> ExitCode:
     from serpentfs.clouds.mega.links import needs_password, parse_link
 
-    target = _account_path(arguments)
+    place = _place(arguments)
     link = read_link(arguments.link)
     password = None
     if needs_password(link):
         password = read_link_password(arguments)
     parse_link(link, password)    # a mistake is told before a drive is opened
-    _ask_owner(arguments, target, "import", link=link, password=password)
+    _ask_owner(arguments, place, "import", link=link, password=password)
     return ExitCode.OK

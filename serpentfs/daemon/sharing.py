@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from serpentfs.errors import Busy, IsADirectory, NotADirectory, NotFound, ReadOnly, Unsupported
-from serpentfs.model import Attributes, Kind, NodeId
+from serpentfs.model import Attributes, Ino, Kind, NodeId
 from serpentfs.vfs.drive import Drive
 
 
@@ -68,9 +68,9 @@ Request = Mapping[str, Any]
 
 
 def _find(drive: Drive, request: Request) -> tuple[Attributes, NodeId]:
-    """The entry at the request's path and its node. NotFound, also for what is not uploaded yet."""
-    path = str(request["path"])
-    found = drive.resolve(path)
+    """The entry that the request names, by its path in the drive or by its inode, and its node. NotFound, also for
+    what is not uploaded yet."""
+    found = drive.getattr(Ino(int(request["ino"]))) if "ino" in request else drive.resolve(str(request["path"]))
     node = drive.node_of(found.ino)
     if node is None:
         raise NotFound("not uploaded yet: serpentfs flush waits until it is")
