@@ -1,0 +1,165 @@
+"""HTTP as MEGA's servers speak it: pooled connections, TLS that is always verified, proxies from the environment.
+
+Answers carry whatever status they have; only the want of an answer is an error here. Knows nothing of commands.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+import trio
+
+from serpentfs.clouds.mega.limits import CircuitBreaker, TokenBucket
+from serpentfs.errors import Unavailable, UsageError
+
+_CONNECT = 15.0
+_PIECE = 256 * 1024
+_LARGEST_REPLY = 64 * 2**20
+"""Bytes of an answer that is held in memory as a whole; a tree is streamed."""
+_MOST_BREAKERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class StreamedReply:
+    """An answer whose body comes in pieces."""
+
+    def __init__(self, response: httpx.Response, host: str) -> None:
+        self._response = response
+        self._host = host
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes. Unavailable when the connection breaks or stands still."""
+        try:
+            async for piece in self._response.aiter_raw(_PIECE):
+                yield piece
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            raise _unavailable(self._host, error) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Transport:
+    """``connections``: open at a time, over all hosts. ``plain_storage``: storage servers may be spoken to without TLS
+    (what goes over it is encrypted; an emulator on this machine hands out such URLs)."""
+
+    def __init__(self, *, connections: int = 16, requests_per_second: float = 50.0) -> None:
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        context = ssl.create_default_context()
+        # Without a proxy for this machine: what serves there is meant to be reached directly.
+        self._remote = httpx.AsyncClient(limits=limits, verify=context, trust_env=True, follow_redirects=False)
+        self._local = httpx.AsyncClient(limits=limits, verify=context, trust_env=False, follow_redirects=False)
+        self._bucket = TokenBucket(requests_per_second, 2 * requests_per_second)
+        self._breakers: dict[str, CircuitBreaker] = {}
+
+    async def aclose(self) -> None:
+        await self._remote.aclose()
+        await self._local.aclose()
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+    ) -> Reply:
+        """The whole answer. Unavailable; ``timeout``: seconds in which nothing comes or goes."""
+        async with self.stream(method, url, body=body, headers=headers, timeout=timeout) as reply:
+            pieces, size = [], 0
+            async for piece in reply.chunks():
+                pieces.append(piece)
+                size += len(piece)
+                if size > _LARGEST_REPLY:
+                    raise Unavailable("the server sent an answer that is too large to be one")
+            return Reply(reply.status, reply.headers, b"".join(pieces))
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+    ) -> AsyncIterator[StreamedReply]:
+        """An answer as it comes. Unavailable when there is none."""
+        host = _host(url)
+        wait = self._bucket.take(trio.current_time())
+        if wait:
+            await trio.sleep(wait)
+        breaker = self._breaker(host)
+        if not breaker.may_send(trio.current_time()):
+            raise Unavailable(f"{host} did not answer several times: it is left alone for some seconds")
+        client = self._local if is_loopback(host) else self._remote
+        # What is kept is decrypted or parsed here: nothing is to be unpacked on the way.
+        sent = {"accept-encoding": "identity", **(headers or {})}
+        request = client.build_request(
+            method, url, content=body, headers=sent, timeout=httpx.Timeout(timeout, connect=_CONNECT)
+        )
+        try:
+            response = await client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            breaker.failed(trio.current_time())
+            raise _unavailable(host, error) from error
+        breaker.answered()
+        try:
+            yield StreamedReply(response, host)
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await response.aclose()
+
+    def _breaker(self, host: str) -> CircuitBreaker:
+        if host not in self._breakers and len(self._breakers) >= _MOST_BREAKERS:
+            self._breakers.clear()
+        return self._breakers.setdefault(host, CircuitBreaker())
+
+
+def _host(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError as error:
+        raise Unavailable("the server named a URL that is none") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise Unavailable("the server named a URL that is none")
+    return host
+
+
+def check_endpoint(url: str) -> str:
+    """The API's address as given by a user, without a slash at its end. UsageError unless it is https, or http on this
+    machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" and parts.hostname:
+        return url.rstrip("/")
+    if parts.scheme == "http" and parts.hostname and is_loopback(parts.hostname):
+        return url.rstrip("/")
+    raise UsageError("the API's address begins with https:// (http:// is for this machine only)")
+
+
+def _unavailable(host: str, error: Exception) -> Unavailable:
+    # Names of classes only: messages of the library may quote the URL, and with it the session.
+    return Unavailable(f"{host} cannot be reached: {type(error).__name__}")
