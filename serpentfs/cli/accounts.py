@@ -7,7 +7,6 @@ for it and the account's master key, or the key of a link.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import re
 import sys
@@ -37,13 +36,11 @@ from serpentfs.daemon.places import (
     session_file,
     state_home,
 )
-from serpentfs.errors import AlreadyExists, LoginRequired, UsageError
+from serpentfs.errors import AlreadyExists, UsageError
 from serpentfs.tree.store import journalled_changes
 
 if TYPE_CHECKING:
     from serpentfs.clouds.mega.session import Session
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_LINK = "link"
 API_VARIABLE = "SERPENTFS_MEGA_API"
@@ -183,12 +180,7 @@ def logout(arguments: argparse.Namespace) -> ExitCode:
     if arguments.keep_session:
         return tell_pending(pending, "the next start goes on with that")
     if made.kind == "account":
-        try:
-            trio.run(mega.end, made)
-        except (LoginRequired, BaseExceptionGroup) as error:
-            if not any(isinstance(one, LoginRequired) for one in leaves(error)):
-                raise
-            logger.info("the session had ended already")
+        trio.run(mega.end, made)
     session_file(name).unlink(missing_ok=True)
     for spec, _ in mega.trees_of(name, made):
         forget_url(spec.canonical)
@@ -203,8 +195,8 @@ def whoami(arguments: argparse.Namespace) -> ExitCode:
         print_json(found)
         return ExitCode.OK
     for label, value in found.items():
-        if value is not None:
-            shown = human_size(int(value)) if label in ("total", "used", "free") else printable(str(value))
+        if value != "":
+            shown = human_size(int(value)) if label in ("total", "used") else printable(str(value))
             print(f"{label:<7} {shown}")
     return ExitCode.OK
 

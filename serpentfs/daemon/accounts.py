@@ -4,16 +4,15 @@ questions that need an account but no drive.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
 from serpentfs.clouds.registry import RemoteSpec, session_spec
 from serpentfs.config import MEGA_ROOTS
-from serpentfs.errors import UsageError
+from serpentfs.errors import Unavailable, UsageError
 from serpentfs.model import Quota
 
 if TYPE_CHECKING:
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
     from serpentfs.clouds.mega.session import Session
     from serpentfs.clouds.mega.transport import Transport
 
+T = TypeVar("T")
+
+_PATIENCE = 45.0
 _CLOSE_PATIENCE = 5.0
 _WRITABLE_ROOTS = ("cloud", "rubbish")
 
@@ -66,26 +68,32 @@ def trees_of(name: str, session: Session) -> Iterator[tuple[RemoteSpec, str]]:
         yield spec.with_root(root), remote_id_of(session, root)
 
 
-@asynccontextmanager
-async def _api_of(session: Session) -> AsyncIterator[Api]:
-    from serpentfs.clouds.mega.api import open_api
-
-    link = session.user if session.kind == "folder-link" else None
-    async with _transport() as transport, open_api(transport, session.api, sid=session.sid or None, link=link) as api:
-        yield api
+# Questions without a drive. Each is given up after _PATIENCE seconds, as Unavailable: the API itself tries for ever.
 
 
-@asynccontextmanager
-async def _transport() -> AsyncIterator[Transport]:
+async def _in_time(api_url: str, ask: Callable[[Transport], Awaitable[T]]) -> T:
     # Only here: an HTTP library that vaults do without.
     from serpentfs.clouds.mega.transport import Transport
 
     transport = Transport()
     try:
-        yield transport
+        with trio.move_on_after(_PATIENCE):
+            return await ask(transport)
+        raise Unavailable(f"{api_url} does not answer: {_PATIENCE:.0f} s were not enough (-v tells more)")
     finally:
         with trio.move_on_after(_CLOSE_PATIENCE, shield=True):
             await transport.aclose()
+
+
+async def _ask(session: Session, ask: Callable[[Api], Awaitable[T]]) -> T:
+    from serpentfs.clouds.mega.api import open_api
+
+    async def with_api(transport: Transport) -> T:
+        link = session.user if session.kind == "folder-link" else None
+        async with open_api(transport, session.api, sid=session.sid or None, link=link) as api:
+            return await ask(api)
+
+    return await _in_time(session.api, with_api)
 
 
 async def log_in(api_url: str, email: str, password: str, auth_code: str | None) -> Session:
@@ -93,21 +101,26 @@ async def log_in(api_url: str, email: str, password: str, auth_code: str | None)
     WrongPassphrase."""
     from serpentfs.clouds.mega.session import login
 
-    async with _transport() as transport:
+    async def ask(transport: Transport) -> Session:
         return await login(transport, api_url, email, password, auth_code)
+
+    return await _in_time(api_url, ask)
 
 
 async def end(session: Session) -> None:
-    """Tell the service to forget a session. LoginRequired when it had ended before."""
+    """Tell the service to forget a session. One that has ended before is no error."""
     from serpentfs.clouds.mega.session import end_session
 
-    async with _transport() as transport:
+    async def ask(transport: Transport) -> None:
         await end_session(transport, session)
+
+    await _in_time(session.api, ask)
 
 
 async def check_link(session: Session) -> None:
     """Ask whether what a link leads to is there. NotFound, PermissionDenied."""
-    async with _api_of(session) as api:
+
+    async def ask(api: Api) -> None:
         if session.kind == "file-link":
             await api.command({"a": "g", "p": session.user})
             return
@@ -115,21 +128,23 @@ async def check_link(session: Session) -> None:
             async for _ in tree:
                 return    # it answers; the whole tree is for whoever opens it
 
+    await _ask(session, ask)
+
 
 async def room_of(session: Session) -> Quota:
     """As ``Cloud.quota`` tells it, without a tree. A link does not tell."""
     if session.kind != "account":
         return Quota(None, None, None)
-    async with _api_of(session) as api:
-        answer = await api.command({"a": "uq", "strg": 1, "xfer": 1, "pro": 1})
-    total, used = int(answer["mstrg"]), int(answer["cstrg"])
+    found = await describe(session)
+    total, used = int(found["total"]), int(found["used"])
     return Quota(total, used, max(0, total - used))
 
 
-async def describe(session: Session) -> dict[str, str | int | None]:
+async def describe(session: Session) -> dict[str, Any]:
     """Whose session it is, and how much room there is (bytes). LoginRequired when it has ended."""
-    room = await room_of(session)
-    return {
-        "kind": session.kind, "email": session.email or None, "handle": session.user,
-        "total": room.total, "used": room.used, "free": room.free,
-    }
+    from serpentfs.clouds.mega.session import whoami
+
+    if session.kind != "account":
+        await check_link(session)
+        return {"kind": session.kind, "handle": session.user}
+    return {"kind": session.kind, **await _ask(session, whoami)}

@@ -41,6 +41,7 @@ class Machine:
 
     home: Path
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    extra_environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -53,6 +54,7 @@ class Machine:
             "XDG_CONFIG_HOME": str(self.home / "config"),
             "XDG_RUNTIME_DIR": str(self.home / "run"),
             "SERPENTFS_PASSWORD_FILE": str(self.passphrase_file),
+            **self.extra_environment,
         }
 
     @property
