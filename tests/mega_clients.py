@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,10 @@ _PATH = os.pathsep.join(
 )
 _CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _TIMEOUT_S = 60
+# handle, owner (not of the roots), type (0 a file), size, time, path
+_MEGALS_LINE = re.compile(
+    r"\S{8} +(?:\S{11} +)?(?P<type>\d) +(?P<size>\d+|-) (?P<time>\S+ \S+) /Root(?:/(?P<path>.+))?"
+)
 
 
 class ClientError(Exception):
@@ -284,13 +289,14 @@ class Megatools(MegaClient):
     def list(self) -> dict[str, Entry]:
         entries = {}
         for line in self._megatools("megals", "-lR", "/Root").splitlines():
-            # handle, owner, type (0 a file), size or "-", date, time, path
-            _, _, kind, size, day, clock, path = line.split(maxsplit=6)
-            if path.startswith("/Root/"):
-                moment = datetime.fromisoformat(f"{day} {clock}").replace(tzinfo=UTC)
-                entries[path.removeprefix("/Root/")] = Entry(
-                    kind != "0", 0 if size == "-" else int(size), int(moment.timestamp())
-                )
+            found = _MEGALS_LINE.fullmatch(line)
+            if found is None:
+                raise ClientError(f"megals printed {line!r}")
+            if found["path"]:
+                moment = datetime.fromisoformat(found["time"]).replace(tzinfo=UTC)
+                is_folder = found["type"] != "0"
+                size = 0 if found["size"] == "-" else int(found["size"])
+                entries[found["path"]] = Entry(is_folder, size, int(moment.timestamp()))
         return entries
 
     def upload(self, source: Path, path: str) -> None:
@@ -437,4 +443,22 @@ class MegaJs(_DrivenClient):
         return self._entries("seen")
 
 
+class OwnCloud(_DrivenClient):
+    """This project's MegaCloud, behind the operations of the others; it follows the events."""
+
+    name = "serpentfs"
+    needs = ()
+
+    def _command(self) -> list[str | Path]:
+        self._environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+        return [sys.executable, "-P", _DRIVERS / "own.py"]
+
+    def follow(self) -> None:
+        """The session of the log-in does so already."""
+
+    def seen(self) -> dict[str, Entry]:
+        return self._entries("seen")
+
+
 CLIENTS: tuple[type[MegaClient], ...] = (Rclone, Megatools, MegaPy, MegaJs)
+"""The clients of others."""
