@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -52,8 +53,6 @@ class EventFeed:
         self._live = False
         """The server is asked to tell the moment something happens: the replica is as fresh as can be."""
         self._rechecks: set[NodeId] = set()
-        self._told = 0
-        """Serial up to which changes were given to the tree, be they applied there or not."""
 
     def recheck(self, directory: NodeId) -> None:
         self._rechecks.add(directory)
@@ -83,11 +82,12 @@ class EventFeed:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(fetch)
                 async with receive:
-                    await run_in_thread("store", self._replica.load, received(receive))
+                    loaded = await run_in_thread("store", self._replica.load, received(receive))
         except* trio.BrokenResourceError as group:
             raise Unavailable("the account's tree could not be decoded") from group
         except* RetryableError as group:
             raise _first(group) from group
+        self._replica.install(loaded)
 
     async def ensure_fresh(self) -> None:
         """The replica holds whatever others did up to now, as far as the server has told."""
@@ -164,10 +164,9 @@ class EventFeed:
             await send.send(self.whole())
         while True:
             started = trio.current_time()
-            unseen = self._replica.unseen(_PAGE, own_before=time.monotonic() - _OWN_DELAY, after=self._told)
-            if not unseen.changed and not unseen.removed:
+            unseen = self._replica.unseen(_PAGE, own_before=time.monotonic() - _OWN_DELAY)
+            if not unseen.serials:
                 break
-            self._told = unseen.serial
             changed, removed = [], [NodeId(handle) for handle in unseen.removed]
             for node in unseen.changed:
                 if self._view.holds(node):
@@ -175,7 +174,13 @@ class EventFeed:
                 else:
                     removed.append(NodeId(node.handle))
             await send.send(
-                Batch(started, (), changed=tuple(changed), removed=tuple(removed), applied=self._acknowledge(unseen.serial))
+                Batch(
+                    started,
+                    (),
+                    changed=tuple(changed),
+                    removed=tuple(removed),
+                    applied=partial(self._acknowledge, unseen.serials),
+                )
             )
         rechecks, self._rechecks = self._rechecks, set()
         if rechecks:
@@ -191,19 +196,15 @@ class EventFeed:
     def whole(self) -> Batch:
         """Everything, folder by folder."""
         serial = self._replica.latest_serial()
-        self._told = max(self._told, serial)
 
         async def applied() -> None:
-            self._replica.acknowledge(serial)
+            self._replica.acknowledge_until(serial)
             self._replica.put_record(*_RESYNC, None)
 
         return Batch(trio.current_time(), (), complete=True, tree=self._view, applied=applied)
 
-    def _acknowledge(self, serial: int) -> Callable[[], Awaitable[None]]:
-        async def applied() -> None:
-            self._replica.acknowledge(serial)
-
-        return applied
+    async def _acknowledge(self, serials: tuple[int, ...]) -> None:
+        self._replica.acknowledge(serials)
 
 
 def _first(group: BaseExceptionGroup[RetryableError]) -> RetryableError:

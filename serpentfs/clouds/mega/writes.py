@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -80,17 +79,21 @@ class Writer:
 
     # what a name holds
 
-    def _real(self, name: str, node: str | None) -> str:
-        return unicodedata.normalize("NFC", names.real_name(name, node))
+    def _real(self, name: str, node: Node | None) -> str:
+        """The name in the account for one in the drive; a node that is shown under it already keeps its own."""
+        if node is not None and name == node.shown:
+            return names.normalize(node.name)
+        return names.normalize(names.real_name(name, None if node is None else node.handle))
 
-    def _expect(self, parent: NodeId, name: str, replaces: NodeRef | None, mover: str | None = None) -> Node | None:
+    def _expect(self, parent: NodeId, name: str, replaces: NodeRef | None, mover: Node | None = None) -> Node | None:
         """The node that goes away when something comes to this name; Conflict, AlreadyExists."""
         if replaces is None:
-            if any(node.handle != mover for node in self._replica.named(parent, self._real(name, mover))):
+            there = self._replica.named(parent, self._real(name, mover))
+            if any(mover is None or node.handle != mover.handle for node in there):
                 raise AlreadyExists("the name is taken")
             return None
         found = self._view.find(replaces.id)
-        if found is None or found.parent != parent or self._real(name, found.handle) != _nfc(found.name):
+        if found is None or found.parent != parent or self._real(name, found) != names.normalize(found.name):
             raise Conflict("what was to be replaced is no longer there")
         if found.kind is Kind.DIRECTORY:
             raise IsADirectory("a folder cannot be replaced")
@@ -110,8 +113,8 @@ class Writer:
         return {"a": "a", "n": node.handle, "at": sealed, "i": self._api.own_id}, sealed
 
     def _share_keys(self, parent: str, top: Node) -> dict[str, Any]:
-        """``cr`` of a command that brings ``top`` into a folder which is shared: the keys of it and of all below it, for
-        those who share the folder (specification, 8.1)."""
+        """``cr`` of a command that brings ``top`` into a folder which is shared: the keys of it and of all below it,
+        for those who share the folder (specification, 8.1)."""
         shares = self._replica.share_of(parent)
         if not shares:
             return {}
@@ -148,7 +151,7 @@ class Writer:
         old = self._expect(parent, name, replaces)
         made = await self._uploads.put(
             parent,
-            self._real(name, None if old is None else old.handle),
+            self._real(name, old),
             content,
             mtime=mtime_ns // _SECOND,
             replaces=None if old is None else old.handle,
@@ -229,19 +232,19 @@ class Writer:
         if found is None:
             raise NotFound("what was to be moved is no longer there")
         self._view.folder(parent)
-        real = self._real(name, found.handle)
-        is_there = found.parent == parent and _nfc(found.name) == real
+        real = self._real(name, found)
+        is_there = found.parent == parent and names.normalize(found.name) == real
         gone: Node | None = None
         if replaces is not None and retry and is_there and self._view.find(replaces.id) is None:
             pass  # the earlier attempt took it away
         elif replaces is None or replaces.id != found.handle:
-            gone = self._expect(parent, name, replaces, found.handle)
+            gone = self._expect(parent, name, replaces, found)
         commands: list[dict[str, Any]] = []
         if found.parent != parent:
             keys = self._share_keys(parent, found)
             commands.append({"a": "m", "n": found.handle, "t": parent, "i": self._api.own_id, **keys})
         sealed: str | None = None
-        if _nfc(found.name) != real:
+        if names.normalize(found.name) != real:
             rename, sealed = self._set_attributes(found, {"n": real})
             commands.append(rename)
         if gone is not None:
@@ -282,7 +285,7 @@ class Writer:
             if retry:
                 return
             raise NotFound("it is already gone")
-        if found.kind is Kind.DIRECTORY and next(iter(self._replica.children(found.handle)), None) is not None:
+        if found.kind is Kind.DIRECTORY and self._replica.has_children(found.handle):
             raise DirectoryNotEmpty("the folder is not empty")
         await self._execute(self._removal(found), "removing")
         self._removed(found)
@@ -305,6 +308,3 @@ class Writer:
         self._replica.set_attributes(found.handle, sealed)
         return self._view.info(self._made(found.handle))
 
-
-def _nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
