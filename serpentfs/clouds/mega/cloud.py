@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from pathlib import Path
 import trio
 
 from serpentfs.clouds.base import Batch, Capabilities, Content, Known
-from serpentfs.clouds.mega import names, sharing
+from serpentfs.clouds.mega import names
 from serpentfs.clouds.mega.api import Api, open_api
 from serpentfs.clouds.mega.downloads import Downloads, open_downloads
 from serpentfs.clouds.mega.encoding import decode
@@ -27,6 +27,7 @@ from serpentfs.clouds.mega.filelink import fetch_file_link
 from serpentfs.clouds.mega.keys import ecb_decrypt
 from serpentfs.clouds.mega.replica import Replica
 from serpentfs.clouds.mega.session import Session
+from serpentfs.clouds.mega.sharing import Sharing, Version
 from serpentfs.clouds.mega.transport import Transport
 from serpentfs.clouds.mega.uploads import Uploads
 from serpentfs.clouds.mega.view import ROOTS, View
@@ -80,7 +81,15 @@ class MegaCloud:
         self._view = View(replica, options.root)
         file = partial(fetch_file_link, api, session.user, session.key, _master_key(session))
         self._feed = EventFeed(api, replica, self._view, file if session.kind == "file-link" else None)
-        self._uploads = Uploads(api, transport, replica, connections=options.connections)
+        self._uploads = Uploads(
+            api,
+            transport,
+            replica,
+            session.key,
+            connections=options.connections,
+            note_macs=downloads.note_macs,
+        )
+        self._sharing = Sharing(api, transport, replica, session.key, session.api)
         self._writer = Writer(
             api,
             replica,
@@ -220,6 +229,38 @@ class MegaCloud:
         answer = await self._api.command({"a": "uq", "strg": 1, "xfer": 1, "pro": 1})
         total, used = int(answer["mstrg"]), int(answer["cstrg"])
         return Quota(total, used, max(0, total - used))
+
+    # what is not part of a drive
+
+    async def export(self, node: NodeId, *, password: str | None, expires: int | None) -> str:
+        """The public link to a file or folder, key included; valid until the Unix time ``expires``."""
+        self._check_writable()
+        return await self._sharing.export(node, password=password, expires=expires)
+
+    async def unexport(self, node: NodeId) -> None:
+        """Take the public link back. NotFound when there is none."""
+        self._check_writable()
+        await self._sharing.unexport(node)
+
+    async def import_link(self, link: str, password: str | None, parent: NodeId) -> None:
+        """Copy what is behind a public link into a folder, within the service."""
+        self._check_writable()
+        await self._sharing.import_link(link, password, self._view.folder(parent))
+        self._feed.recheck(parent)
+
+    def versions(self, node: NodeId) -> Sequence[Version]:
+        """Former contents of a file, newest first, without the present one."""
+        return self._sharing.versions(node)
+
+    async def restore_version(self, node: NodeId, handle: str) -> None:
+        """A former content becomes the present one, which becomes a version."""
+        self._check_writable()
+        await self._sharing.restore_version(node, handle)
+
+    async def delete_versions(self, node: NodeId, handles: list[str] | None) -> None:
+        """None: all of them. The present content stays in any case."""
+        self._check_writable()
+        await self._sharing.delete_versions(node, handles)
 
     async def aclose(self) -> None:
         """Nothing to be done: what is open is closed by ``open_mega``."""

@@ -87,9 +87,8 @@ class Downloads:
         if not span:
             return b""
         first, last = chunk_index(span.start), chunk_index(span.stop - 1)
-        found = {
-            index: data for index in range(first, last + 1) if (data := self._kept_chunk(node.handle, index)) is not None
-        }
+        kept = {index: self._kept_chunk(node.handle, index) for index in range(first, last + 1)}
+        found = {index: data for index, data in kept.items() if data is not None}
         flights = self._fly(node, [index for index in range(first, last + 1) if index not in found])
         for flight in flights:
             flight.waiting += 1
@@ -118,8 +117,8 @@ class Downloads:
         return data
 
     def _keep(self, handle: str, index: int, data: bytes) -> None:
+        self._kept += len(data) - len(self._chunks.pop((handle, index), b""))
         self._chunks[handle, index] = data
-        self._kept += len(data)
         while self._kept > _BUDGET:
             _, dropped = self._chunks.popitem(last=False)
             self._kept -= len(dropped)

@@ -158,7 +158,6 @@ class Writer:
             token=token,
             secret=self._secret,
             extra={} if old is None else {k: v for k, v in old.attributes.items() if k not in ("n", "c", "c0")},
-            retry=retry,
             share=self._replica.share_of(parent),
         )
         self._replica.store([made])
