@@ -24,7 +24,7 @@ from serpentfs.errors import NotFound, UsageError
 DURABILITIES = ("local", "cloud")
 MEGA_ROOTS = ("cloud", "inbox", "rubbish", "shares")
 """The trees of a MEGA account: the cloud drive, the inbox (backups), the rubbish bin, what others share with it."""
-ACCOUNT_KEYS = ("root", "hard-delete", "thumbnails", "show-versions")
+ACCOUNT_KEYS = ("root", "hard-delete", "thumbnails")
 """Keys that only a MEGA account has a use for."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE)
 _SIZE_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -67,8 +67,6 @@ class RemoteConfig:
     """Removed for good, not moved to the rubbish bin."""
     thumbnails: bool | None = None
     """Images get thumbnails and previews when they are uploaded."""
-    show_versions: bool | None = None
-    """Old versions of files are shown, read-only, below ``.versions``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +193,6 @@ _READERS: dict[str, Callable[[Any], object]] = {
     "root": _root,
     "hard-delete": _flag,
     "thumbnails": _flag,
-    "show-versions": _flag,
 }
 assert {name.replace("-", "_") for name in _READERS} == {f.name for f in fields(RemoteConfig)} - {"name"}
 

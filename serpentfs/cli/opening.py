@@ -47,7 +47,7 @@ def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: b
     else:
         access = MegaAccess(
             session_of(target), root=target.spec.root, hard_delete=is_on("hard_delete"),
-            thumbnails=is_on("thumbnails"), show_versions=is_on("show_versions"),
+            thumbnails=is_on("thumbnails"),
         )
         read_only = read_only or access.read_only
     options = DriveOptions(
@@ -63,7 +63,7 @@ def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: b
 
 
 def _refuse_account_options(arguments: argparse.Namespace) -> None:
-    for name in ("hard_delete", "thumbnails", "show_versions"):
+    for name in ("hard_delete", "thumbnails"):
         if getattr(arguments, name, False):
             raise UsageError(f"--{name.replace('_', '-')} is for MEGA accounts")
 

@@ -29,13 +29,12 @@ _WRITABLE_ROOTS = ("cloud", "rubbish")
 
 @dataclass(frozen=True, slots=True)
 class MegaAccess:
-    """What opens a MEGA account or link. The three options are those of ``clouds.mega.cloud.MegaOptions``."""
+    """What opens a MEGA account or link. The options are those of ``clouds.mega.cloud.MegaOptions``."""
 
     session: Session = field(repr=False)
     root: str = MEGA_ROOTS[0]
     hard_delete: bool = False
     thumbnails: bool = False
-    show_versions: bool = False
 
     def __post_init__(self) -> None:
         if self.session.kind != "account" and self.root != MEGA_ROOTS[0]:

@@ -91,10 +91,7 @@ async def _open_mega(spec: RemoteSpec, access: MegaAccess) -> AsyncIterator[Open
     # Only here: an HTTP library that vaults do without.
     from serpentfs.clouds.mega.cloud import MegaOptions, open_mega
 
-    options = MegaOptions(
-        root=access.root, hard_delete=access.hard_delete, thumbnails=access.thumbnails,
-        show_versions=access.show_versions,
-    )
+    options = MegaOptions(root=access.root, hard_delete=access.hard_delete, thumbnails=access.thumbnails)
     places = make_places(access.remote_id)
     with await run_in_thread("disk", OwnerLock.acquire, places.lock, spec.canonical) as lock:
         await run_in_thread("disk", remember_url, spec.canonical, places.remote_id)

@@ -126,7 +126,6 @@ def test_the_configuration_comes_first(home: Path) -> None:
         root = "inbox"
         hard-delete = true
         thumbnails = true
-        show-versions = false
     """)
     assert resolved("mega:") == ("vault+file:///srv/v", "/")
     assert resolved("photos:/2026") == ("mega+session://mega?root=inbox", "/Photos/2026")
