@@ -33,7 +33,8 @@ class MegaSite:
     nursery: trio.Nursery
 
     async def client(self) -> Cloud:
-        return await self.nursery.start(self._serve)
+        cloud: MegaCloud = await self.nursery.start(self._serve)
+        return cloud
 
     async def _serve(self, *, task_status: trio.TaskStatus[MegaCloud]) -> None:
         async with open_mega(self.session, directory=None) as cloud:

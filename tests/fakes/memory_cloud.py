@@ -2,9 +2,10 @@
 
 It is strict where real clouds are strict and awkward where they are awkward: by default a file's id changes
 when it moves and its revision changes with every rename and utime, as in a vault on ``file://``; with
-``stable_file_ids`` both stay. With ``events`` it is as on MEGA: ids stay when a file moves, a new content is a new node
-in the old one's place, and ``changes`` tells single changes and goes on where it was left. Every change takes effect in one stretch without an ``await``, so a
-cancelled call has either happened or not. ``external_*`` and ``another_client`` act as somebody else.
+``stable_file_ids`` both stay. With ``events`` it is as on MEGA: ids stay when a file moves, a new content is a new
+node in the old one's place, and ``changes`` tells single changes and goes on where it was left. Every change takes
+effect in one stretch without an ``await``, so a cancelled call has either happened or not. ``external_*`` and
+``another_client`` act as somebody else.
 """
 
 from __future__ import annotations

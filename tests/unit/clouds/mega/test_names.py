@@ -10,7 +10,7 @@ from serpentfs.clouds.mega.names import MAX_NAME_BYTES, check_name, normalize, r
 from serpentfs.errors import InvalidName, NameTooLong
 
 HANDLE = "AbCd-_12"
-ANY = st.text(st.characters(exclude_categories=("Cs",)), min_size=0, max_size=90)
+ANY = st.text(st.characters(exclude_categories=["Cs"]), min_size=0, max_size=90)
 AWKWARD = st.text(st.sampled_from("./\0‛／␀．a ()é"), max_size=30)
 
 
