@@ -87,9 +87,6 @@ class Fetcher:
         raise Unavailable("the file is not available for now")
 
     async def _question(self, command: dict[str, Any]) -> Mapping[str, Any]:
-        until = self._api.over_quota_until
-        if until is not None and until > time.time():
-            raise self._api.note_over_quota(until - time.time())
         try:
             answer = await self._api.quick(command)
         except NotFound as error:
@@ -104,6 +101,9 @@ class Fetcher:
 
     async def fetch(self, node: Node, span: Span) -> bytes:
         """The ciphertext of a span. RevisionGone, RateLimited (transfer quota), Unavailable."""
+        until = self._api.over_quota_until
+        if until is not None and until > time.time():
+            raise self._api.note_over_quota(until - time.time())
         buffer = bytearray()
         pause = _FIRST_PAUSE
         for attempt in range(_ATTEMPTS):

@@ -276,7 +276,7 @@ class Replica:
         return opened
 
     def add_own_share(self, handle: str, wrapped: str) -> bytes:
-        """A folder is shared under this key (as the server keeps it, wrapped by the master key). The answer: the key."""
+        """A folder is shared under this key, which came wrapped by the master key. The answer: the key."""
         key = ecb_decrypt(self._master_key, decode(wrapped))
         with self._transaction():
             self._add_share_key(self._db, handle, key)

@@ -19,7 +19,6 @@ from serpentfs.clouds.mega.limits import CircuitBreaker, TokenBucket
 from serpentfs.errors import Unavailable, UsageError
 
 _CONNECT = 15.0
-_PIECE = 256 * 1024
 _LARGEST_REPLY = 64 * 2**20
 """Bytes of an answer that is held in memory as a whole; a tree is streamed."""
 _MOST_BREAKERS = 256
@@ -44,7 +43,8 @@ class StreamedReply:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes. Unavailable when the connection breaks or stands still."""
         try:
-            async for piece in self._response.aiter_raw(_PIECE):
+            # As they come: pieces that are gathered to a size are lost when the connection breaks.
+            async for piece in self._response.aiter_raw():
                 yield piece
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise _unavailable(self._host, error) from error
