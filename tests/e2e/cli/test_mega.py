@@ -5,18 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import subprocess
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.mega_emulator import Emulator, emulator
 
 from tests.e2e.cli.conftest import SERPENTFS, TIMEOUT, Machine, free_port, needs_fuse, wait_for
+from tests.mega_emulator import Emulator, emulator
 
-EMAIL = "alice@example.test"
 PASSWORD = "canary-mega-password-8813"
 DOOR_PASSWORD = "canary-door-password-5512"
 NAME = "canary-name-of-a-file.txt"
@@ -68,7 +67,7 @@ class Account:
 @pytest.fixture
 def account(machine: Machine, server: Emulator, request: pytest.FixtureRequest) -> Account:
     """An account of the test's own: its tree is empty."""
-    email = f"{request.node.name.partition('[')[0].replace('_', '.')}@example.test"
+    email = f"{re.sub('[^a-z0-9]+', '.', request.node.name).strip('.')}@example.test"
     server.add_account(email, PASSWORD)
     return Account(machine, server, email)
 
