@@ -453,6 +453,12 @@ class OwnCloud(_DrivenClient):
         self._environment["PYTHONPATH"] = str(Path(__file__).parents[1])
         return [sys.executable, "-P", _DRIVERS / "own.py"]
 
+    def upload_all(self, sources: Sequence[Path], folder: str) -> None:
+        self._ask("upload_all", folder, *map(str, sources))
+
+    def download_all(self, folder: str, names: Sequence[str], target: Path) -> None:
+        self._ask("download_all", folder, str(target), *names)
+
     def follow(self) -> None:
         """The session of the log-in does so already."""
 

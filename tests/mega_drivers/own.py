@@ -109,8 +109,15 @@ class _Operations:
         return nodes[path].id if path else self._cloud.root
 
     async def upload(self, source: str, path: str) -> None:
-        folder, _, name = path.rpartition("/")
+        await self._upload(await self._nodes(), source, path)
+
+    async def upload_all(self, folder: str, *sources: str) -> None:
         nodes = await self._nodes()
+        for source in sources:
+            await self._upload(nodes, source, f"{folder}/{os.path.basename(source)}")
+
+    async def _upload(self, nodes: dict[str, NodeInfo], source: str, path: str) -> None:
+        folder, _, name = path.rpartition("/")
         old = nodes.get(path)
         content = BytesContent(await trio.Path(source).read_bytes())
         await self._cloud.put(
@@ -119,7 +126,14 @@ class _Operations:
         )  # fmt: skip
 
     async def download(self, path: str, target: str) -> None:
-        node = (await self._nodes())[path]
+        await self._download((await self._nodes())[path], target)
+
+    async def download_all(self, folder: str, target: str, *names: str) -> None:
+        nodes = await self._nodes()
+        for name in names:
+            await self._download(nodes[f"{folder}/{name}"], f"{target}/{name}")
+
+    async def _download(self, node: NodeInfo, target: str) -> None:
         await trio.Path(target).write_bytes(await self._cloud.read(node.ref, Span(0, node.size)))
 
     async def mkdir(self, path: str) -> None:

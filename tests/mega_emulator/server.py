@@ -26,7 +26,7 @@ from serpentfs.clouds.mega.encoding import encode
 from serpentfs.clouds.mega.hashcash import verify
 from tests.mega_emulator import control
 from tests.mega_emulator.certificates import make_certificates
-from tests.mega_emulator.commands import execute
+from tests.mega_emulator.commands import changes_something, execute
 from tests.mega_emulator.connection import Closed, Connection, Request
 from tests.mega_emulator.events import sn_number, sn_text
 from tests.mega_emulator.faults import Fault, Place
@@ -247,7 +247,12 @@ class Server:
         """The answer to a batch; the one that was given before when it is a repetition."""
         service = self.service
         number = query.get("id")
-        key = (query.get("sid") or query.get("n") or "", number or "", body)
+        session = query.get("sid") or query.get("n")
+        if session is None:
+            # Before log-in a number means nothing: megatools counts from the second it starts in, and a second one
+            # would be taken for the first one's repetition.
+            number = None
+        key = (session or "", number or "", body)
         with service.condition:
             if number is not None and key in self._answers:
                 service.count("replayed")
@@ -263,7 +268,7 @@ class Server:
                 return results[0]
             whole = [json.loads(b"".join(each.pieces)) if isinstance(each, Streamed) else each for each in results]
             answer = json.dumps(whole, separators=(",", ":")).encode()
-            if number is not None:
+            if is_remembered:
                 self._answers[key] = answer
                 if len(self._answers) > _REMEMBERED_ANSWERS:
                     self._answers.popitem(last=False)
