@@ -36,6 +36,7 @@ from serpentfs.errors import (
 )
 from serpentfs.model import Kind, NodeId, NodeInfo, NodeRef, Quota, Revision, Span
 
+_SECOND = 1_000_000_000
 READ_PIECE = 256 * 1024
 """Bytes that ``put`` asks its content for at a time."""
 
@@ -193,7 +194,7 @@ class MemoryCloud(Cloud):
             name=node.name,
             kind=node.kind,
             size=size,
-            mtime_ns=node.mtime_ns,
+            mtime_ns=node.mtime_ns // _SECOND * _SECOND if self._events else node.mtime_ns,
             revision=self._revision(node),
             locator=self._place(node),
             target=node.target,

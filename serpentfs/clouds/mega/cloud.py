@@ -172,6 +172,9 @@ class MegaCloud:
             raise IsADirectory("a folder has no content")
         found = self._replica.node(node.id)
         if found is None:
+            await self._feed.ensure_fresh()
+            found = self._replica.node(node.id)
+        if found is None:
             raise RevisionGone("the content is no longer there")
         span = span.clamp(found.size)
         return await self._downloads.read(found, span) if len(span) else b""

@@ -20,7 +20,7 @@ from serpentfs.clouds.base import Batch, Listing
 from serpentfs.clouds.mega.api import Api, EventsLost
 from serpentfs.clouds.mega.replica import Replica
 from serpentfs.clouds.mega.view import View
-from serpentfs.errors import LoginRequired, RetryableError, Unavailable
+from serpentfs.errors import LoginRequired, RetryableError, SerpentError, Unavailable
 from serpentfs.model import NodeId
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class EventFeed:
                     loaded = await run_in_thread("store", self._replica.load, received(receive))
         except* trio.BrokenResourceError as group:
             raise Unavailable("the account's tree could not be decoded") from group
-        except* RetryableError as group:
+        except* SerpentError as group:
             raise _first(group) from group
         self._replica.install(loaded)
 
@@ -207,7 +207,7 @@ class EventFeed:
         self._replica.acknowledge(serials)
 
 
-def _first(group: BaseExceptionGroup[RetryableError]) -> RetryableError:
+def _first(group: BaseExceptionGroup[SerpentError]) -> SerpentError:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             return _first(error)

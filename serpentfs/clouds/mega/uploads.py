@@ -38,7 +38,7 @@ from serpentfs.clouds.mega.fingerprint import checksum, pack_fingerprint, sample
 from serpentfs.clouds.mega.keys import FileKey, ecb_encrypt
 from serpentfs.clouds.mega.replica import Replica
 from serpentfs.clouds.mega.transport import Transport
-from serpentfs.errors import NotFound, RetryableError, Unavailable
+from serpentfs.errors import NotFound, RetryableError, SerpentError, Unavailable
 from serpentfs.model import Span
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ class Uploads:
                     nursery.start_soon(work)
         except* _StartOver as group:
             raise _StartOver from group
-        except* RetryableError as group:
+        except* SerpentError as group:
             raise _first(group) from group
         finally:
             if not all(upload.macs):
@@ -337,9 +337,9 @@ def _encrypt(key: FileKey, span: Span, size: int, data: bytes) -> tuple[bytes, l
     return ciphertext, macs, piece_checksum(ciphertext)
 
 
-def _first(group: BaseExceptionGroup[RetryableError]) -> RetryableError:
+def _first(group: BaseExceptionGroup[SerpentError]) -> SerpentError:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, RetryableError)
+    assert isinstance(error, SerpentError)
     return error
