@@ -26,7 +26,7 @@ from serpentfs.clouds.mega.encoding import encode
 from serpentfs.clouds.mega.hashcash import verify
 from tests.mega_emulator import control
 from tests.mega_emulator.certificates import make_certificates
-from tests.mega_emulator.commands import changes_something, execute
+from tests.mega_emulator.commands import execute
 from tests.mega_emulator.connection import Closed, Connection, Request
 from tests.mega_emulator.events import sn_number, sn_text
 from tests.mega_emulator.faults import Fault, Place
@@ -268,7 +268,7 @@ class Server:
                 return results[0]
             whole = [json.loads(b"".join(each.pieces)) if isinstance(each, Streamed) else each for each in results]
             answer = json.dumps(whole, separators=(",", ":")).encode()
-            if is_remembered:
+            if number is not None:
                 self._answers[key] = answer
                 if len(self._answers) > _REMEMBERED_ANSWERS:
                     self._answers.popitem(last=False)
