@@ -323,3 +323,58 @@ def test_log_out_with_changes_that_wait(account: Account) -> None:
     machine.wait_until_gone()
     account.log_in()
     assert account.ls() == ["file", "second"]
+
+
+@needs_fuse
+def test_a_session_that_ended_elsewhere(account: Account, server: Emulator) -> None:
+    machine = account.machine
+    account.log_in()
+    mountpoint = account.mount("mega:", "--settle", "0")
+    (mountpoint / "before").write_bytes(CONTENT)
+    machine.ok("flush", "mega:")
+    server.end_sessions(account.email)
+    (mountpoint / "after").write_bytes(CONTENT)    # taken all the same
+    wait_for(lambda: "session has ended" in machine.ok("status"), "the trouble to be told")
+    assert "session has ended" in machine.fails(16, "whoami")
+    assert (mountpoint / "before").read_bytes() == CONTENT
+    done = machine.run("logout", "--now")
+    assert done.returncode == 14, (done.stdout, done.stderr)
+    machine.wait_until_gone()
+    account.log_in()
+    machine.ok("flush", "mega:")
+    assert account.ls() == ["after", "before"]
+
+
+@needs_fuse
+def test_a_start_without_the_network(account: Account) -> None:
+    machine = account.machine
+    account.log_in()
+    account.upload(file=CONTENT)
+    # The session names its server; nobody listens at the discard port.
+    session = json.loads(account.session_file.read_text())
+    usual = session["api"]
+    account.session_file.write_text(json.dumps({**session, "api": "http://127.0.0.1:9"}))
+    mountpoint = account.mount()
+    assert os.listdir(mountpoint) == ["file"]
+    (mountpoint / "offline").write_bytes(b"written offline")
+    machine.fails(14, "umount", "--now", str(mountpoint))
+    machine.wait_until_gone()
+    assert account.ls() == ["file", "offline"]
+    account.session_file.write_text(json.dumps({**session, "api": usual}))
+    machine.ok("flush", "mega:")
+    assert sorted(entry.path for entry in account.server.tree(account.email)) == ["/file", "/offline"]
+
+
+@needs_fuse
+def test_a_transfer_quota_that_is_used_up(account: Account, server: Emulator) -> None:
+    machine = account.machine
+    server.add_file(account.email, "file", CONTENT)
+    account.log_in()
+    mountpoint = account.mount()
+    server.fault("download", "quota", times=None, seconds=3600)
+    try:
+        with pytest.raises(TimeoutError):    # at once: an hour is longer than anybody waits for a read
+            (mountpoint / "file").read_bytes()
+        assert "transfers go on in" in machine.ok("status")
+    finally:
+        server.clear_faults()
