@@ -163,9 +163,11 @@ def _open_link(arguments: argparse.Namespace, word: str | None) -> Session:
     link = parse_link(text, password)
     made = Session(
         kind="folder-link" if link.kind == "folder" else "file-link", api=_api_url(arguments), user=link.handle,
-        email="", sid="", key=link.key, node=None if link.node_is_file else link.node,
+        email="", sid="", key=link.key,
     )
     trio.run(mega.check_link, made)
+    if link.node is not None:
+        print("the link names something inside a shared folder; the whole folder is shown")
     return made
 
 

@@ -57,7 +57,7 @@ def remote_id_of(session: Session, root: str) -> str:
     begin with "-" or "_", which a folder name of ours must not: hence a word before them."""
     if session.kind == "account":
         return f"mega-{session.user}" + ("" if root == MEGA_ROOTS[0] else f".{root}")
-    return f"mega-link-{session.user}" + (f".{session.node}" if session.node else "")
+    return f"mega-link-{session.user}"
 
 
 def trees_of(name: str, session: Session) -> Iterator[tuple[RemoteSpec, str]]:
