@@ -93,19 +93,17 @@ def _session_answer(account: Account) -> Json:
 
 
 def _sml(service: Service, actor: Actor, _: Json) -> int:
-    _end_sessions(service, actor.signed_in())
+    actor.signed_in()
+    service.state.sessions.pop(str(actor.sid), None)
     return 0
 
 
-def _usr(service: Service, actor: Actor, _: Json) -> int:
-    _end_sessions(service, actor.signed_in())
+def _usr(service: Service, actor: Actor, command: Json) -> int:
+    """All other sessions; those that are named by handles are not told apart."""
+    if command.get("ko") != 1:
+        raise Refused(-2)
+    service.state.end_sessions(actor.signed_in(), but=actor.sid)
     return 0
-
-
-def _end_sessions(service: Service, account: Account) -> None:
-    for sid in [sid for sid, owner in service.state.sessions.items() if owner is account]:
-        del service.state.sessions[sid]
-    service.condition.notify_all()
 
 
 # the account

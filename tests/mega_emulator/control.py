@@ -90,9 +90,7 @@ def _forget_events(server: Server, order: Json) -> None:
 
 
 def _end_sessions(server: Server, order: Json) -> None:
-    state, account = server.service.state, server.service.account(order["email"])
-    for sid in [sid for sid, owner in state.sessions.items() if owner is account]:
-        del state.sessions[sid]
+    server.service.state.end_sessions(server.service.account(order["email"]))
 
 
 def _set_account(server: Server, order: Json) -> None:

@@ -55,14 +55,14 @@ class Service:
             if account.blocked:
                 raise Refused(-16)
         if link is None:
-            return Actor(account)
+            return Actor(account, sid=sid)
         found = self.state.links.get(link[:8])
         if found is None:
             raise Refused(-9)
         self.check_expiry(found)
         if link[8:] and link[8:] != found.auth:
             raise Refused(-11)
-        return Actor(account, found, bool(link[8:]))
+        return Actor(account, found, bool(link[8:]), sid)
 
     def check_expiry(self, link: Link) -> None:
         if link.expires and link.expires <= time.time():

@@ -112,6 +112,7 @@ class Actor:
     account: Account | None
     link: Link | None = None
     link_writable: bool = False
+    sid: str | None = field(default=None, repr=False)
 
     @property
     def audience(self) -> str:
@@ -158,6 +159,11 @@ class State:
         sid += secrets.token_bytes(16)
         self.sessions[encode(sid)] = account
         return sid
+
+    def end_sessions(self, account: Account, *, but: str | None = None) -> None:
+        """All of the account, except one."""
+        for sid in [sid for sid, owner in self.sessions.items() if owner is account and sid != but]:
+            del self.sessions[sid]
 
     # nodes
 

@@ -117,6 +117,11 @@ class MegaCloud:
         return self._api.over_quota_until
 
     @property
+    def connections_in_use(self) -> int:
+        """Downloads under way."""
+        return self._downloads.in_use
+
+    @property
     def is_link(self) -> bool:
         return self._session.kind != "account"
 

@@ -110,11 +110,20 @@ class Client:
         return node
 
 
-def log_in(server: Emulator, email: str) -> Client:
+def log_in_answer(server: Emulator, email: str, code: str | None = None) -> Any:
+    """To ``us`` with the right password."""
+    return _log_in_answer(server, email, code)[1]
+
+
+def _log_in_answer(server: Emulator, email: str, code: str | None) -> tuple[bytes, Any]:
     anybody = Client(server, "")
     salt = decode(anybody.do("us0", user=email)["s"])
     password_key, user_hash = v2_derive(PASSWORD, salt)
-    told = anybody.do("us", user=email, uh=encode(user_hash))
+    return password_key, anybody.do("us", user=email, uh=encode(user_hash), **({"mfa": code} if code else {}))
+
+
+def log_in(server: Emulator, email: str) -> Client:
+    password_key, told = _log_in_answer(server, email, None)
     master = ecb_decrypt(password_key, decode(told["k"]))
     private = PrivateKey.parse(ecb_decrypt(master, decode(told["privk"])))
     sid = session_id(decode(told["csid"]), private)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
+import secrets
 import threading
 
 import pytest
 
-from serpentfs.clouds.mega.encoding import encode
+from serpentfs.clouds.mega.encoding import decode, encode
 from serpentfs.clouds.mega.hashcash import solve
+from serpentfs.clouds.mega.keys import ecb_encrypt, temporary_session_valid
 from tests.mega_emulator import Emulator
-from tests.unit.mega_emulator.conftest import PASSWORD, Client, fetch, http_request, log_in
+from tests.unit.mega_emulator.conftest import PASSWORD, Client, fetch, http_request, log_in, log_in_answer
 
 
 def test_who_may_log_in(server: Emulator) -> None:
@@ -28,10 +30,33 @@ def test_who_may_log_in(server: Emulator) -> None:
         server.add_account("old@example.test", PASSWORD)
 
 
+def test_second_factors(server: Emulator) -> None:
+    server.add_account("mfa@example.test", PASSWORD, mfa="123456")
+    answers = [log_in_answer(server, "mfa@example.test", code) for code in (None, "000000", "123456")]
+    assert answers[:2] == [-26, -5]
+    assert answers[2]["csid"]
+    server.set_account("mfa@example.test", blocked=True)
+    assert log_in_answer(server, "mfa@example.test", "123456") == -16
+
+
+def test_an_account_without_rsa_key(server: Emulator) -> None:
+    master = bytes(range(16))
+    challenge = secrets.token_bytes(16)
+    anybody = Client(server, "")
+    handle = anybody.do("up", k=encode(master), ts=encode(challenge + ecb_encrypt(master, challenge)))
+    told = anybody.do("us", user=handle)
+    assert temporary_session_valid(decode(told["tsid"]), master)
+    assert Client(server, f"&sid={told['tsid']}").do("ug")["u"] == handle
+
+
 def test_sessions_end(server: Emulator, client: Client, other: Client, email: str) -> None:
     assert client.do("sml") == 0
     assert client.batch({"a": "ug"}) == -15
+    assert other.do("ug")["u"] == client.user
     again = log_in(server, email)
+    assert again.do("usr", ko=1) == 0
+    assert other.batch({"a": "ug"}) == -15
+    assert again.do("ug")["u"] == client.user
     server.end_sessions(email)
     assert again.batch({"a": "ug"}) == -15
     assert fetch(f"{server.url}/sc?sn={other.sn}&sid=none") == b"-15"
