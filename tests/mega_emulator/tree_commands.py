@@ -100,24 +100,22 @@ def put(service: Service, actor: Actor, command: Json) -> Any:
     target, recipient = _target(service, actor, command["t"])
     owner = state.accounts[target.owner]
     sources = [_source(service, actor, entry) for entry in command["n"]]
-    replaced_later = [entry.get("ov") for entry in command["n"]]
+    _check_entries(service, actor, command["n"])
     service.check_quota(owner, sum(source.size for source in sources))
     made: list[Node] = []
     older: list[Node] = []
     packets_before: list[Json] = []
     places: dict[str, Node] = {}
     audiences = state.audiences(target)
-    for entry, source, old in zip(command["n"], sources, replaced_later, strict=True):
-        parent = target if "p" not in entry else places.get(str(entry["p"]))
-        if parent is None:
-            raise Refused(-9)
+    for entry, source in zip(command["n"], sources, strict=True):
+        parent = places[str(entry["p"])] if "p" in entry else target
         node = Node(
-            state.new_handle(), owner.handle, source.type, parent.handle, _text(entry["a"]), service.now(),
+            state.new_handle(), owner.handle, source.type, parent.handle, entry["a"], service.now(),
             source.size, source.blob,
         )  # fmt: skip
         _set_key(node, actor, owner, entry.get("k"), recipient)
         node.file_attributes = source.file_attributes or _attached(service, "", entry.get("fa"))
-        replaced = _replaced(service, old, parent, source)
+        replaced = _replaced(service, entry.get("ov"), parent, source)
         state.insert(node)
         places[str(entry.get("h", ""))] = node
         made.append(node)
@@ -139,6 +137,19 @@ def put(service: Service, actor: Actor, command: Json) -> Any:
     if older:
         told["f2"] = [node_object(state, node, audience) for node in older]
     return told
+
+
+def _check_entries(service: Service, actor: Actor, entries: list[Json]) -> None:
+    """Refused when one of them is malformed: before the first is executed."""
+    names: set[str] = set()
+    for entry in entries:
+        _text(entry["a"])
+        if not actor.link_writable:
+            _text(entry["k"], 2048)
+        if "p" in entry and str(entry["p"]) not in names:
+            raise Refused(-9)
+        _attached(service, "", entry.get("fa"))
+        names.add(str(entry.get("h", "")))
 
 
 def _target(service: Service, actor: Actor, handle: object) -> tuple[Node, Account | None]:

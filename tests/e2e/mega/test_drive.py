@@ -12,6 +12,7 @@ import trio
 
 from serpentfs.clouds.mega.session import Session
 from serpentfs.errors import IntegrityError, LoginRequired, SerpentError
+from serpentfs.model import ROOT_INO
 from tests.crash.mega_soak import soak
 from tests.drives import (
     DOOR,
@@ -149,7 +150,7 @@ async def test_both_write_and_nothing_is_lost(
         await write(there, "/file", b"theirs")
         await there.wait_until_uploaded()
         await here.wait_until_uploaded()
-        await until(lambda: len(here.readdir(1)) == len(there.readdir(1)) == 2, _SEEN_WITHIN)
+        await until(lambda: len(here.readdir(ROOT_INO)) == len(there.readdir(ROOT_INO)) == 2, _SEEN_WITHIN)
         assert sorted((await contents(here)).values(), key=str) == [b"mine!", b"theirs"]
         assert await contents(here) == await contents(there)
 

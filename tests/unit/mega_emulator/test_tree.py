@@ -37,6 +37,16 @@ def test_a_tree_in_one_command(client: Client, other: Client) -> None:
     assert {outer["h"], inner["h"]} < _handles(other.load())
 
 
+def test_a_command_is_executed_whole_or_not_at_all(client: Client, other: Client) -> None:
+    good = {"h": "aaaaaaaa", "t": 1, "a": "AAAA", "k": "AAAA"}
+    before = _handles(client.load())
+    for bad, code in (({"p": "cccccccc"}, -9), ({"a": "no base64!"}, -2), ({"k": None}, -2), ({"t": 0}, -9)):
+        entry = {**good, "h": "bbbbbbbb", **bad}
+        assert client.do("p", t=client.root, n=[good, entry]) == code, bad
+    assert _handles(client.load()) == before
+    assert other.events() == []
+
+
 def test_changes_reach_other_sessions(client: Client, other: Client) -> None:
     folder, target = client.mkdir()["h"], client.mkdir()["h"]
     inner = client.put(b"content", folder)["h"]
