@@ -150,6 +150,12 @@ class Connection:
                 self.send(b"%x\r\n%b\r\n" % (len(piece), piece))
         self.send(b"0\r\n\r\n")
 
+    def answer_of_length(self, length: int, pieces: Iterable[bytes]) -> None:
+        """With a body that is made while it is sent."""
+        self.send(self._head(200, length, {"Content-Type": "application/octet-stream"}))
+        for piece in pieces:
+            self.send(piece)
+
     def answer_from_file(self, descriptor: int, start: int, stop: int, send_until: int) -> None:
         """Bytes ``start`` to ``stop`` of a file; ``send_until`` less than ``stop`` breaks the answer off there."""
         self.send(self._head(200, stop - start, {"Content-Type": "application/octet-stream"}))

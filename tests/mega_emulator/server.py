@@ -36,6 +36,7 @@ from tests.mega_emulator.storage import Download, Storage
 from tests.mega_emulator.tree_commands import Streamed
 
 _REMEMBERED_ANSWERS = 2000
+_PART_PIECE = 512 * 1024
 
 
 @dataclass(slots=True)
@@ -392,8 +393,14 @@ class Server:
         cut = stop
         if fault is not None and fault.effect == "truncate":
             cut = min(start + fault.bytes, stop)
-        if download.part is None and (fault is None or fault.effect != "corrupt"):
+        is_corrupt = fault is not None and fault.effect == "corrupt"
+        if download.part is None and not is_corrupt:
             connection.answer_from_file(download.blob.descriptor, start, stop, cut)
+        elif cut == stop and not is_corrupt:
+            pieces = (
+                Storage.read_part(download, at, min(at + _PART_PIECE, stop)) for at in range(start, stop, _PART_PIECE)
+            )
+            connection.answer_of_length(stop - start, pieces)
         else:
             data = _bytes_of(download, start, stop)
             if fault is not None and fault.effect == "corrupt" and data:

@@ -169,7 +169,8 @@ class Storage:
         first_line = start // raid.SECTOR
         first = first_line * raid.LINE
         last = min(-(-stop // raid.SECTOR) * raid.LINE, blob.size)
-        part = raid.split(os.pread(blob.descriptor, last - first, first))[download.part]
+        lines = os.pread(blob.descriptor, last - first, first)
+        part = _sectors(lines, download.part) if download.part else raid.split(lines)[0]
         inner = start - first_line * raid.SECTOR
         return part[inner:inner + stop - start]
 
@@ -199,6 +200,16 @@ class Storage:
             if data is not None:
                 found += [handles[at:at + 8], len(data).to_bytes(4, "little"), data]
         return b"".join(found)
+
+
+def _sectors(lines: bytes, part: int) -> bytes:
+    """One data part of whole lines (the last one may be short), without making the others."""
+    source = memoryview(lines.ljust(-(-len(lines) // raid.LINE) * raid.LINE, b"\0")).cast("Q")
+    sectors = bytearray(len(source) * 8 // raid.LINE * raid.SECTOR)
+    words = memoryview(sectors).cast("Q")
+    for word in range(2):
+        words[word::2] = source[(part - 1) * 2 + word::10]
+    return bytes(sectors[:raid.part_size(len(lines), part)])
 
 
 def _is_boundary(offset: int) -> bool:
