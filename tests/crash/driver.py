@@ -1,11 +1,12 @@
 """Kills a mounted drive at random moments and checks that nothing acknowledged is lost.
 
-    python -m tests.crash.driver --kills 500 [--seed N]
+    python -m tests.crash.driver --kills 500 [--seed N] [--mega]
 
-Random operations run through a real mount of a real vault. A timer sends SIGKILL to the process behind it; the
-drive is started again, and what the mount shows must be what had been acknowledged: every operation that returned
-is there, the one that was under way is there whole or not at all. At the end everything is uploaded, the drive is
-unmounted, and the vault itself, read by a reader that shares no code with this project, must hold the same.
+Random operations run through a real mount of a real vault, or of a MEGA account of the emulator. A timer sends SIGKILL
+to the process behind it; the drive is started again, and what the mount shows must be what had been acknowledged: every
+operation that returned is there, the one that was under way is there whole or not at all. At the end everything is
+uploaded, the drive is unmounted, and the vault itself, read by a reader that shares no code with this project, must
+hold the same; the account is asked by rclone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -22,8 +24,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.mega_emulator import emulator
 from tests.mounted import PASSPHRASE, Mounted
 from tests.vault_tools import read_vault
+
+_EMAIL = "crash@example.test"
+RCLONE = str(Path(sys.executable).with_name("rclone"))
 
 Tree = dict[str, bytes | str | None]
 """Path below the mount to a file's bytes, a link's target, None for a folder."""
@@ -42,9 +48,10 @@ class Report:
 class Driver:
     """The model of what was acknowledged, and the operations that change it."""
 
-    def __init__(self, root: Path, choice: random.Random) -> None:
+    def __init__(self, root: Path, choice: random.Random, *, symlinks: bool = True) -> None:
         self._root = root
         self._choice = choice
+        self._symlinks = symlinks
         self.tree: Tree = {}
         self.possible: list[Tree] = []
         """While an operation is under way: the trees that a crash may leave."""
@@ -72,12 +79,13 @@ class Driver:
 
     def step(self) -> None:
         """One random operation; the model moves when it returned. OSError when the drive died."""
-        self._choice.choice(
-            [
-                self._write, self._write, self._write, self._patch, self._patch, self._append, self._truncate,
-                self._mkdir, self._rename, self._rename, self._replace, self._unlink, self._rmdir, self._symlink,
-            ]
-        )()  # fmt: skip
+        steps = [
+            self._write, self._write, self._write, self._patch, self._patch, self._append, self._truncate,
+            self._mkdir, self._rename, self._rename, self._replace, self._unlink, self._rmdir,
+        ]  # fmt: skip
+        if self._symlinks:
+            steps.append(self._symlink)
+        self._choice.choice(steps)()
 
     def _attempt(self, after: Tree, operation: Callable[[], None], *between: Tree) -> None:
         self.possible = [self.tree, after, *between]
@@ -239,12 +247,66 @@ def difference(found: Tree, wanted: Tree) -> str:
     return "; ".join(sorted(lines)[:5])
 
 
+Hashes = dict[str, str | None]
+"""As ``Tree``, with SHA-256 in place of a file's bytes."""
+
+
 def run(kills: int, seed: int, work: Path, say: Callable[[str], None] = lambda line: None) -> Report:
     """``kills`` rounds of operations, kill, restart and check; then the vault itself."""
-    choice = random.Random(seed)
-    report = Report()
     mounted = Mounted(work)
-    driver = Driver(mounted.point, choice)
+
+    def in_vault() -> Hashes:
+        return {
+            path: None if entry.type == "directory" else entry.target or entry.sha256
+            for path, entry in read_vault(mounted.vault, PASSPHRASE).items()
+        }
+
+    driver = Driver(mounted.point, random.Random(seed))
+    return _run(mounted, driver, random.Random(seed + 1), kills, in_vault, say)
+
+
+def run_mega(kills: int, seed: int, work: Path, say: Callable[[str], None] = lambda line: None) -> Report:
+    """The same with an account; in the end rclone tells what it holds."""
+    with emulator() as server:
+        server.add_account(_EMAIL, PASSPHRASE)
+        mounted = Mounted(work, url="mega:", exists=True, environment={"SERPENTFS_MEGA_API": server.url})
+        mounted.command("login", _EMAIL)
+
+        def in_account() -> Hashes:
+            copy = work / "copy"
+            environment = os.environ | {
+                "X_MEGA_API_URL": server.url,
+                "RCLONE_CONFIG": str(work / "rclone.conf"),
+                "RCLONE_CONFIG_IT_TYPE": "mega",
+                "RCLONE_CONFIG_IT_USER": _EMAIL,
+                "RCLONE_CONFIG_IT_PASS": subprocess.run(
+                    [RCLONE, "obscure", PASSPHRASE], check=True, capture_output=True, text=True, timeout=60
+                ).stdout.strip(),
+            }
+            subprocess.run(
+                [RCLONE, "copy", "it:", str(copy), "--create-empty-src-dirs"], check=True, timeout=300, env=environment
+            )
+            return _hashes(tree_of(copy))
+
+        driver = Driver(mounted.point, random.Random(seed), symlinks=False)
+        return _run(mounted, driver, random.Random(seed + 1), kills, in_account, say)
+
+
+def _hashes(tree: Tree) -> Hashes:
+    return {
+        path: hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value for path, value in tree.items()
+    }
+
+
+def _run(
+    mounted: Mounted,
+    driver: Driver,
+    choice: random.Random,
+    kills: int,
+    in_cloud: Callable[[], Hashes],
+    say: Callable[[str], None],
+) -> Report:
+    report = Report()
     try:
         for number in range(kills):
             mounted.start()
@@ -266,16 +328,9 @@ def run(kills: int, seed: int, work: Path, say: Callable[[str], None] = lambda l
         mounted.start()
         _check(tree_of(mounted.point), driver, report, "at the end")
         mounted.stop()
-        in_vault: Tree = {
-            path: None if entry.type == "directory" else entry.target or entry.sha256
-            for path, entry in read_vault(mounted.vault, PASSPHRASE).items()
-        }
-        wanted: Tree = {
-            path: hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value
-            for path, value in driver.tree.items()
-        }
-        if in_vault != wanted:
-            report.faults.append(f"in the vault: {difference(in_vault, wanted)}")
+        found, wanted = in_cloud(), _hashes(driver.tree)
+        if found != wanted:
+            report.faults.append(f"in the cloud: {difference({**found}, {**wanted})}")
     finally:
         mounted.clean_up()
     return report
@@ -294,10 +349,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser.add_argument("--mega", action="store_true")
     arguments = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="crash-"))
     print(f"seed {arguments.seed}, in {work}")
-    report = run(arguments.kills, arguments.seed, work, print)
+    report = (run_mega if arguments.mega else run)(arguments.kills, arguments.seed, work, print)
     print(
         f"{report.kills} kills, {report.operations} operations acknowledged, {report.interrupted} interrupted,"
         f" {len(report.faults)} faults"
