@@ -18,6 +18,7 @@ import trio
 
 from serpentfs.clouds.base import Batch, Capabilities, Cloud, Content, Known
 from serpentfs.errors import (
+    LoginRequired,
     NoSpace,
     PermissionDenied,
     RateLimited,
@@ -96,6 +97,8 @@ class RetryingCloud(Cloud):
             while True:
                 try:
                     return await self._attempt(call)
+                except LoginRequired:
+                    raise  # that takes a human
                 except RetryableError as error:
                     delay = pause * (0.5 + self._jitter() / 2)
                     if isinstance(error, RateLimited) and error.retry_after is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import trio
+from PIL import Image
 
+from serpentfs.clouds.mega.cloud import MegaOptions
 from serpentfs.clouds.mega.session import Session
 from serpentfs.errors import IntegrityError, LoginRequired, SerpentError
 from serpentfs.model import ROOT_INO
@@ -261,6 +264,43 @@ async def test_a_file_that_is_over_the_transfer_quota(
         with pytest.raises(SerpentError):
             await read(drive, "/file")
         assert cloud.over_quota_until is not None
+
+
+async def test_what_is_removed_is_in_the_rubbish_bin(
+    server: Emulator, email: str, session: Session, tmp_path: Path
+) -> None:
+    async with mega_drive(session, tmp_path / "one") as (drive, _):
+        await write(drive, "/file", b"not lost")
+        await drive.wait_until_uploaded()
+        await unlink(drive, "/file")
+        await drive.wait_until_uploaded()
+    async with mega_drive(session, tmp_path / "two", mega=MegaOptions(root="rubbish")) as (bin_, _):
+        assert await contents(bin_) == {"/file": b"not lost"}
+        await unlink(bin_, "/file")
+        await bin_.wait_until_uploaded()
+    assert server.tree(email) == []
+
+
+async def test_removed_for_good(server: Emulator, email: str, session: Session, tmp_path: Path) -> None:
+    async with mega_drive(session, tmp_path / "one", mega=MegaOptions(hard_delete=True)) as (drive, _):
+        await write(drive, "/file", b"lost")
+        await drive.wait_until_uploaded()
+        await unlink(drive, "/file")
+        await drive.wait_until_uploaded()
+    assert server.tree(email) == []
+
+
+async def test_pictures_get_thumbnails(server: Emulator, email: str, session: Session, tmp_path: Path) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (640, 480), "red").save(picture, "JPEG")
+    async with mega_drive(session, tmp_path / "one", mega=MegaOptions(thumbnails=True)) as (drive, _):
+        await write(drive, "/red.jpg", picture.getvalue())
+        await write(drive, "/no picture.jpg", b"just text")
+        await drive.wait_until_uploaded()
+    attached = {node["h"]: node.get("fa", "") for node in server.control("tree", email=email)}
+    by_path = {entry.path: attached[entry.handle] for entry in server.tree(email)}
+    assert [kind in by_path["/red.jpg"] for kind in ("0*", "1*")] == [True, True]
+    assert not by_path["/no picture.jpg"]
 
 
 @pytest.mark.parametrize(
