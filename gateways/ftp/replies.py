@@ -11,6 +11,7 @@ _log = logging.getLogger(__name__)
 _CODES: dict[type[BaseException], int] = {
     errors.Unavailable: 451,
     errors.RateLimited: 451,
+    errors.LoginRequired: 451,
     errors.NotFound: 550,
     errors.AlreadyExists: 550,
     errors.NotADirectory: 550,

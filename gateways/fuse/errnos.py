@@ -20,6 +20,7 @@ _ERRNO: dict[type[errors.SerpentError], int] = {
     errors.InvalidName: errno.EILSEQ,
     errors.NameTooLong: errno.ENAMETOOLONG,
     errors.PermissionDenied: errno.EACCES,
+    errors.LoginRequired: errno.EACCES,
     errors.ReadOnly: errno.EROFS,
     errors.Unsupported: errno.EOPNOTSUPP,
     errors.NoSpace: errno.ENOSPC,
