@@ -152,3 +152,10 @@ class Busy(PermanentError):
 
 class UsageError(PermanentError):
     """A wrong option, URL or configuration."""
+
+
+def first_of(group: BaseExceptionGroup[SerpentError]) -> SerpentError:
+    """One error for those of tasks that failed side by side."""
+    for error in group.exceptions:
+        return first_of(error) if isinstance(error, BaseExceptionGroup) else error
+    raise AssertionError("a group is never empty")

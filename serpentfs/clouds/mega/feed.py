@@ -20,7 +20,7 @@ from serpentfs.clouds.base import Batch, Listing
 from serpentfs.clouds.mega.api import Api, EventsLost
 from serpentfs.clouds.mega.replica import Replica
 from serpentfs.clouds.mega.view import View
-from serpentfs.errors import LoginRequired, RetryableError, SerpentError, Unavailable
+from serpentfs.errors import LoginRequired, RetryableError, SerpentError, Unavailable, first_of
 from serpentfs.model import NodeId
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class EventFeed:
         except* trio.BrokenResourceError as group:
             raise Unavailable("the account's tree could not be decoded") from group
         except* SerpentError as group:
-            raise _first(group) from group
+            raise first_of(group) from group
         self._replica.install(loaded)
 
     async def ensure_fresh(self) -> None:
@@ -205,11 +205,3 @@ class EventFeed:
 
     async def _acknowledge(self, serials: tuple[int, ...]) -> None:
         self._replica.acknowledge(serials)
-
-
-def _first(group: BaseExceptionGroup[SerpentError]) -> SerpentError:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            return _first(error)
-        return error
-    raise AssertionError("an exception group is never empty")

@@ -61,8 +61,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Transport:
-    """``connections``: open at a time, over all hosts. ``plain_storage``: storage servers may be spoken to without TLS
-    (what goes over it is encrypted; an emulator on this machine hands out such URLs)."""
+    """``connections``: open at a time, over all hosts. Whatever is not on this machine is spoken to over TLS."""
 
     def __init__(self, *, connections: int = 16, requests_per_second: float = 50.0) -> None:
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
@@ -146,6 +145,8 @@ def _host(url: str) -> str:
         raise Unavailable("the server named a URL that is none") from error
     if parts.scheme not in ("http", "https") or not host:
         raise Unavailable("the server named a URL that is none")
+    if parts.scheme == "http" and not is_loopback(host):
+        raise Unavailable(f"{host} is to be reached without TLS, which is not done")
     return host
 
 

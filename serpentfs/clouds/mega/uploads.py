@@ -38,7 +38,7 @@ from serpentfs.clouds.mega.fingerprint import checksum, pack_fingerprint, sample
 from serpentfs.clouds.mega.keys import FileKey, ecb_encrypt
 from serpentfs.clouds.mega.replica import Replica
 from serpentfs.clouds.mega.transport import Transport
-from serpentfs.errors import NotFound, RetryableError, SerpentError, Unavailable
+from serpentfs.errors import NotFound, RetryableError, SerpentError, Unavailable, first_of
 from serpentfs.model import Span
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class Uploads:
         except* _StartOver as group:
             raise _StartOver from group
         except* SerpentError as group:
-            raise _first(group) from group
+            raise first_of(group) from group
         finally:
             if not all(upload.macs):
                 self._save(upload)
@@ -335,11 +335,3 @@ def _encrypt(key: FileKey, span: Span, size: int, data: bytes) -> tuple[bytes, l
         macs.append(chunk_mac(key.key, key.nonce, clear[chunk.start - span.start : chunk.stop - span.start]))
     ciphertext = crypt(key.key, key.nonce, span.start, data)
     return ciphertext, macs, piece_checksum(ciphertext)
-
-
-def _first(group: BaseExceptionGroup[SerpentError]) -> SerpentError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, SerpentError)
-    return error
