@@ -83,8 +83,10 @@ async def _work(drive: Drive, name: str, dice: random.Random, report: Report) ->
 
 
 async def _agree(drives: list[Drive]) -> dict[str, bytes | str | None]:
-    """Wait until all uploads are done and all trees equal; what they hold then."""
-    with trio.fail_after(_SETTLE):
+    """Wait until all uploads are done and all trees equal; what they hold then. AssertionError with what keeps them
+    from it."""
+    trees: list[dict[str, bytes | str | None]] = []
+    with trio.move_on_after(_SETTLE):
         while True:
             for drive in drives:
                 await drive.wait_until_uploaded()
@@ -95,12 +97,15 @@ async def _agree(drives: list[Drive]) -> dict[str, bytes | str | None]:
             if trees and all(tree == trees[0] for tree in trees) and not any(d.status().pending for d in drives):
                 return trees[0]
             await trio.sleep(0.2)
+    pending = [change for drive in drives for change in drive.status().pending]
+    differing = {path for tree in trees for other in trees for path, _ in tree.items() ^ other.items()}
+    raise AssertionError(f"the machines do not agree: pending {pending}, differing {sorted(differing)}")
 
 
 async def soak(
     server: Emulator, email: str, session: Session, where: Path, *, seconds: float, seed: int
 ) -> Report:
-    """Raises TooSlowError when the machines do not come to agree, AssertionError when something is left over."""
+    """Raises AssertionError when the machines do not come to agree or something is left over."""
     dice = random.Random(seed)
     report = Report()
     clouds: list[MegaCloud] = []

@@ -97,7 +97,9 @@ async def test_budgets_hold_under_many_readers(tmp_path: Path, monkeypatch: pyte
         assert 0 < watch.prefetched <= LIMITS.prefetch_bytes
         assert 1 < watch.fetches <= LIMITS.parallel_fetches
         assert store.most_running == watch.fetches
-        assert 0 < watch.disk <= LIMITS.disk_bytes
+        # On a busy machine all is read before the first block is written: what counts is what there was at any time.
+        assert watch.disk <= LIMITS.disk_bytes
+        assert 0 < cache.statistics().disk_bytes <= LIMITS.disk_bytes
         assert 0 < most_on_disk <= LIMITS.disk_bytes
         ended = cache.statistics()
         assert (ended.prefetched_bytes, ended.flights, ended.fetches_in_flight) == (0, 0, 0)
