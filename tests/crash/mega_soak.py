@@ -54,10 +54,10 @@ class Report:
     entries: int = 0
 
 
-async def _work(drive: Drive, name: str, dice: random.Random, report: Report) -> None:
+async def _work(drive: Drive, name: str, dice: random.Random, report: Report, together: bool) -> None:
     """Random steps until cancelled."""
     while True:
-        folder = dice.choice([f"/{name}", f"/{name}", "/common"])
+        folder = dice.choice([f"/{name}", f"/{name}", "/common" if together else f"/{name}"])
         path, other = (f"{folder}/{dice.choice('abcdef')}" for _ in range(2))
         try:
             match dice.randrange(9):
@@ -86,26 +86,28 @@ async def _agree(drives: list[Drive]) -> dict[str, bytes | str | None]:
     """Wait until all uploads are done and all trees equal; what they hold then. AssertionError with what keeps them
     from it."""
     trees: list[dict[str, bytes | str | None]] = []
+    unreadable: SerpentError | None = None
     with trio.move_on_after(_SETTLE):
         while True:
             for drive in drives:
                 await drive.wait_until_uploaded()
             try:
                 trees = [await contents(drive) for drive in drives]
-            except SerpentError:  # news came in while it was read
-                trees = []
+            except SerpentError as error:  # news came in while it was read
+                trees, unreadable = [], error
             if trees and all(tree == trees[0] for tree in trees) and not any(d.status().pending for d in drives):
                 return trees[0]
             await trio.sleep(0.2)
     pending = [change for drive in drives for change in drive.status().pending]
     differing = {path for tree in trees for other in trees for path, _ in tree.items() ^ other.items()}
-    raise AssertionError(f"the machines do not agree: pending {pending}, differing {sorted(differing)}")
+    raise AssertionError(f"the machines do not agree: pending {pending}, differing {sorted(differing)}") from unreadable
 
 
 async def soak(
-    server: Emulator, email: str, session: Session, where: Path, *, seconds: float, seed: int
+    server: Emulator, email: str, session: Session, where: Path, *, seconds: float, seed: int, together: bool = True
 ) -> Report:
-    """Raises AssertionError when the machines do not come to agree or something is left over."""
+    """``together``: in a common folder, too. Raises AssertionError when the machines do not come to agree or something
+    is left over."""
     dice = random.Random(seed)
     report = Report()
     clouds: list[MegaCloud] = []
@@ -124,7 +126,7 @@ async def soak(
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:
                 for drive, name in zip(drives, MACHINES, strict=True):
-                    nursery.start_soon(_work, drive, name, random.Random(dice.random()), report)
+                    nursery.start_soon(_work, drive, name, random.Random(dice.random()), report, together)
         server.clear_faults()
         report.entries = len(await _agree(drives))
         assert [cloud.connections_in_use for cloud in clouds] == [0] * len(clouds)

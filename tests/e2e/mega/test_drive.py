@@ -344,5 +344,5 @@ async def test_what_goes_wrong_is_got_over(
 
 
 async def test_three_machines_and_faults(server: Emulator, email: str, session: Session, tmp_path: Path) -> None:
-    report = await soak(server, email, session, tmp_path, seconds=8, seed=1)
+    report = await soak(server, email, session, tmp_path, seconds=8, seed=1, together=False)
     assert report.steps > 20
