@@ -116,6 +116,7 @@ class Feed:
                 self._cloud.recheck(node.node)
 
     def leave_for_later(self, folder: Ino) -> None:
+        """Have a folder listed again, once nothing of it is pending."""
         self._revisit.add(folder)
         self._record_revisits()
 
@@ -213,7 +214,24 @@ class Feed:
             below.extend(child.id for child in some if child.kind is Kind.DIRECTORY)
             await self._take_out_doomed()
             await pace.breathe()
+        await self._take_out_leftovers(folder, started)
         return below
+
+    async def _take_out_leftovers(self, folder: Ino, started: float) -> None:
+        """The folder's listing has been applied: what has no node and none coming is in nobody's hands any more."""
+        pace = Pace()
+        after: Ino | None = Ino(0)
+        while after is not None:
+            found, after = self._store.without_node(folder, after)
+            for ino in found:
+                if self._local.is_pending(ino) or self._own_inos.get(ino, -1.0) >= started:
+                    if not self._local.is_new(ino):
+                        self._revisit.add(folder)
+                    continue
+                with self._store.transaction():
+                    self._remove(ino)
+                await self._take_out_doomed()
+            await pace.breathe()
 
     async def _apply_removed(self, batch: Batch) -> None:
         pace = Pace()

@@ -578,6 +578,17 @@ class Store:
         ).fetchall()
         return [node for node in map(self._node, rows) if node is not None]
 
+    def without_node(self, parent: Ino, after: int = 0, limit: int = 1000) -> tuple[list[Ino], Ino | None]:
+        """Of the next ``limit`` entries of a folder, in order of inode, above ``after``: those that the cloud does not
+        hold, and the last that was looked at (None: there are no more)."""
+        rows = self._db.execute(
+            "SELECT ino, EXISTS (SELECT 1 FROM nodes WHERE nodes.ino = some.ino) FROM"
+            " (SELECT ino FROM entries INDEXED BY entries_by_ino"
+            "  WHERE parent = ? AND ino > ? AND parent > 0 ORDER BY ino LIMIT ?) AS some",
+            (parent, after, limit),
+        ).fetchall()
+        return [Ino(ino) for ino, held in rows if not held], Ino(rows[-1][0]) if len(rows) == limit else None
+
     def known(self, locator: str, revision: Revision) -> NodeInfo | None:
         """The folder or link that was last seen with this locator and revision, for ``clouds.base.Known``."""
         sealed = self._seal.seal(locator, _SCOPE_LOCATOR)

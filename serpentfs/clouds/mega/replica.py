@@ -3,6 +3,9 @@
 Names and attributes stay encrypted as they came, keys stay wrapped by the master key, and what is looked up by name is
 found by a keyed hash: nothing readable lies on the disk, and nothing is loaded at the start. A packet of the event
 channel and the sequence number behind it are one transaction, which also notes what the drive's tree was not told yet.
+
+The result of an own command comes on two ways: in its answer, and as a packet in its place among everybody's. An
+answer that comes after the packet (it was lost and asked for again) is old by then, and is not taken.
 """
 
 from __future__ import annotations
@@ -65,6 +68,8 @@ _ROOTS = {CLOUD_DRIVE: "cloud_drive", INBOX: "inbox", RUBBISH: "rubbish"}
 _DEEPEST = 10_000
 """Folders above a node at most: a circle in what the server sent ends somewhere."""
 _NONCE_BYTES = 12
+_REMEMBER = 3600.0
+"""Seconds that an own command takes at most, from when it is sent first to its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,8 @@ class Replica:
         self._private_key: PrivateKey | None = None
         self._share_keys: dict[str, bytes] = {}
         self._orphans: set[str] = set()
+        self._own_packets: dict[str, float] = {}
+        """By handle: when (time.monotonic()) a packet last told an own change."""
         self.unreadable = 0
         """Nodes whose key is not to be had: they are not shown."""
         if path is not None:
@@ -367,34 +374,50 @@ class Replica:
 
     def apply(self, packets: Sequence[dict[str, Any]], sn: str, own_id: str) -> Applied:
         """What happened, in order, and the sequence number after it. Idempotent."""
-        moved = {
-            str(node.get("h"))
-            for packet in packets
+        last_put = {
+            str(node.get("h")): at
+            for at, packet in enumerate(packets)
             if packet.get("a") == "t"
             for node in _nodes_of(packet)
         }
         waited = set(self._orphans)
         with self._transaction():
-            for packet in packets:
+            for at, packet in enumerate(packets):
                 own = time.monotonic() if packet.get("i") == own_id else None
-                self._apply_one(packet, moved, own)
+                # A move may come as a removal, and after it the node at its new place.
+                if packet.get("a") != "d" or last_put.get(str(packet.get("n")), -1) < at:
+                    self._apply_one(packet, own)
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('sn', ?)", (sn,))
         self._orphans = {handle for handle in self._orphans if self._is_orphan(handle)}
         return Applied(bool(self._orphans & waited))
 
-    def _apply_one(self, packet: dict[str, Any], moved: set[str], own: float | None) -> None:
+    def _apply_one(self, packet: dict[str, Any], own: float | None) -> None:
         handle = str(packet.get("n", ""))
+        nodes = [node for node in _nodes_of(packet) if "h" in node and "t" in node]
+        if own is not None:
+            self._note_own_packet([handle, *(str(node["h"]) for node in nodes)], own)
         match packet.get("a"):
             case "t":
-                self._put([node for node in _nodes_of(packet) if "h" in node and "t" in node], own)
+                self._put(nodes, own)
             case "u" if "at" in packet:
                 self._change_attributes(handle, str(packet["at"]), own)
-            case "d" if packet.get("m") != 1 and handle not in moved:
+            case "d" if packet.get("m") != 1:
                 self._drop(handle, own)
             case "fa":
                 self._db.execute("UPDATE nodes SET fa = ? WHERE handle = ?", (str(packet.get("fa", "")), handle))
             case "s2" | "s":
                 self._apply_share(packet)
+
+    def _note_own_packet(self, handles: Iterable[str], now: float) -> None:
+        for handle in handles:
+            self._own_packets.pop(handle, None)
+            self._own_packets[handle] = now
+        while next(iter(self._own_packets.values())) < now - _REMEMBER:
+            del self._own_packets[next(iter(self._own_packets))]
+
+    def _is_old(self, handle: str, sent: float) -> bool:
+        """Whether the answer to a command that was sent then comes after its packet."""
+        return self._own_packets.get(handle, -1.0) >= sent
 
     def _apply_share(self, packet: dict[str, Any]) -> None:
         handle = str(packet.get("n") or packet.get("h") or "")
@@ -475,27 +498,53 @@ class Replica:
         for (handle,) in group:
             self._mark(handle, own)
 
-    # results of own commands
+    # results of own commands; ``sent``: time.monotonic() from before the command was sent first
 
-    def store(self, nodes: Sequence[dict[str, Any]]) -> None:
-        """Nodes as a command's answer has them."""
-        with self._transaction():
-            self._put(nodes, time.monotonic())
-        self._orphans = {handle for handle in self._orphans if self._is_orphan(handle)}
-
-    def set_attributes(self, handle: str, sealed: str) -> None:
-        with self._transaction():
-            self._change_attributes(handle, sealed, time.monotonic())
-
-    def set_parent(self, handle: str, parent: str) -> None:
+    def store(self, nodes: Sequence[dict[str, Any]], sent: float, replaced: str | None = None) -> list[Node]:
+        """Nodes as a command's answer has them; ``replaced`` is an older version of the first of them now. The answer:
+        those that can be decrypted, as they are now; one that is gone again, as it was made."""
+        found = []
         with self._transaction():
             own = time.monotonic()
-            self._mark_group(self._raw(handle), own)
-            self._db.execute("UPDATE nodes SET parent = ? WHERE handle = ?", (parent, handle))
-            self._mark(handle, own)
-            self._mark_group(self._raw(handle), own)
+            for node in nodes:
+                handle = str(node["h"])
+                if self._is_old(handle, sent):
+                    self._mark(handle, own)  # the tree gets to know it only now
+                else:
+                    self._put([node], own)
+                    if replaced is not None:
+                        self._move(replaced, handle, own)
+                raw = self._raw(handle)
+                if raw is None:
+                    row = self._row(self._db, node)
+                    raw = (*row[:7], row[8], row[10], row[9])
+                found.append(self._node(raw))
+        self._orphans = {handle for handle in self._orphans if self._is_orphan(handle)}
+        return [node for node in found if node is not None]
+
+    def set_attributes(self, handle: str, sealed: str, sent: float) -> None:
+        with self._transaction():
+            if self._is_old(handle, sent):
+                self._mark(handle, time.monotonic())
+            else:
+                self._change_attributes(handle, sealed, time.monotonic())
+
+    def set_parent(self, handle: str, parent: str, sent: float) -> None:
+        with self._transaction():
+            own = time.monotonic()
+            if self._is_old(handle, sent):
+                self._mark(handle, own)
+            else:
+                self._move(handle, parent, own)
+
+    def _move(self, handle: str, parent: str, own: float) -> None:
+        self._mark_group(self._raw(handle), own)
+        self._db.execute("UPDATE nodes SET parent = ? WHERE handle = ?", (parent, handle))
+        self._mark(handle, own)
+        self._mark_group(self._raw(handle), own)
 
     def drop(self, handle: str) -> None:
+        """Nothing comes after that."""
         with self._transaction():
             self._drop(handle, time.monotonic())
 

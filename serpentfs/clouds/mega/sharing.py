@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,8 +106,9 @@ class Sharing:
         WrongPassphrase, NotFound (the link is no more), NoSpace."""
         link = await run_in_thread("crypto", parse_link, text, password)
         nodes = await self._linked_file(link) if link.kind == "file" else await self._linked_folder(link)
+        sent = time.monotonic()
         answer = await self._api.command({"a": "p", "t": parent, "n": nodes, "i": self._api.own_id})
-        self._replica.store(answer["f"])
+        self._replica.store(answer["f"], sent)
 
     async def _linked_file(self, link: Link) -> list[dict[str, Any]]:
         answer = await self._api.command({"a": "g", "p": link.handle})

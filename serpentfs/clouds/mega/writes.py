@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,6 +36,7 @@ from serpentfs.errors import (
     IsADirectory,
     NotFound,
     SerpentError,
+    Unavailable,
     Unsupported,
 )
 from serpentfs.model import Kind, NodeId, NodeInfo, NodeRef, Span
@@ -97,6 +99,8 @@ class Writer:
             raise Conflict("what was to be replaced is no longer there")
         if found.kind is Kind.DIRECTORY:
             raise IsADirectory("a folder cannot be replaced")
+        if found.handle != replaces.revision:
+            raise Conflict("what was to be replaced is a newer version by now")
         return found
 
     # commands
@@ -149,6 +153,7 @@ class Writer:
             if earlier is not None:
                 return self._view.info(earlier)
         old = self._expect(parent, name, replaces)
+        sent = time.monotonic()
         made = await self._uploads.put(
             parent,
             self._real(name, old),
@@ -160,19 +165,23 @@ class Writer:
             extra={} if old is None else {k: v for k, v in old.attributes.items() if k not in ("n", "c", "c0")},
             share=self._replica.share_of(parent),
         )
-        self._replica.store([made])
-        if old is not None:
-            # It is an old version now, or gone; the events tell which.
-            self._replica.set_parent(old.handle, made["h"])
-        node = self._made(made["h"])
+        # What it replaced is an old version now, or gone; the events tell which.
+        node = self._stored([made], sent, None if old is None else old.handle)
         if self._thumbnails:
             await self._attach_pictures(node, content)
         return self._view.info(node)
 
-    def _made(self, handle: str) -> Node:
+    def _stored(self, answer: Sequence[dict[str, Any]], sent: float, replaced: str | None = None) -> Node:
+        """The one node that a command made."""
+        stored = self._replica.store(answer, sent, replaced)
+        if len(stored) != 1:
+            raise Unavailable("the server's answer to a new node cannot be understood")
+        return stored[0]
+
+    def _changed(self, handle: str) -> Node:
         node = self._replica.node(handle)
         if node is None:
-            raise NotFound("what was made just now is gone again")
+            raise NotFound("what was changed just now is gone")
         return node
 
     async def _attach_pictures(self, node: Node, content: Content) -> None:
@@ -208,9 +217,9 @@ class Writer:
             for at, (_, share_key) in enumerate(shares):
                 triples += [at, 0, encode(ecb_encrypt(share_key, key))]
             command["cr"] = [[handle for handle, _ in shares], [], triples]
+        sent = time.monotonic()
         answer = await self._api.command(command)
-        self._replica.store(answer["f"])
-        return self._view.info(self._made(answer["f"][0]["h"]))
+        return self._view.info(self._stored(answer["f"], sent))
 
     def _head(self, handle: NodeId) -> Node | None:
         """The file that a node is now: where somebody saved over it, the newest version."""
@@ -248,15 +257,16 @@ class Writer:
             commands.append(rename)
         if gone is not None:
             commands += self._removal(gone)
+        sent = time.monotonic()
         if commands:
             await self._execute(commands, "moving")
         if found.parent != parent:
-            self._replica.set_parent(found.handle, parent)
+            self._replica.set_parent(found.handle, parent, sent)
         if sealed is not None:
-            self._replica.set_attributes(found.handle, sealed)
+            self._replica.set_attributes(found.handle, sealed, sent)
         if gone is not None:
-            self._removed(gone)
-        info = self._view.info(self._made(found.handle))
+            self._removed(gone, sent)
+        info = self._view.info(self._changed(found.handle))
         return replace(info, same_content=found.handle == node.id)
 
     def _is_for_good(self, node: Node) -> bool:
@@ -269,11 +279,11 @@ class Writer:
         note, _ = self._set_attributes(node, {"rr": node.parent})
         return [note, {"a": "m", "n": node.handle, "t": self._replica.rubbish, "i": self._api.own_id}]
 
-    def _removed(self, node: Node) -> None:
+    def _removed(self, node: Node, sent: float) -> None:
         if self._is_for_good(node) or self._replica.rubbish is None:
             self._replica.drop(node.handle)
         else:
-            self._replica.set_parent(node.handle, self._replica.rubbish)
+            self._replica.set_parent(node.handle, self._replica.rubbish, sent)
 
     async def remove(self, node: NodeRef, retry: bool) -> None:
         await self._feed.ensure_fresh()
@@ -286,8 +296,9 @@ class Writer:
             raise NotFound("it is already gone")
         if found.kind is Kind.DIRECTORY and self._replica.has_children(found.handle):
             raise DirectoryNotEmpty("the folder is not empty")
+        sent = time.monotonic()
         await self._execute(self._removal(found), "removing")
-        self._removed(found)
+        self._removed(found, sent)
 
     async def set_mtime(self, node: NodeRef, mtime_ns: int) -> NodeInfo:
         if node.kind is not Kind.FILE:
@@ -303,7 +314,8 @@ class Writer:
         checksum = found.key[:16] if known is None else known[0]
         packed = fingerprint.pack_fingerprint(checksum, max(0, mtime_ns // _SECOND))
         command, sealed = self._set_attributes(found, {"c": packed})
+        sent = time.monotonic()
         await self._execute([command], "setting a time")
-        self._replica.set_attributes(found.handle, sealed)
-        return self._view.info(self._made(found.handle))
+        self._replica.set_attributes(found.handle, sealed, sent)
+        return self._view.info(self._changed(found.handle))
 

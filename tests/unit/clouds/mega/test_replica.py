@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -313,9 +314,30 @@ def test_a_folder_may_come_after_what_is_in_it() -> None:
 
 def test_own_changes_are_told_late_but_not_lost() -> None:
     replica = loaded(None)
-    replica.store([FOLDER.node()])
+    replica.store([FOLDER.node()], time.monotonic())
     assert replica.unseen(9, own_before=0).serials == ()
     assert [node.name for node in replica.unseen(9, own_before=math.inf).changed] == ["folder"]
+
+
+def test_an_answer_that_comes_after_its_packet_does_not_undo_what_others_did_since() -> None:
+    replica = loaded(None)
+    sent = time.monotonic()
+    made = {"a": "t", "i": OWN_ID, "t": {"f": [FOLDER.node()]}}
+    replica.apply([made, {"a": "d", "n": FOLDER.handle}], "AAAAAAAAAAB", OWN_ID)
+    replica.unseen(9, own_before=math.inf)
+    (answered,) = replica.store([FOLDER.node()], sent)
+    assert answered.name == "folder"
+    assert replica.node(FOLDER.handle) is None
+    assert replica.unseen(9, own_before=math.inf).removed == [FOLDER.handle]  # only now the tree knows what is gone
+
+
+def test_an_answer_that_comes_before_its_packet_counts() -> None:
+    replica = loaded(None)
+    replica.apply([{"a": "t", "i": OWN_ID, "t": {"f": [FOLDER.node()]}}], "AAAAAAAAAAB", OWN_ID)
+    replica.set_parent(FOLDER.handle, "elsewher", time.monotonic())
+    found = replica.node(FOLDER.handle)
+    assert found is not None
+    assert found.parent == "elsewher"
 
 
 def test_a_public_folder() -> None:
