@@ -12,6 +12,7 @@ a stage that is its own.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -25,7 +26,7 @@ from serpentfs.cache.layers import BlockCache, Reader
 from serpentfs.cache.seal import BlockSeal
 from serpentfs.clouds.base import Cloud
 from serpentfs.errors import RevisionGone, SerpentError, Unavailable
-from serpentfs.model import ContentId, Ino, Kind, Span
+from serpentfs.model import ContentId, Ino, Kind, NodeId, Revision, Span
 from serpentfs.tree.store import NodeRow, StageRow, Store
 from serpentfs.vfs.handles import Handle, OpenFile
 from serpentfs.vfs.ledger import Ledger
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _RETRY_REMOVAL = 10.0
 """Seconds after which files are removed again that could not be."""
+_BASES = "given-up-bases"
+"""Where the records of ``keep_base`` are kept, as if it were a door."""
 
 
 class Contents:
@@ -60,6 +63,7 @@ class Contents:
         self._stages: dict[ContentId, Stage] = {}
         self._doomed: list[Path] = []
         self._more_doomed = trio.Event()
+        self._bases = {Ino(int(key)): _read_node(Ino(int(key)), value) for key, value in store.records(_BASES).items()}
 
     # stages
 
@@ -141,6 +145,22 @@ class Contents:
                 self._doom(doomed)
                 await trio.sleep(_RETRY_REMOVAL)
 
+    # bases
+
+    def keep_base(self, node: NodeRow) -> None:
+        """A node is not its inode's any more, but a change of its content waits and shows it: it is read as long as the
+        cloud (or the cache) still has it. Within a transaction."""
+        self._bases[node.ino] = node
+        self._store.put_record(_BASES, str(node.ino), _node_record(node))
+
+    def drop_base(self, ino: Ino) -> None:
+        """The change is through, or given up. Within a transaction."""
+        if self._bases.pop(ino, None) is not None:
+            self._store.put_record(_BASES, str(ino), None)
+
+    def kept_bases(self) -> list[Ino]:
+        return list(self._bases)
+
     async def sync_stages(self) -> None:
         """Make all that was journalled of contents survive a power cut (``Store.sync`` must follow)."""
         for stage in self.stages():
@@ -156,8 +176,10 @@ class Contents:
     # reading
 
     def _node(self, ino: Ino, content: ContentId) -> NodeRow | None:
-        node = self._store.node_of(ino)
-        return node if node is not None and node.content == content else None
+        for node in (self._store.node_of(ino), self._bases.get(ino)):
+            if node is not None and node.content == content:
+                return node
+        return None
 
     async def _fetch(self, ino: Ino, content: ContentId, pinned: NodeRow | None, span: Span) -> bytes:
         while True:
@@ -230,6 +252,15 @@ class Contents:
                 if await self._ledger.wait_sent(file.ino, uploads=True) or file.stage is not stage:
                     continue
                 raise RevisionGone("this content is no longer in the cloud") from error
+
+
+def _node_record(node: NodeRow) -> bytes:
+    return json.dumps([node.parent, node.node, node.locator, node.revision, node.size, node.content]).encode()
+
+
+def _read_node(ino: Ino, record: bytes) -> NodeRow:
+    parent, node, locator, revision, size, content = json.loads(record)
+    return NodeRow(ino, Ino(parent), NodeId(node), locator, Revision(revision), size, ContentId(content))
 
 
 def remove_files(paths: list[Path]) -> None:

@@ -55,6 +55,8 @@ _OUTAGE = 2
 """Failures in a row after which the cloud counts as out of reach."""
 _ORIGINS = "conflict-origins"
 """Where the records of ``_copied_from`` are kept, as if it were a door."""
+_PATIENCE = 5
+"""Attempts of a change that are made while what it needs is not listed."""
 _PAUSE_WHEN_BUSY = 0.02
 """Seconds between two starts then: 50 small files a second take a fifth of a core, and a large one takes all the
 bandwidth anyway."""
@@ -134,7 +136,14 @@ class Replay:
         """trio's time: the wall clock may be set."""
         self._making_folders = trio.Lock()
         self._copied_from = dict(map(_read_origin, store.records(_ORIGINS).items()))
-        """Conflict copies that are not uploaded: the place of the file that what was not written here comes from."""
+        """Conflict copies that are not uploaded: the place of the file that what was not written here comes from where
+        the cloud has lost the one it was written over."""
+        self._baseless: set[Ino] = set()
+        """Those of which that is known."""
+        with store.transaction():
+            for ino in {*self._copied_from, *contents.kept_bases()}:
+                if not self._journal.entries_of(ino):  # it was removed here
+                    self._forget_base(ino)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -250,9 +259,10 @@ class Replay:
             case Operation.SETATTR:
                 await self._set_mtime(entry)
 
-    def _token(self, purpose: str, ino: Ino, place: Place, content: int = 0) -> bytes:
-        """32 bytes that are the same for every attempt of one change, and for no other."""
-        text = "\0".join((purpose, str(ino), str(content), str(place.parent), place.key))
+    def _token(self, purpose: str, ino: Ino, place: Place, content: int = 0, base: str = "") -> bytes:
+        """32 bytes that are the same for every attempt of one change, and for no other. ``base``: of what is not the
+        content's own, where that may change between two attempts."""
+        text = "\0".join((purpose, str(ino), str(content), str(place.parent), place.key, base))
         return hmac.new(self._store.token_key, text.encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
 
     def _row(self, ino: Ino) -> EntryRow:
@@ -306,10 +316,25 @@ class Replay:
             self._remember_folder(row, info)
         return True
 
+    def _expect_node(self, node: NodeId, ino: Ino) -> None:
+        """A node is about to become this inode's. Where its news came first, another entry was made for it; that one
+        goes with the next listing of its folder."""
+        known = self._store.node_by_id(node)
+        other = None if known is None or known.ino == ino else self._store.entry(known.ino)
+        if other is not None and other.parent:
+            self._feed.leave_for_later(other.parent)
+
     def _remember_folder(self, row: EntryRow, info: NodeInfo) -> None:
+        self._expect_node(info.id, row.ino)
         with self._store.transaction():
             self._store.put_node(NodeRow(row.ino, row.parent, info.id, info.locator, info.revision, 0, NO_CONTENT))
-        self._feed.confirmed(row.ino)
+        self._made_folder(row.ino)
+
+    def _made_folder(self, ino: Ino) -> None:
+        """The cloud has a folder of ours. What others put into it before we knew its id was passed over."""
+        self._feed.confirmed(ino)
+        if self._cloud.capabilities.resumes_changes:
+            self._feed.leave_for_later(ino)
 
     def _replaced(self, entry: Entry) -> NodeRef | None:
         """The node that goes away with this entry."""
@@ -350,9 +375,11 @@ class Replay:
         if target is not None and target.kind is not Kind.FILE:
             await self._cloud.remove(target, retry=entry.attempted)
             target = None
+        newer = self._newer(entry) if entry.ino in self._baseless else None
+        read_base = self._contents.base_reader(entry.ino, stage, node)
         content = _StagedContent(
             stage,
-            partial(self._read_base, entry.seq, entry.ino, self._contents.base_reader(entry.ino, stage, node)),
+            partial(self._read_base, entry.ino, read_base) if newer is None else partial(self._read_newer, newer),
             lambda sent: self._observer.note_sent(entry.seq, sent),
         )
         info = await self._cloud.put(
@@ -361,48 +388,70 @@ class Replay:
             content,
             replaces=target,
             mtime_ns=row.mtime_ns,
-            token=self._token("put", entry.ino, place, entry.content),
+            token=self._token("put", entry.ino, place, entry.content, "" if newer is None else newer.revision),
             retry=entry.attempted,
         )
         left = target.id if target is not None and target.id != info.id else None
+        self._expect_node(info.id, entry.ino)
         uploaded = NodeRow(entry.ino, place.parent, info.id, info.locator, info.revision, stage.size, entry.content)
         with self._ledger.outcome(self._journal.confirm(entry.seq)):
             if entry.replaces is not None:
                 self._store.drop_node(entry.replaces)
             self._store.put_node(uploaded)
             self._store.drop_stage(entry.content)
-            if self._copied_from.pop(entry.ino, None) is not None:
-                self._store.put_record(_ORIGINS, str(entry.ino), None)
+            self._forget_base(entry.ino)
         self._feed.confirmed(entry.ino, left=left)
         if not stage.base:
             await self._contents.rows_are_durable()  # the cache takes over then; until then it is read from the stage
         self._observer.uploaded(entry.ino, stage, uploaded)
         await self._contents.adopt(entry.content)
 
-    async def _read_base(self, seq: int, ino: Ino, read_base: ReadBase, span: Span) -> bytes:
-        """What shows through a stage. Where the cloud has replaced the base meanwhile, what was not written here
-        comes from the file that is now at the old name: no other bytes are to be had."""
+    async def _read_base(self, ino: Ino, read_base: ReadBase, span: Span) -> bytes:
+        """What shows through a stage. Where the cloud has lost it, the next attempt takes another base: a content is
+        never made of two."""
         try:
             return await read_base(span)
         except RevisionGone as error:
-            origin = self._copied_from.get(ino)
-            if origin is None:
+            if ino not in self._copied_from:
                 raise
-            newer = self._store.child(*origin)
-            node = None if newer is None else self._store.node_of(newer.ino)
-            if newer is None or node is None or newer.kind is not Kind.FILE:
-                if self._journal.view(seq).failures > 5:
-                    raise IntegrityError("what was not written here of this file is gone from the cloud") from error
-                raise Unavailable("the new content of a conflicting file is not listed yet") from error
-            found = await self._cloud.read(node.ref(Kind.FILE), span.clamp(node.size))
-            return found + bytes(len(span) - len(found))
+            self._baseless.add(ino)
+            raise Unavailable("what a conflicting file was written over is gone from the cloud") from error
+
+    def _newer(self, entry: Entry) -> NodeRef:
+        """Where no other bytes are to be had, what was not written here comes from the file that is now at the name
+        which the change was made under."""
+        newer = self._store.child(*self._copied_from[entry.ino])
+        node = None if newer is None else self._store.node_of(newer.ino)
+        if newer is None or node is None or newer.kind is not Kind.FILE:
+            if self._journal.view(entry.seq).failures > _PATIENCE:
+                raise IntegrityError("what was not written here of this file is gone from the cloud")
+            raise Unavailable("the new content of a conflicting file is not listed yet")
+        return node.ref(Kind.FILE)
+
+    async def _read_newer(self, newer: NodeRef, span: Span) -> bytes:
+        try:
+            found = await self._cloud.read(newer, span.clamp(newer.size))
+        except RevisionGone as error:
+            raise Unavailable("the new content of a conflicting file was replaced, too") from error
+        return found + bytes(len(span) - len(found))
+
+    def _forget_base(self, ino: Ino) -> None:
+        """Nothing shows through any more. Within a transaction."""
+        self._contents.drop_base(ino)
+        self._baseless.discard(ino)
+        if self._copied_from.pop(ino, None) is not None:
+            self._store.put_record(_ORIGINS, str(ino), None)
 
     async def _born(self, entry: Entry, info: NodeInfo) -> None:
+        self._expect_node(info.id, entry.ino)
         with self._ledger.outcome(self._journal.confirm(entry.seq)):
             self._store.put_node(
                 NodeRow(entry.ino, entry.goal.parent, info.id, info.locator, info.revision, info.size, NO_CONTENT)
             )
-        self._feed.confirmed(entry.ino)
+        if info.kind is Kind.DIRECTORY:
+            self._made_folder(entry.ino)
+        else:
+            self._feed.confirmed(entry.ino)
 
     def _finish(self, entry: Entry, *, forget: Collection[Ino] = ()) -> None:
         """Nothing is left to be sent. ``forget``: inodes whose nodes are not theirs any more."""
@@ -410,6 +459,8 @@ class Replay:
         if entry.content:
             delta = replace(delta, unneeded=(entry.content,))
         with self._ledger.outcome(delta):
+            if entry.content:
+                self._forget_base(entry.ino)
             for ino in forget:
                 self._store.drop_node(ino)
 
@@ -429,6 +480,7 @@ class Replay:
             if entry.goal.parent != entry.origin.parent and await self._made_again(entry.goal.parent):
                 raise RetryableError("the folder it goes to was removed elsewhere and made again") from error
             raise
+        self._expect_node(info.id, entry.ino)
         with self._ledger.outcome(self._journal.confirm(entry.seq)):
             if entry.replaces is not None:
                 self._store.drop_node(entry.replaces)
@@ -512,12 +564,19 @@ class Replay:
             if entry.replaces is not None and self._store.node_of(entry.replaces) is not None:
                 self._store.drop_node(entry.replaces)
             elif self._store.node_of(entry.ino) is not None:
-                self._store.drop_node(entry.ino)
+                self._give_up_node(entry.ino)
             else:
                 folder = entry.target.parent if entry.target is not None else row.parent if row is not None else None
                 if folder and folder != ROOT_INO:
                     self._store.drop_node(folder)
         self._fail(entry, error)
+
+    def _give_up_node(self, ino: Ino) -> None:
+        """Within a transaction."""
+        node = self._store.node_of(ino)
+        if node is not None and node.content:
+            self._contents.keep_base(node)
+        self._store.drop_node(ino)
 
     def _lost_under_rename(self, entry: Entry, row: EntryRow | None) -> bool:
         """Whether it goes here, too: nothing else of it waits, and nobody writes to it."""
@@ -543,7 +602,7 @@ class Replay:
         self._journal.fail(entry.seq, now, "the cloud has another version: kept under a conflict name")
         with self._ledger.outcome(self._journal.retarget(entry.seq, new_place)):
             if entry.operation is Operation.CONTENT:
-                self._store.drop_node(entry.ino)
+                self._give_up_node(entry.ino)
             if entry.replaces is not None:
                 self._store.drop_node(entry.replaces)
             here = self._ledger.place(row.parent, row.name) if row.parent else None

@@ -175,10 +175,11 @@ class MegaCloud:
         """See Cloud.read. Also of a file that was replaced or removed, while the account still has it."""
         if node.kind is Kind.DIRECTORY:
             raise IsADirectory("a folder has no content")
-        found = self._replica.node(node.id)
+        # The node may be a newer version of what is asked for.
+        found = self._replica.node(node.revision)
         if found is None:
             await self._feed.ensure_fresh()
-            found = self._replica.node(node.id)
+            found = self._replica.node(node.revision)
         if found is None:
             raise RevisionGone("the content is no longer there")
         span = span.clamp(found.size)
