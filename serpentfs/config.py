@@ -5,6 +5,8 @@
     password-file = "~/.config/serpentfs/work.passphrase"
     cache-disk = "20G"
 
+Before the tables, ``session-store = "keyring"`` says where log-ins are kept.
+
 Whatever is wrong in the file is a UsageError of one line that names file and, where it can be found, line.
 """
 
@@ -26,8 +28,11 @@ MEGA_ROOTS = ("cloud", "inbox", "rubbish", "shares")
 """The trees of a MEGA account: the cloud drive, the inbox (backups), the rubbish bin, what others share with it."""
 ACCOUNT_KEYS = ("root", "hard-delete", "thumbnails")
 """Keys that only a MEGA account has a use for."""
+SESSION_STORES = ("auto", "keyring", "file")
+"""Where a log-in's secrets are kept: ``auto`` is the keyring where there is one that encrypts, else the file."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE)
 _SIZE_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_TOP_KEYS = ("remote", "session-store")
 _TABLE_HEADER = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?$")
 REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -75,6 +80,7 @@ class Config:
 
     path: Path
     remotes: Mapping[str, RemoteConfig] = field(default_factory=dict)
+    session_store: str = SESSION_STORES[0]
 
     def remote(self, name: str, others: Iterable[str] = ()) -> RemoteConfig:
         """NotFound, with the nearest name (also of ``others``, which are known elsewhere), for one that is not
@@ -171,10 +177,14 @@ def _durability(value: Any) -> str:
     return str(value)
 
 
-def _root(value: Any) -> str:
-    if value not in MEGA_ROOTS:
-        raise _Wrong("one of " + ", ".join(f'"{known}"' for known in MEGA_ROOTS))
+def _one_of(value: Any, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise _Wrong("one of " + ", ".join(f'"{word}"' for word in known))
     return str(value)
+
+
+def _root(value: Any) -> str:
+    return _one_of(value, MEGA_ROOTS)
 
 
 _READERS: dict[str, Callable[[Any], object]] = {
@@ -206,12 +216,17 @@ class _Reader:
 
     def config(self, tables: Mapping[str, Any]) -> Config:
         for key in tables:
-            if key != "remote":
-                raise self._error(key, None, f'unknown key "{key}"{_suggestion(key, {"remote": None})}')
+            if key not in _TOP_KEYS:
+                raise self._error(key, None, f'unknown key "{key}"{_suggestion(key, dict.fromkeys(_TOP_KEYS))}')
+        try:
+            session_store = _one_of(tables.get("session-store", SESSION_STORES[0]), SESSION_STORES)
+        except _Wrong as wrong:
+            raise self._error("session-store", None, f'"session-store" must be {wrong}') from None
         remotes = tables.get("remote", {})
         if not isinstance(remotes, dict):
             raise self._error("remote", None, '"remote" must be tables such as [remote.work]')
-        return Config(self._path, {name: self._remote(name, table) for name, table in remotes.items()})
+        read = {name: self._remote(name, table) for name, table in remotes.items()}
+        return Config(self._path, read, session_store)
 
     def _remote(self, name: str, table: Any) -> RemoteConfig:
         section = f"remote.{name}"

@@ -1,12 +1,13 @@
 """``login``, ``logout``, ``whoami``, ``session``: this machine's access to MEGA accounts and links.
 
-A password is used once and not kept; what is kept, readable by this user only, is the session that the service gave
-for it and the account's master key, or the key of a link.
+A password is used once and not kept; what is kept, in the user's keyring or readable by this user only, is the session
+that the service gave for it and the account's master key, or the key of a link.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from serpentfs import config as configuration
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.failures import leaves
@@ -24,7 +26,7 @@ from serpentfs.cli.output import human_size, print_json, printable, tell_pending
 from serpentfs.cli.remotes import DEFAULT_LOGIN, passphrase_source, resolve
 from serpentfs.cli.running import stop_owner
 from serpentfs.clouds.registry import session_spec
-from serpentfs.config import REMOTE_NAME
+from serpentfs.config import REMOTE_NAME, SESSION_STORES
 from serpentfs.credentials import ask, read_passphrase
 from serpentfs.daemon import accounts as mega
 from serpentfs.daemon.lock import read_owner
@@ -36,11 +38,14 @@ from serpentfs.daemon.places import (
     session_file,
     state_home,
 )
-from serpentfs.errors import AlreadyExists, UsageError
+from serpentfs.errors import AlreadyExists, Unavailable, Unsupported, UsageError
+from serpentfs.system_keyring import SystemKeyring, open_keyring
 from serpentfs.tree.store import journalled_changes
 
 if TYPE_CHECKING:
     from serpentfs.clouds.mega.session import Session
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_LINK = "link"
 API_VARIABLE = "SERPENTFS_MEGA_API"
@@ -59,6 +64,11 @@ def add_login(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--auth-code", metavar="CODE", help="two-factor code; you are asked if it is needed")
     parser.add_argument("--link-file", type=Path, metavar="FILE", help="read a public link from FILE")
+    parser.add_argument(
+        "--session-store", choices=SESSION_STORES,
+        help="where the session is kept: the system's keyring, a file that only you can read, or (auto) the keyring "
+        "where there is one",
+    )
     parser.add_argument("--api", metavar="URL", help=argparse.SUPPRESS)
     options.add_passphrase(parser, "password of the account, or of a link that has one")
 
@@ -106,26 +116,57 @@ def login(arguments: argparse.Namespace) -> ExitCode:
     path = session_file(name)
     if path.exists():
         raise AlreadyExists(f"there is a log-in called {name}: serpentfs logout {name}: first, or choose a --name")
+    store = _session_store(arguments)
+    keyring = _keyring_for(store)
     made = _log_in(arguments, word) if is_account and word is not None else _open_link(arguments, word)
-    _keep(made, name, path)
+    _keep(made, name, path, keyring, or_file=store == "auto")
     print(f"logged in as {made.email}" if made.kind == "account" else "the link can be opened, read-only")
     print(f"try: serpentfs ls {name}:")
     return ExitCode.OK
 
 
-def _keep(made: Session, name: str, path: Path) -> None:
-    from serpentfs.clouds.mega.session import save_session
+def _session_store(arguments: argparse.Namespace) -> str:
+    chosen: str | None = arguments.session_store
+    if chosen is not None:
+        return chosen
+    path: Path | None = arguments.config
+    return configuration.load(path or configuration.default_path(), must_exist=path is not None).session_store
+
+
+def _keyring_for(store: str) -> SystemKeyring | None:
+    """Found before anything is asked or made: who insists on a keyring that is not there gets no session."""
+    if store == "file":
+        return None
+    try:
+        return open_keyring(recommended=store == "auto")
+    except Unsupported as error:
+        if store == "keyring":
+            raise
+        logger.debug("the session goes to a file: %s", error)
+        return None
+
+
+def _keep(made: Session, name: str, path: Path, keyring: SystemKeyring | None, *, or_file: bool) -> None:
+    from serpentfs.clouds.mega.session import remove_session, save_session
 
     try:
         make_private_directory(state_home())
         make_private_directory(path.parent)
-        save_session(path, made)
+        try:
+            save_session(path, made, keyring)
+        except Unavailable as error:
+            if not or_file:
+                raise
+            logger.warning("%s: the session is kept in a file that only you can read", error)
+            save_session(path, made)
         remember_url(session_spec(name).canonical, mega.remote_id_of(made, session_spec(name).root))
     except BaseException:
         # Nobody could end it later: its only trace would be in the account's list of sessions.
-        path.unlink(missing_ok=True)
-        if made.kind == "account":
-            trio.run(mega.end, made)
+        try:
+            remove_session(path)
+        finally:
+            if made.kind == "account":
+                trio.run(mega.end, made)
         raise
 
 
@@ -163,15 +204,15 @@ def _open_link(arguments: argparse.Namespace, word: str | None) -> Session:
     link = parse_link(text, password)
     made = Session(
         kind="folder-link" if link.kind == "folder" else "file-link", api=_api_url(arguments), user=link.handle,
-        email="", sid="", key=link.key,
+        email="", sid="", key=link.key, node=link.node,
     )
     trio.run(mega.check_link, made)
-    if link.node is not None:
-        print("the link names something inside a shared folder; the whole folder is shown")
     return made
 
 
 def logout(arguments: argparse.Namespace) -> ExitCode:
+    from serpentfs.clouds.mega.session import remove_session
+
     target = resolve(arguments)
     made = session_of(target)
     name = target.spec.location
@@ -183,7 +224,7 @@ def logout(arguments: argparse.Namespace) -> ExitCode:
         return tell_pending(pending, "the next start goes on with that")
     if made.kind == "account":
         trio.run(mega.end, made)
-    session_file(name).unlink(missing_ok=True)
+    remove_session(session_file(name))
     for spec, _ in mega.trees_of(name, made):
         forget_url(spec.canonical)
     print(f"logged out of {name}")

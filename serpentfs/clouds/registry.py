@@ -9,8 +9,8 @@
 
 A URL ends up in process lists and histories, so it never holds a secret: S3 keys come from the environment
 (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), a profile of ~/.aws, or the machine's role; the session
-of a MEGA account and the key of a link are in a file that only this user can read. Whatever is wrong is a UsageError of
-one line that does not repeat what could be a secret.
+of a MEGA account and the key of a link are in the user's keyring or a file that only this user can read. Whatever is
+wrong is a UsageError of one line that does not repeat what could be a secret.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     $XDG_STATE_HOME/serpentfs/<id>/      0700: state.db, staging/, owner.lock, copies of what unlocks offline
     $XDG_STATE_HOME/serpentfs/urls/<h>   which <id> was last behind the URL with the hash h: for an offline start
-    $XDG_STATE_HOME/serpentfs/mega/NAME.session   0600: what a log-in to a MEGA account, or to a link, left
+    $XDG_STATE_HOME/serpentfs/mega/NAME.session   0600: what a log-in to a MEGA account, or to a link, left, or
+                                         which entry of the keyring has it
     $XDG_CACHE_HOME/serpentfs/<id>/      sealed blocks; may be deleted while no owner runs
     $XDG_RUNTIME_DIR/serpentfs/<id>.sock control socket (without that directory: in the state folder)
 """

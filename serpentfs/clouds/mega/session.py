@@ -1,6 +1,7 @@
 """Logging in and out, and what is kept of it: the session and the master key, never the password.
 
-The file of a session opens the account to whoever can read it, until ``logout``: it belongs to this user alone.
+A log-in is a file that belongs to this user alone. It holds the secrets too, and then opens the account to whoever can
+read it, until ``logout``; or it names the entry of the user's keyring that holds them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from serpentfs.errors import (
     UsageError,
     WrongPassphrase,
 )
+from serpentfs.system_keyring import SystemKeyring, open_keyring
 
 DEFAULT_API = "https://g.api.mega.co.nz"
 _KINDS = ("account", "folder-link", "file-link")
@@ -49,7 +51,7 @@ class MfaRequired(UsageError):
 @dataclass(frozen=True, slots=True)
 class Session:
     """``user``: the account's own handle, of a link its public handle. ``key``: the master key, of a link its key.
-    ``node``: the folder inside a linked folder that is meant."""
+    ``node``: what is meant inside a linked folder, a folder or a file."""
 
     kind: Literal["account", "folder-link", "file-link"]
     api: str
@@ -58,6 +60,14 @@ class Session:
     sid: str = field(repr=False)
     key: bytes = field(repr=False)
     node: str | None = None
+
+    def remote_id(self, root: str) -> str:
+        """Names the state of one tree on this machine. A user handle has 11 characters and a link's public handle 8,
+        so that no two of these are equal. Handles may begin with "-" or "_", which a folder name of ours must not:
+        hence a word before them."""
+        if self.kind == "account":
+            return f"mega-{self.user}" + ("" if root == "cloud" else f".{root}")
+        return f"mega-link-{self.user}" + ("" if self.node is None else f".{self.node}")
 
 
 async def login(
@@ -150,17 +160,32 @@ def session_string(session: Session) -> str:
     return encode(session.key + decode(session.sid))
 
 
-def save_session(path: Path, session: Session) -> None:
-    """Keep it in a file that only this user may read; the old one stays until the new one is whole."""
-    record = {
+def save_session(path: Path, session: Session, keyring: SystemKeyring | None = None) -> None:
+    """Keep it in a file that only this user may read, its secrets in ``keyring`` where one is given. The old file
+    stays until the new one is whole. PermissionDenied; Unavailable when the keyring does not take it: nothing is kept
+    then."""
+    record: dict[str, str | None] = {
         "kind": session.kind,
         "api": session.api,
         "user": session.user,
         "email": session.email,
-        "sid": session.sid,
-        "key": encode(session.key),
         "node": session.node,
     }
+    secrets_of_it: dict[str, str | None] = {"sid": session.sid, "key": encode(session.key)}
+    if keyring is None:
+        _write_record(path, record | secrets_of_it)
+        return
+    # Random: two state folders of one user share a keyring, and may have log-ins of one name.
+    entry = f"mega {path.stem} {secrets.token_hex(8)}"
+    keyring.put(entry, json.dumps(secrets_of_it))
+    try:
+        _write_record(path, record | {"keyring": entry})
+    except BaseException:
+        keyring.remove(entry)
+        raise
+
+
+def _write_record(path: Path, record: dict[str, str | None]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -176,9 +201,12 @@ def save_session(path: Path, session: Session) -> None:
 
 
 def load_session(path: Path) -> Session:
-    """NotFound, PermissionDenied; UsageError when it is no session."""
+    """NotFound, PermissionDenied; UsageError when it is no session. For one in a keyring: Unavailable when that is
+    locked, Unsupported when there is none (any more)."""
     try:
         record = json.loads(path.read_text())
+        if (entry := record.get("keyring")) is not None:
+            record |= _from_keyring(str(entry), path)
         key = decode(record["key"])
         if record["kind"] not in _KINDS or len(key) not in _KEY_BYTES:
             raise ValueError
@@ -195,9 +223,36 @@ def load_session(path: Path) -> Session:
         raise NotFound("nobody is logged in under this name: serpentfs login") from error
     except OSError as error:
         raise _cannot("read", path, error) from error
-    except (ValueError, KeyError, TypeError, binascii.Error):
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
         # The chained error could quote the file.
         raise UsageError(f"{path} holds no session: remove it and log in again") from None
+
+
+def _from_keyring(entry: str, path: Path) -> dict[str, Any]:
+    kept = open_keyring().get(entry)
+    if kept is None:
+        raise NotFound(f"the keyring has lost the session of {path}: remove that file and log in again")
+    found = json.loads(kept)
+    return {"sid": found["sid"], "key": found["key"]}
+
+
+def remove_session(path: Path) -> None:
+    """Forget it, wherever it is. One that is gone is no error. PermissionDenied; Unavailable or Unsupported when it is
+    in a keyring that cannot be reached: the file stays then, for another try."""
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        return
+    except ValueError:
+        record = None    # no session: nothing but the file is to be removed
+    except OSError as error:
+        raise _cannot("read", path, error) from error
+    if isinstance(record, dict) and (entry := record.get("keyring")) is not None:
+        open_keyring().remove(str(entry))
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot("remove", path, error) from error
 
 
 def _cannot(what: str, path: Path, error: OSError) -> SerpentError:
