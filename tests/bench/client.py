@@ -17,10 +17,13 @@ from pathlib import Path
 
 BLOCK_SIZE = 1024 * 1024
 _STAMP_SIZE = 8
+# Short against the time that news take, long against what a listing costs.
+_LOOK_INTERVAL = 0.01
 
 
 def _block() -> bytearray:
-    """Bytes that do not compress, the same in every process. The first ones are overwritten by the block's index."""
+    """Bytes that do not compress, the same in every process. Of a file made of several, the first bytes of each are
+    overwritten by its index."""
     return bytearray(random.Random(20).randbytes(BLOCK_SIZE))
 
 
@@ -94,14 +97,24 @@ def compare(path: str, size: str) -> Callable[[], None]:
     return _read(path, size, every_byte=True)
 
 
+def small_name(number: int) -> str:
+    """Of a file that ``create`` makes."""
+    return f"file {number:06}"
+
+
+def small_content(size: int) -> bytes:
+    """Of a file that ``create`` makes, of 1 MiB at most."""
+    return bytes(_block()[:size])
+
+
 def create(folder: str, files: str, size: str) -> Callable[[], None]:
     """New files of ``size`` bytes in one new folder, one after the other, each closed."""
-    content = bytes(_block()[: int(size)])
+    content = small_content(int(size))
     os.mkdir(folder)
 
     def work() -> None:
         for number in range(int(files)):
-            descriptor = os.open(f"{folder}/file {number:06}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            descriptor = os.open(f"{folder}/{small_name(number)}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:
                 _write_all(descriptor, content)
             finally:
@@ -134,6 +147,50 @@ def long_list(root: str, files: str) -> Callable[[], None]:
     return work
 
 
+def heads(folder: str, files: str, length: str) -> Callable[[], None]:
+    """The first bytes of each of the files of such a folder, one after the other."""
+    expected = small_content(int(length))
+
+    def work() -> None:
+        for number in range(int(files)):
+            path = f"{folder}/{small_name(number)}"
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                if os.read(descriptor, len(expected)) != expected:
+                    raise ValueError(f"{path} begins with wrong bytes")
+            finally:
+                os.close(descriptor)
+
+    return work
+
+
+def compare_all(folder: str, files: str, size: str) -> Callable[[], None]:
+    """As ``heads``, with every byte of files of that size and the number of them."""
+    compare_heads = heads(folder, files, size)
+
+    def work() -> None:
+        compare_heads()
+        sizes = [entry.stat().st_size for entry in os.scandir(folder)]
+        if sizes != [int(size)] * int(files):
+            raise ValueError(f"{folder} has {len(sizes)} files instead of {files}, or some of another size")
+
+    return work
+
+
+def appear(path: str, patience: str) -> Callable[[], None]:
+    """Until the folder lists an entry that it does not list yet, or the seconds of ``patience`` are over."""
+    folder, _, name = path.rpartition("/")
+    if name in os.listdir(folder):
+        raise ValueError(f"{path} is there already")
+
+    def work() -> None:
+        deadline = time.monotonic() + float(patience)
+        while name not in os.listdir(folder) and time.monotonic() < deadline:
+            time.sleep(_LOOK_INTERVAL)
+
+    return work
+
+
 def forget_pages(path: str) -> Callable[[], None]:
     """Drop one file's page cache, for those who may not drop the machine's."""
     def work() -> None:
@@ -147,7 +204,8 @@ def forget_pages(path: str) -> Callable[[], None]:
 
 
 OPERATIONS: dict[str, Callable[..., Callable[[], None]]] = {
-    one.__name__: one for one in (write, read, compare, create, tree, long_list, forget_pages)
+    one.__name__: one
+    for one in (write, read, compare, create, tree, long_list, heads, compare_all, appear, forget_pages)
 }
 
 

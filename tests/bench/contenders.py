@@ -83,9 +83,9 @@ class Serpent(Contender):
 
     name = "serpentfs"
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, mounted: Mounted | None = None) -> None:
         super().__init__(work)
-        self._mounted = Mounted(work)
+        self._mounted = mounted or Mounted(work)
 
     @classmethod
     def missing(cls) -> str | None:
@@ -125,7 +125,8 @@ class Serpent(Contender):
 
     def forget(self) -> None:
         for kept in ("state", "cache"):
-            shutil.rmtree(self.work / kept)
+            if (self.work / kept).exists():
+                shutil.rmtree(self.work / kept)
 
     def clean_up(self) -> None:
         self._mounted.clean_up()
@@ -188,6 +189,7 @@ class Rclone(_Peer):
     """``rclone mount`` of a crypt remote over a folder, with its cache for reads and writes."""
 
     name = "rclone"
+    poll_interval: ClassVar[float] = _POLL_INTERVAL
     _program = shutil.which("rclone", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
     def __init__(self, work: Path) -> None:
@@ -196,13 +198,19 @@ class Rclone(_Peer):
         obscured = subprocess.run(
             [self._program, "obscure", "-"], input=PASSPHRASE, capture_output=True, text=True, timeout=60, check=True
         ).stdout.strip()
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("RCLONE_")} | {
+        self._environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("RCLONE_")
+        } | self._remote(obscured)
+        self._port = free_port()
+
+    def _remote(self, obscured: str) -> dict[str, str]:
+        """The environment that makes the remote ``bench:``. ``obscured``: PASSPHRASE as rclone wants it."""
+        return {
             "RCLONE_CONFIG": os.devnull,
             "RCLONE_CONFIG_BENCH_TYPE": "crypt",
             "RCLONE_CONFIG_BENCH_REMOTE": str(self.store),
             "RCLONE_CONFIG_BENCH_PASSWORD": obscured,
         }
-        self._port = free_port()
 
     @classmethod
     def missing(cls) -> str | None:
@@ -242,7 +250,7 @@ class Rclone(_Peer):
                     return
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"not uploaded after {timeout:.0f} s")
-                time.sleep(_POLL_INTERVAL)
+                time.sleep(self.poll_interval)
         finally:
             connection.close()
 
@@ -262,7 +270,8 @@ class Rclone(_Peer):
         )
 
     def forget(self) -> None:
-        shutil.rmtree(self.work / "cache")
+        if (self.work / "cache").exists():
+            shutil.rmtree(self.work / "cache")
 
 
 class Gocryptfs(_Peer):

@@ -33,25 +33,32 @@ def table(samples: Iterable[Sample], ourselves: str) -> str:
     for (workload, step), by_contender in steps.items():
         times = {name: median(one.seconds for one in each) for name, each in by_contender.items()}
         peers = [seconds for name, seconds in times.items() if name != ourselves]
+        best_peer = min(peers, default=None)
+        # Peers that nobody waited for to the end took longer than that.
+        is_bound = any(one.given_up for name, each in by_contender.items() if times[name] == best_peer for one in each)
         heading = f"{workload} {_amount(next(iter(by_contender.values()))[0])}, {step}"
         for name, each in by_contender.items():
-            rows.append([heading, *_row(name, each, min(peers, default=None))])
+            rows.append([heading, *_row(name, each, best_peer, is_bound=is_bound and name == ourselves)])
             heading = ""
     return _aligned(rows)
 
 
-def _row(name: str, each: Sequence[Sample], best_peer: float | None) -> list[str]:
+def _row(name: str, each: Sequence[Sample], best_peer: float | None, *, is_bound: bool) -> list[str]:
     seconds = median(one.seconds for one in each)
     return [
         name,
-        f"{seconds:.3f}",
+        ("> " if any(one.given_up for one in each) else "") + f"{seconds:.3f}",
         f"{min(one.seconds for one in each):.3f}–{max(one.seconds for one in each):.3f}",
         _rate(each[0], seconds),
-        "" if best_peer is None else f"{seconds / best_peer:.2f}",
+        "" if best_peer is None else ("< " if is_bound else "") + _ratio(seconds / best_peer),
         f"{median(one.cpu for one in each):.2f}",
         f"{median(one.resident for one in each) / _MIB:.0f}",
         f"{max(one.peak for one in each) / _MIB:.0f}",
     ]
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _amount(sample: Sample) -> str:

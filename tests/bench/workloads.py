@@ -52,6 +52,8 @@ class Sample:
     cpu: float
     resident: int
     peak: int
+    given_up: bool = False
+    """Nobody waited for the end: it takes longer than ``seconds``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,19 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that was seen, with the serving process's use before and after it; the rest as in ``Sample``."""
+
+    name: str
+    amount: int
+    unit: str
+    seconds: float
+    before: processes.Usage
+    after: processes.Usage
+    given_up: bool
+
+
 @dataclass(slots=True)
 class Stage:
     """A contender, what it is asked for, and what was seen."""
@@ -73,7 +88,7 @@ class Stage:
     amount: int = 0
     unit: str = ""
     start_seconds: float = 0.0
-    seen: list[tuple[str, int, str, float, processes.Usage, processes.Usage]] = field(default_factory=list)
+    seen: list[Step] = field(default_factory=list)
 
     def run(self, operation: Callable[..., Callable[[], None]], path: str, *numbers: int) -> tuple[float, float]:
         """One program below the mount: when it began, and how many seconds its work took."""
@@ -98,7 +113,7 @@ class Stage:
         """One program as a step."""
         before = processes.usage(self.contender.pid)
         _, seconds = self.run(operation, path, *numbers)
-        self._saw(step, seconds, before)
+        self.saw(step, seconds, before)
 
     def measure_first(
         self, steps: tuple[str, str], operation: Callable[..., Callable[[], None]], path: str, *numbers: int
@@ -106,8 +121,7 @@ class Stage:
         """The first program below a mount as a step, and as another with what the start took: who does the work
         while starting does not save it."""
         self.measure(steps[0], operation, path, *numbers)
-        _, _, _, seconds, _, _ = self.seen[-1]
-        self._saw(steps[1], self.start_seconds + seconds, processes.NOTHING_USED)
+        self.saw(steps[1], self.start_seconds + self.seen[-1].seconds, processes.NOTHING_USED)
 
     def measure_uploaded(
         self, steps: tuple[str, str], files: int, operation: Callable[..., Callable[[], None]], path: str, *numbers: int
@@ -116,13 +130,14 @@ class Stage:
         ``files`` files."""
         before = processes.usage(self.contender.pid)
         began, seconds = self.run(operation, path, *numbers)
-        self._saw(steps[0], seconds, before)
+        self.saw(steps[0], seconds, before)
         self.contender.flush(files, self.sizes.timeout)
-        self._saw(steps[1], time.monotonic() - began, before)
+        self.saw(steps[1], time.monotonic() - began, before)
 
-    def _saw(self, step: str, seconds: float, before: processes.Usage) -> None:
+    def saw(self, step: str, seconds: float, before: processes.Usage, *, given_up: bool = False) -> None:
+        """A step that ends now. ``before``: the serving process's use at its beginning."""
         now = processes.usage(self.contender.pid)
-        self.seen.append((step, self.amount, self.unit, seconds, before, now))
+        self.seen.append(Step(step, self.amount, self.unit, seconds, before, now, given_up))
 
     @contextmanager
     def mounted(self) -> Iterator[None]:
@@ -152,20 +167,20 @@ class Workload:
     prepare: Callable[[Stage], None] | None = None
 
 
-def _write(stage: Stage) -> None:
+def measure_write(stage: Stage) -> None:
     stage.amount, stage.unit = stage.sizes.big_file, "bytes"
     with stage.mounted():
         steps = "until close", "until uploaded"
         stage.measure_uploaded(steps, 1, client.write, "big", stage.sizes.big_file)
 
 
-def _prepare_read(stage: Stage) -> None:
+def prepare_read(stage: Stage) -> None:
     with stage.mounted():
         stage.run(client.write, "big", stage.sizes.big_file)
         stage.contender.flush(1, stage.sizes.timeout)
 
 
-def _read(stage: Stage) -> None:
+def measure_read(stage: Stage) -> None:
     stage.amount, stage.unit = stage.sizes.big_file, "bytes"
     stage.contender.forget()
     with stage.mounted():
@@ -194,7 +209,7 @@ def _list(stage: Stage) -> None:
         stage.measure("warm", client.long_list, "tree", stage.sizes.listed_files)
 
 
-def _create(stage: Stage) -> None:
+def measure_create(stage: Stage) -> None:
     sizes = stage.sizes
     stage.amount, stage.unit = sizes.created_files, "files"
     with stage.mounted():
@@ -204,20 +219,32 @@ def _create(stage: Stage) -> None:
 
 
 WORKLOADS: tuple[Workload, ...] = (
-    Workload("write", _write),
-    Workload("read", _read, _prepare_read),
+    Workload("write", measure_write),
+    Workload("read", measure_read, prepare_read),
     Workload("list", _list, _prepare_list),
-    Workload("create", _create),
+    Workload("create", measure_create),
 )
+
+
+Make = Callable[[type[Contender], Path], Contender]
+"""Makes a contender whose all lies below a folder, which is not there yet."""
+
+
+def make_plain(kind: type[Contender], work: Path) -> Contender:
+    """A contender that needs nothing but its folder."""
+    return kind(work)
 
 
 class Benchmark:
     """Runs workloads for contenders in turns: A B C, A B C, … ``report`` hears of each outcome as it comes."""
 
-    def __init__(self, directory: Path, sizes: Sizes, report: Callable[[Sample | Failure], None]) -> None:
+    def __init__(
+        self, directory: Path, sizes: Sizes, report: Callable[[Sample | Failure], None], make: Make
+    ) -> None:
         self._directory = directory
         self._sizes = sizes
         self._report = report
+        self._make = make
         self._open: dict[type[Contender], Contender] = {}
 
     def run(self, workload: Workload, contenders: list[type[Contender]]) -> None:
@@ -245,11 +272,11 @@ class Benchmark:
             self._report(Failure(workload.name, kind.name, number, f"{type(error).__name__}: {error}"))
             self._discard(kind)
             return False
-        for step, amount, unit, seconds, before, after in stage.seen:
+        for step in stage.seen:
             self._report(
                 Sample(
-                    workload.name, step, kind.name, number, amount, unit, seconds,
-                    after.cpu - before.cpu, after.resident, after.peak,
+                    workload.name, step.name, kind.name, number, step.amount, step.unit, step.seconds,
+                    step.after.cpu - step.before.cpu, step.after.resident, step.after.peak, step.given_up,
                 )
             )
         if workload.prepare is None:
@@ -257,7 +284,7 @@ class Benchmark:
         return True
 
     def _new(self, workload: Workload, kind: type[Contender]) -> Contender:
-        self._open[kind] = kind(self._directory / f"{workload.name}-{kind.name}")
+        self._open[kind] = self._make(kind, self._directory / f"{workload.name}-{kind.name}")
         return self._open[kind]
 
     def _discard(self, kind: type[Contender]) -> None:
