@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from serpentfs.bridge import run_in_thread
 from serpentfs.clouds.registry import RemoteSpec, session_spec
 from serpentfs.config import MEGA_ROOTS
-from serpentfs.errors import Unavailable, UsageError
+from serpentfs.errors import NotFound, Unavailable, UsageError
 from serpentfs.model import Quota
 
 if TYPE_CHECKING:
@@ -53,11 +54,8 @@ class MegaAccess:
 
 
 def remote_id_of(session: Session, root: str) -> str:
-    """A user handle has 11 characters and a link's public handle 8, so that no two of these are equal. Handles may
-    begin with "-" or "_", which a folder name of ours must not: hence a word before them."""
-    if session.kind == "account":
-        return f"mega-{session.user}" + ("" if root == MEGA_ROOTS[0] else f".{root}")
-    return f"mega-link-{session.user}"
+    """See ``Session.remote_id``."""
+    return session.remote_id(root)
 
 
 def trees_of(name: str, session: Session) -> Iterator[tuple[RemoteSpec, str]]:
@@ -118,14 +116,23 @@ async def end(session: Session) -> None:
 
 async def check_link(session: Session) -> None:
     """Ask whether what a link leads to is there. NotFound, PermissionDenied."""
+    from serpentfs.clouds.mega.treejson import read_tree
+
+    def tells_of_node(pieces: list[bytes]) -> bool:
+        nodes = (node for what, node in read_tree(pieces) if what in ("f", "f2"))
+        return any(isinstance(node, dict) and node.get("h") == session.node for node in nodes)
 
     async def ask(api: Api) -> None:
         if session.kind == "file-link":
             await api.command({"a": "g", "p": session.user})
             return
         async with api.stream_tree({"a": "f", "c": 1, "r": 1}) as tree:
-            async for _ in tree:
-                return    # it answers; the whole tree is for whoever opens it
+            if session.node is None:
+                async for _ in tree:
+                    return    # it answers; the whole tree is for whoever opens it
+            pieces = [piece async for piece in tree]
+        if not await run_in_thread("store", tells_of_node, pieces):
+            raise NotFound("what the link names is not in the shared folder (any more)")
 
     await _ask(session, ask)
 

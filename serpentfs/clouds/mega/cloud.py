@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import trio
 
-from serpentfs.clouds.base import Batch, Capabilities, Content, Known
+from serpentfs.clouds.base import Batch, Capabilities, Content, Known, Listing
 from serpentfs.clouds.mega import names
 from serpentfs.clouds.mega.api import Api, open_api
 from serpentfs.clouds.mega.downloads import Downloads, open_downloads
@@ -34,14 +35,20 @@ from serpentfs.clouds.mega.view import ROOTS, View
 from serpentfs.clouds.mega.writes import Writer
 from serpentfs.errors import (
     IsADirectory,
+    PermanentError,
     ReadOnly,
     RevisionGone,
     Unsupported,
     UsageError,
+    first_of,
 )
 from serpentfs.model import Kind, NodeId, NodeInfo, NodeRef, Quota, Span
 
+log = logging.getLogger(__name__)
+
 _CLOSE_PATIENCE = 5.0
+_LOST_PAUSE = 60.0
+"""Seconds until events that were refused for good are asked for once more."""
 _PRIVATE_KEY = ("account", "privk")
 """Record: the account's RSA key, for keys that others made for it. Sealed like every record."""
 
@@ -76,9 +83,9 @@ class MegaCloud:
         self._downloads = downloads
         self.secret = hmac.new(session.key, b"serpentfs local state", hashlib.sha256).digest()
         """From which this machine's own keys for the remote are derived."""
-        kind = "mega" if session.kind == "account" else "mega-link"
-        self.remote_id = f"{kind}-{session.user}" + ("" if options.root == "cloud" else f".{options.root}")
-        self._view = View(replica, options.root)
+        self.remote_id = session.remote_id(options.root)
+        self._no_news: str | None = None
+        self._view = View(replica, options.root, folder_link=session.kind == "folder-link", linked=session.node)
         file = partial(fetch_file_link, api, session.user, session.key, _master_key(session))
         self._feed = EventFeed(api, replica, self._view, file if session.kind == "file-link" else None)
         self._uploads = Uploads(
@@ -109,7 +116,7 @@ class MegaCloud:
     @property
     def trouble(self) -> str | None:
         """What keeps the account from answering, for ``status``."""
-        return self._api.trouble
+        return self._no_news or self._api.trouble
 
     @property
     def over_quota_until(self) -> float | None:
@@ -160,13 +167,36 @@ class MegaCloud:
                 self._replica.set_private_key(private_key)
         if not self._replica.is_loaded:
             await self._feed.catch_up()
+        _ = self._view.root  # NotFound is told now, not by whatever asks first
 
     async def snapshot(self, known: Known) -> Batch:
         await self._feed.ensure_fresh()
         return self._feed.whole()
 
     async def changes(self, known: Known, send: trio.MemorySendChannel[Batch]) -> None:
-        await self._feed.run(send)
+        """See Cloud.changes. What will not pass by itself (a link that was taken back) is told in ``trouble``; what is
+        known stays in use."""
+        while True:
+            self._no_news = None
+            try:
+                await self._follow(send)
+            except* PermanentError as group:
+                self._no_news = f"changes elsewhere are not seen: {first_of(group)}"
+                log.error("%s", self._no_news)
+            await trio.sleep(_LOST_PAUSE)
+
+    async def _follow(self, send: trio.MemorySendChannel[Batch]) -> None:
+        top = self.root
+        told, receive = trio.open_memory_channel[Batch](0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._feed.run, told)
+            async with receive:
+                async for batch in receive:
+                    if top in batch.removed:
+                        # A link's folder that leaves what is shared may come back: the drive keeps its top, empty.
+                        removed = tuple(node for node in batch.removed if node != top)
+                        batch = replace(batch, removed=removed, listings=(*batch.listings, Listing(top, ())))
+                    await send.send(batch)
 
     def recheck(self, directory: NodeId) -> None:
         self._feed.recheck(directory)

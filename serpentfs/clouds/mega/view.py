@@ -1,7 +1,8 @@
 """One root of an account as the tree of a drive: which nodes are in it, and how each is shown.
 
-Roots are the cloud drive, the inbox, the rubbish bin, a link's folder, and ``shares``: a folder made up here, whose
-children are what others share with this account.
+Roots are the cloud drive, the inbox, the rubbish bin, and ``shares``: a folder made up here, whose children are what
+others share with this account. Of a public folder the root is the folder, or what a link names inside it; a file that
+it names is alone in a folder made up here.
 """
 
 from __future__ import annotations
@@ -15,24 +16,35 @@ from serpentfs.model import Kind, NodeId, NodeInfo, Revision
 
 ROOTS = ("cloud", "inbox", "rubbish", "shares")
 SHARES = NodeId("shares")
+LINKED_FILE = NodeId("linkfile")
 _UNVERSIONED = Revision("")
 """Folders have no content: nothing of theirs is ever another revision."""
 
 
 class View:
-    """See the module's docstring. UsageError for a root that there is not."""
+    """``folder_link``: the replica is of a public folder; ``linked``: the handle of what the link names inside it.
+    UsageError for a root that there is not."""
 
-    def __init__(self, replica: Replica, root: str) -> None:
+    def __init__(
+        self, replica: Replica, root: str, *, folder_link: bool = False, linked: str | None = None
+    ) -> None:
         if root not in ROOTS:
             raise UsageError(f'no root "{root}" in an account; there are: {", ".join(ROOTS)}')
         self._replica = replica
         self._name = root
+        self._folder_link = folder_link
+        self._linked = linked
+        self._linked_root: NodeId | None = None
+        """Found once: a drive keeps its root, though what is behind it may go away."""
 
     @property
     def root(self) -> NodeId:
-        """Unavailable before the account's tree was loaded once."""
+        """NotFound: there is no such root, or what the link names is no longer there; also before the account's tree
+        was loaded once."""
         if self._name == "shares":
             return SHARES
+        if self._linked is not None:
+            return self._root_of_linked(self._linked)
         handle = {
             "cloud": self._replica.cloud_drive,
             "inbox": self._replica.inbox,
@@ -42,14 +54,45 @@ class View:
             raise NotFound(f"the account has no {self._name}")
         return NodeId(handle)
 
+    def _root_of_linked(self, linked: str) -> NodeId:
+        if self._linked_root is None:
+            node = self._replica.node(linked)
+            if node is None:
+                raise NotFound("what the link names is no longer in the folder")
+            self._linked_root = NodeId(linked) if node.kind is Kind.DIRECTORY else LINKED_FILE
+        return self._linked_root
+
     def _is_share(self, handle: str) -> bool:
         return any(share.handle == handle for share in self._replica.incoming_shares())
 
+    def _above(self, node: Node) -> Node | None:
+        return None if node.parent is None else self._replica.node(node.parent)
+
+    def _linked_file(self) -> Node | None:
+        """The file that a link names, as it is now: where somebody saved over it, the newest version."""
+        node = None if self._linked is None else self._replica.node(self._linked)
+        while node is not None and (above := self._above(node)) is not None and above.kind is Kind.FILE:
+            node = above
+        return node
+
+    def _is_below(self, root: NodeId, node: Node) -> bool:
+        above: Node | None = node
+        while above is not None and above.handle != root:
+            above = self._above(above)
+        return above is not None
+
     def holds(self, node: Node) -> bool:
-        """Whether a node is below this root: no old version, and not in another root."""
-        parent = None if node.parent is None else self._replica.node(node.parent)
-        if parent is not None and parent.kind is Kind.FILE:
+        """Whether a node is below this root: no old version, and not in another root. A link's folder itself is: its
+        name changes like any other, and nothing is to be done about it."""
+        if self.root == LINKED_FILE:
+            head = self._linked_file()
+            return head is not None and node.handle == head.handle
+        above = self._above(node)
+        if above is not None and above.kind is Kind.FILE:
             return False
+        if self._folder_link:
+            # The folder has a parent that nobody with the link can see: nothing is known above it.
+            return self._is_below(self.root, node)
         top = self._replica.root_of(node.handle)
         if self._name == "shares":
             return top is not None and self._is_share(top)
@@ -72,6 +115,10 @@ class View:
         parent = NodeId(node.parent) if node.parent is not None else None
         if self._name == "shares" and self._is_share(node.handle):
             parent = SHARES
+        elif self.root == LINKED_FILE:
+            parent = LINKED_FILE
+        elif self._folder_link and node.handle == self.root:
+            parent = None
         is_file = node.kind is Kind.FILE
         return NodeInfo(
             id=NodeId(node.handle),
@@ -87,6 +134,9 @@ class View:
         """See WholeTree.children."""
         if directory == SHARES and self._name == "shares":
             return map(self.info, self._replica.incoming_shares())
+        if directory == self.root == LINKED_FILE:
+            head = self._linked_file()
+            return [] if head is None else [self.info(head)]
         if directory != self.root and self.find(directory) is None:
             return None
         return self._listed(directory)
