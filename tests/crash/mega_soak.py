@@ -63,8 +63,7 @@ async def _work(drive: Drive, name: str, dice: random.Random, report: Report, to
             match dice.randrange(9):
                 case 0 | 1 | 2:
                     await write(drive, path, os.urandom(dice.choice(_SIZES)))
-                case 3 if folder != "/common":
-                    # Where another machine replaces the base of a change in place, no other bytes are to be had.
+                case 3:
                     await patch(drive, path, dice.randrange(200_000), os.urandom(50))
                 case 4:
                     await rename(drive, path, other)

@@ -81,6 +81,9 @@ class _Account:
         self.by_id: dict[NodeId, _Node] = {}
         self.successors: dict[NodeId, _Node] = {}
         """With ``events``: the node that took the place of one that was saved over."""
+        self.sent: dict[tuple[bytes, int], int] = {}
+        """By token and offset: a hash of what was to be put there. Clouds derive keys from tokens: one that comes with
+        other bytes would give them away."""
         self.used = 0
         self.total = total
         self.watchers: list[_Watcher] = []
@@ -428,6 +431,8 @@ class MemoryCloud(Cloud):
             piece = await content.read(span)
             if len(piece) != len(span):
                 raise AssertionError(f"the content gave {len(piece)} bytes for {span}")
+            if self._account.sent.setdefault((token, start), hash(piece)) != hash(piece):
+                raise AssertionError("one token stands for two contents")
             pieces.append(piece)
         await trio.lowlevel.checkpoint()
         return self._put(parent, name, b"".join(pieces), replaces, mtime_ns, token, retry)

@@ -158,6 +158,25 @@ async def test_both_write_and_nothing_is_lost(
         assert await contents(here) == await contents(there)
 
 
+async def test_a_conflict_copy_keeps_what_it_was_written_over(session: Session, tmp_path: Path) -> None:
+    """The rest of it comes from the old version of the file, not from the new one."""
+    old, new = os.urandom(3_000_000), os.urandom(2_000_000)
+    async with (
+        mega_drive(session, tmp_path / "one", settle=3600) as (here, _),
+        mega_drive(session, tmp_path / "two") as (there, _),
+    ):
+        await write(there, "/file", old)
+        await until(lambda: exists(here, "/file") and here.resolve("/file").size == len(old), _SEEN_WITHIN)
+        await patch(here, "/file", 1_500_000, b"mine")
+        await write(there, "/file", new)
+        await there.wait_until_uploaded()
+        await here.wait_until_uploaded()
+        await until(lambda: len(here.readdir(ROOT_INO)) == len(there.readdir(ROOT_INO)) == 2, _SEEN_WITHIN)
+        found = await contents(there)
+        assert found.pop("/file") == new
+        assert list(found.values()) == [old[:1_500_000] + b"mine" + old[1_500_004:]]
+
+
 async def test_a_second_start_asks_for_what_changed_only(
     server: Emulator, email: str, session: Session, tmp_path: Path
 ) -> None:
@@ -344,5 +363,5 @@ async def test_what_goes_wrong_is_got_over(
 
 
 async def test_three_machines_and_faults(server: Emulator, email: str, session: Session, tmp_path: Path) -> None:
-    report = await soak(server, email, session, tmp_path, seconds=8, seed=1, together=False)
+    report = await soak(server, email, session, tmp_path, seconds=8, seed=1)
     assert report.steps > 20

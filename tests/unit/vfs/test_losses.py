@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from serpentfs.errors import NoSpace, PermissionDenied
-from serpentfs.model import BLOCK_SIZE, ROOT_INO
+from serpentfs.model import BLOCK_SIZE, ROOT_INO, NodeId, NodeInfo, NodeRef
 from serpentfs.tree.store import Store
 from serpentfs.vfs.core import Invalidation
 from serpentfs.vfs.drive import DriveOptions
@@ -30,7 +30,7 @@ from tests.drives import (
     until,
     write,
 )
-from tests.fakes.faulty_cloud import FaultyCloud
+from tests.fakes.faulty_cloud import FOR_EVER, FaultyCloud
 from tests.fakes.memory_cloud import MemoryCloud
 
 pytestmark = pytest.mark.trio
@@ -376,6 +376,57 @@ async def test_the_rest_of_a_conflict_copy_is_found_after_a_restart(memory: Memo
         assert isinstance(copy, bytes)
         assert copy[:4] == b"ours"
         assert len(copy) == 2 * BLOCK_SIZE
+
+
+async def test_a_conflict_copy_is_made_of_one_base(memory: MemoryCloud, tmp_path: Path) -> None:
+    """The file is replaced again while its rest is uploaded from what replaced it first."""
+    cloud = FaultyCloud(memory)
+    size = 8 * BLOCK_SIZE
+    memory.external_put("/file", b"1" * size)
+    async with a_drive(cloud, tmp_path, options=LATER) as drive:
+        await patch(drive, "/file", 0, b"0" * BLOCK_SIZE)
+        memory.external_put("/file", b"2" * size)
+
+        def replace_again(data: bytes) -> bytes:
+            if data.startswith(b"2"):
+                memory.external_put("/file", b"3" * size)
+            return data
+
+        cloud.alter("read", replace_again, times=FOR_EVER)
+        with trio.fail_after(30):
+            await drive.wait_until_uploaded()
+        there = memory.contents()
+        assert there.pop("/file") == b"3" * size
+        (copy,) = there.values()
+        assert copy == b"0" * BLOCK_SIZE + b"3" * (size - BLOCK_SIZE)
+
+
+async def test_what_another_machine_took_away_before_it_was_seen_here(memory: MemoryCloud, tmp_path: Path) -> None:
+    """Our renaming meets a file that was saved over, and before its new content is listed here it is removed."""
+    memory.external_put("/file", b"old")
+    async with a_drive(RemovedOnArrival(memory, "/other"), tmp_path, options=LATER) as drive:
+        await rename(drive, "/file", "/other")
+        memory.external_put("/file", b"new")
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+            await until(lambda: not exists(drive, "/other"))
+        assert memory.contents() == {} == await contents(drive)
+
+
+class RemovedOnArrival(FaultyCloud):
+    """What is moved to ``path`` is removed there by somebody else before the answer arrives."""
+
+    def __init__(self, cloud: MemoryCloud, path: str) -> None:
+        super().__init__(cloud)
+        self._memory = cloud
+        self._path = path
+
+    async def move(
+        self, node: NodeRef, parent: NodeId, name: str, *, replaces: NodeRef | None, retry: bool = False
+    ) -> NodeInfo:
+        info = await super().move(node, parent, name, replaces=replaces, retry=retry)
+        self._memory.external_remove(self._path)
+        return info
 
 
 # refused changes
