@@ -284,7 +284,7 @@ class MegaCloud:
     async def import_link(self, link: str, password: str | None, parent: NodeId) -> None:
         """Copy what is behind a public link into a folder, within the service."""
         self._check_writable()
-        await self._sharing.import_link(link, password, self._view.folder(parent))
+        await self._sharing.import_link(link, password, self._view.folder_to_write(parent))
         self._feed.recheck(parent)
 
     def versions(self, node: NodeId) -> Sequence[Version]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from serpentfs.clouds.mega.nodes import Node
 from serpentfs.clouds.mega.replica import Replica
-from serpentfs.errors import NotFound, UsageError
+from serpentfs.errors import NotFound, PermissionDenied, UsageError
 from serpentfs.model import Kind, NodeId, NodeInfo, Revision
 
 ROOTS = ("cloud", "inbox", "rubbish", "shares")
@@ -110,6 +110,12 @@ class View:
             if found is None or found.kind is not Kind.DIRECTORY:
                 raise NotFound("the folder is no longer there")
         return directory
+
+    def folder_to_write(self, directory: NodeId) -> NodeId:
+        """``folder``. PermissionDenied for the one that is made up of what others share."""
+        if directory == SHARES:
+            raise PermissionDenied("only the owner of a folder can share it")
+        return self.folder(directory)
 
     def info(self, node: Node) -> NodeInfo:
         parent = NodeId(node.parent) if node.parent is not None else None

@@ -35,6 +35,7 @@ from serpentfs.errors import (
     DirectoryNotEmpty,
     IsADirectory,
     NotFound,
+    PermissionDenied,
     SerpentError,
     Unavailable,
     Unsupported,
@@ -147,7 +148,7 @@ class Writer:
     ) -> NodeInfo:
         names.check_name(name)
         await self._feed.ensure_fresh()
-        self._view.folder(parent)
+        self._view.folder_to_write(parent)
         if retry:
             earlier = self._replica.by_key(parent, upload_key(self._secret, token).key)
             if earlier is not None:
@@ -200,7 +201,7 @@ class Writer:
     async def mkdir(self, parent: NodeId, name: str, token: bytes, retry: bool) -> NodeInfo:
         names.check_name(name)
         await self._feed.ensure_fresh()
-        self._view.folder(parent)
+        self._view.folder_to_write(parent)
         key = hmac.new(self._secret, b"folder" + token, hashlib.sha256).digest()[:16]
         if retry and (earlier := self._replica.by_key(parent, key)) is not None:
             return self._view.info(earlier)
@@ -239,7 +240,8 @@ class Writer:
         found = self._head(node.id)
         if found is None:
             raise NotFound("what was to be moved is no longer there")
-        self._view.folder(parent)
+        self._check_own_place(found)
+        self._view.folder_to_write(parent)
         real = self._real(name, found)
         is_there = found.parent == parent and names.normalize(found.name) == real
         gone: Node | None = None
@@ -269,8 +271,15 @@ class Writer:
         info = self._view.info(self._changed(found.handle))
         return replace(info, same_content=found.handle == node.id)
 
+    @staticmethod
+    def _check_own_place(node: Node) -> None:
+        if node.parent is None:
+            raise PermissionDenied("what somebody shares has its name and place from its owner")
+
     def _is_for_good(self, node: Node) -> bool:
-        return self._hard_delete or self._replica.rubbish in (None, self._replica.root_of(node.handle))
+        # What is somebody else's must not end up in this account's bin (and nobody could decrypt it there).
+        own = (self._replica.cloud_drive, self._replica.inbox)
+        return self._hard_delete or self._replica.rubbish is None or self._replica.root_of(node.handle) not in own
 
     def _removal(self, node: Node) -> list[dict[str, Any]]:
         if self._is_for_good(node):
@@ -294,6 +303,7 @@ class Writer:
             if retry:
                 return
             raise NotFound("it is already gone")
+        self._check_own_place(found)
         if found.kind is Kind.DIRECTORY and self._replica.has_children(found.handle):
             raise DirectoryNotEmpty("the folder is not empty")
         sent = time.monotonic()
