@@ -236,6 +236,8 @@ class Stage:
         """Put ``data`` at ``offset``; the size grows as needed."""
         view = memoryview(data)
         position, end = offset, offset + len(view)
+        if view and offset > self.size:
+            await self._fill_last(offset)
         while position < end:
             block = BlockIndex(position // BLOCK_SIZE)
             start = block * BLOCK_SIZE
@@ -268,8 +270,21 @@ class Stage:
             return bytearray(await self._own(block))
         return bytearray(await self.read(Span(start, min(self.size, start + BLOCK_SIZE)), read_base))
 
+    async def _fill_last(self, size: int) -> None:
+        """Before the content grows to ``size``: an own last block gets its new length, as the cache expects of what it
+        adopts."""
+        last = BlockIndex(self.size // BLOCK_SIZE)
+        if self._is_own(last):
+            data = bytearray(await self._own(last))
+            data.extend(bytes(min(BLOCK_SIZE, size - last * BLOCK_SIZE) - len(data)))
+            self._dirty[last] = data
+            self._changes += 1
+            self.changed = True
+
     async def truncate(self, size: int, read_base: ReadBase) -> None:
         """Cut or extend (with zeros) to ``size`` bytes."""
+        if size > self.size:
+            await self._fill_last(size)
         if size < self.size:
             last = BlockIndex(size // BLOCK_SIZE)
             inner = size - last * BLOCK_SIZE

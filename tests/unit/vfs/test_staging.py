@@ -95,6 +95,9 @@ class World:
         self.stage.committed()
         row = self.store.stage(CONTENT)
         assert row is not None
+        for block, plane in self.stage.blocks.items():  # the cache adopts slots of the right length only
+            slot = Stage.plane_path(self.files, CONTENT, plane).read_bytes()[block * SLOT_SIZE :][:SLOT_SIZE]
+            assert len(SEAL.open(CONTENT, block, slot) or b"") == min(BLOCK_SIZE, row.size - block * BLOCK_SIZE)
         self.images.append(Image(row, self.store.stage_blocks(CONTENT), bytes(self.data)))
 
     async def fsync(self) -> None:
