@@ -62,7 +62,7 @@ def _prepare_first(stage: Stage) -> None:
 
 
 def _first(stage: Stage) -> None:
-    stage.amount, stage.unit = 1, "files"
+    stage.amount, stage.unit = 1, "file"
     stage.contender.forget()
     with stage.mounted():
         stage.measure_first(("mounted", "with the first start"), client.heads, "first", 1, _HEAD)
@@ -110,7 +110,7 @@ def _create(stage: Stage) -> None:
 
 def _change(stage: Stage) -> None:
     """Somebody else adds a file to a folder that is being listed again and again."""
-    stage.amount, stage.unit = 1, "files"
+    stage.amount, stage.unit = 1, "file"
     account, patience = _account(stage), _sizes(stage).patience
     folder = f"folder {time.monotonic_ns()}"
     account.add_files(folder, 1, _HEAD)
@@ -137,7 +137,7 @@ def _change(stage: Stage) -> None:
 
 
 WORKLOADS: tuple[Workload, ...] = (
-    Workload("first byte", _first, _prepare_first),
+    Workload("first-byte", _first, _prepare_first),
     Workload("read", measure_read, _prepare_read),
     Workload("heads", _heads, _prepare_heads),
     Workload("write", _write),
