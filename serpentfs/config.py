@@ -26,7 +26,7 @@ from serpentfs.errors import NotFound, UsageError
 DURABILITIES = ("local", "cloud")
 MEGA_ROOTS = ("cloud", "inbox", "rubbish", "shares")
 """The trees of a MEGA account: the cloud drive, the inbox (backups), the rubbish bin, what others share with it."""
-ACCOUNT_KEYS = ("root", "hard-delete", "thumbnails")
+ACCOUNT_KEYS = ("root", "hard-delete", "thumbnails", "versions-view")
 """Keys that only a MEGA account has a use for."""
 SESSION_STORES = ("auto", "keyring", "file")
 """Where a log-in's secrets are kept: ``auto`` is the keyring where there is one that encrypts, else the file."""
@@ -72,6 +72,8 @@ class RemoteConfig:
     """Removed for good, not moved to the rubbish bin."""
     thumbnails: bool | None = None
     """Images get thumbnails and previews when they are uploaded."""
+    versions_view: bool | None = None
+    """Every folder has a hidden ``.versions`` with the old versions of its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,7 @@ _READERS: dict[str, Callable[[Any], object]] = {
     "root": _root,
     "hard-delete": _flag,
     "thumbnails": _flag,
+    "versions-view": _flag,
 }
 assert {name.replace("-", "_") for name in _READERS} == {f.name for f in fields(RemoteConfig)} - {"name"}
 

@@ -173,6 +173,10 @@ def add_account(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--root", choices=MEGA_ROOTS, help=_ROOT_HELP)
     group.add_argument("--hard-delete", action="store_true", help="remove for good, not to the rubbish bin")
     group.add_argument("--thumbnails", action="store_true", help="make thumbnails and previews of uploaded images")
+    group.add_argument(
+        "--versions-view", action="store_true",
+        help="show old versions of files, read-only, in a hidden folder .versions of every folder",
+    )
 
 
 def add_process(parser: argparse.ArgumentParser) -> None:

@@ -58,12 +58,13 @@ def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: b
         cache=cache,
     )
     return Remote(
-        spec=target.spec, access=access, options=options, cache_directory=chosen("cache_directory", None)
+        spec=target.spec, access=access, options=options, cache_directory=chosen("cache_directory", None),
+        versions_view=is_on("versions_view"),
     )
 
 
 def _refuse_account_options(arguments: argparse.Namespace) -> None:
-    for name in ("hard_delete", "thumbnails"):
+    for name in ("hard_delete", "thumbnails", "versions_view"):
         if getattr(arguments, name, False):
             raise UsageError(f"--{name.replace('_', '-')} is for MEGA accounts")
 

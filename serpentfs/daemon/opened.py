@@ -44,6 +44,8 @@ class Remote:
     options: DriveOptions
     cache_directory: Path | None = None
     """Instead of the usual place."""
+    versions_view: bool = False
+    """Doors show old versions below ``.versions``."""
 
 
 @dataclass(frozen=True, slots=True)

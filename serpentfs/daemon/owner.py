@@ -30,8 +30,11 @@ from serpentfs.daemon.places import RemotePlaces, make_private_directory
 from serpentfs.daemon.progress import Progress, upload_all
 from serpentfs.daemon.requests import OwnerRequests
 from serpentfs.daemon.stopping import Stop, watch_signals
+from serpentfs.errors import Unsupported
+from serpentfs.vfs.core import Vfs
 from serpentfs.vfs.drive import Drive
 from serpentfs.vfs.opening import open_drive
+from serpentfs.vfs.versions_view import VersionsView
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ async def serve(remote: Remote, doors: list[Door], announce: Announce, show: Sho
                 systemd.notify("READY=1")
 
             try:
-                await _serve_doors(drive, doors, stop, requests, ready, show)
+                await _serve_doors(drive, _shown(remote, drive, requests), doors, stop, requests, ready, show)
             finally:
                 requests.left = len(drive.status().pending)
         nursery.cancel_scope.cancel()
@@ -147,8 +150,18 @@ def _cache_directory(remote: Remote, places: RemotePlaces) -> Path | None:
     return make_private_directory(places.cache if base is None else base / places.remote_id)
 
 
+def _shown(remote: Remote, drive: Drive, requests: OwnerRequests) -> Vfs:
+    """The drive as doors see it."""
+    if not remote.versions_view:
+        return drive
+    if requests.account is None:
+        raise Unsupported("a vault has no versions to show")
+    return VersionsView(drive, requests.account)
+
+
 async def _serve_doors(
     drive: Drive,
+    shown: Vfs,
     doors: list[Door],
     stop: Stop,
     requests: OwnerRequests,
@@ -158,7 +171,7 @@ async def _serve_doors(
     """Until everything is stopped and, unless cancelled, uploaded."""
 
     async def keep_open(door: Door, *, task_status: trio.TaskStatus[Any]) -> None:
-        await door.serve(drive, task_status=task_status)
+        await door.serve(shown, task_status=task_status)
         logger.info("the %s door is closed: stopping", door.name)
         stop.door_closed()
 

@@ -12,22 +12,7 @@ from typing import Any, Protocol
 from serpentfs.errors import Busy, IsADirectory, NotADirectory, NotFound, ReadOnly, Unsupported
 from serpentfs.model import Attributes, Ino, Kind, NodeId
 from serpentfs.vfs.drive import Drive
-
-
-class KeptVersion(Protocol):
-    """One former content of a file. Times are Unix seconds: the content's own and that of its upload."""
-
-    @property
-    def handle(self) -> str: ...
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def mtime(self) -> int: ...
-
-    @property
-    def created(self) -> int: ...
+from serpentfs.vfs.old_versions import KeptVersion
 
 
 class Account(Protocol):

@@ -12,10 +12,11 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
-from serpentfs.cache.layers import BlockCache, CacheLimits
+from serpentfs.cache.layers import BlockCache, CacheLimits, Reader
 from serpentfs.clouds.base import Capabilities, Cloud
 from serpentfs.errors import (
     AlreadyExists,
@@ -44,6 +45,7 @@ from serpentfs.model import (
     Ino,
     Kind,
     NodeId,
+    NodeRef,
     Quota,
 )
 from serpentfs.tree.store import DRAFT, REMOVED, EntryRow, NodeRow, StageRow, Store
@@ -53,6 +55,7 @@ from serpentfs.vfs.core import (
     RenameMode,
     SetAttributes,
     Status,
+    Vfs,
 )
 from serpentfs.vfs.entries import BIRTHS, Entry, EntryState, Operation
 from serpentfs.vfs.handles import Handle, HandleTable, OpenFile
@@ -84,6 +87,28 @@ class DriveOptions:
     host: str = field(default_factory=socket.gethostname)
     dirty_seconds: float = 5.0
     """Files that stay open and dirty are journalled this often."""
+
+
+async def copy_content(
+    vfs: Vfs, ino: Ino, parent: Ino, name: str, *, precondition: Precondition, door: str
+) -> tuple[Attributes, bool]:
+    """``Vfs.copy_file`` of a file, by reading it."""
+    source = await vfs.open(ino, write=False, door=door)
+    try:
+        draft = await vfs.create_draft(door=door)
+        try:
+            offset = 0
+            while data := await vfs.read(source, offset, _COPY_PIECE):
+                await vfs.write(draft, offset, data)
+                offset += len(data)
+            return await vfs.publish(draft, parent, name, precondition=precondition, door=door)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await vfs.discard(draft)
+            raise
+    finally:
+        with trio.CancelScope(shield=True):
+            await vfs.release(source)
 
 
 class Drive:
@@ -595,6 +620,10 @@ class Drive:
         file = self._handles.get(handle).file
         return file.attributes() if file.draft else self._row(file.ino).attributes()
 
+    def reader_of(self, content: ContentId, node: NodeRef) -> Reader:
+        """A reader, through the cache like any other, of a content that no entry shows. To be closed."""
+        return self._cache.reader(content, node.size, partial(self._cloud.read, node))
+
     def read_nowait(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview | None:
         return self._contents.read_file_nowait(self._handles.get(handle), offset, size)
 
@@ -922,22 +951,7 @@ class Drive:
             existing = self._child(parent, name)
             self._check_precondition(existing, precondition)
             return await self._link(parent, name, row.target or "", existing, door), existing is None
-        source = await self.open(ino, write=False, door=door)
-        try:
-            draft = await self.create_draft(door=door)
-            try:
-                offset = 0
-                while data := await self.read(source, offset, _COPY_PIECE):
-                    await self.write(draft, offset, data)
-                    offset += len(data)
-                return await self.publish(draft, parent, name, precondition=precondition, door=door)
-            except BaseException:
-                with trio.CancelScope(shield=True):
-                    await self.discard(draft)
-                raise
-        finally:
-            with trio.CancelScope(shield=True):
-                await self.release(source)
+        return await copy_content(self, ino, parent, name, precondition=precondition, door=door)
 
     # extended attributes
 

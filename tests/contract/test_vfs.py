@@ -27,10 +27,12 @@ from serpentfs.errors import (
     PreconditionFailed,
     Unsupported,
 )
-from serpentfs.model import NO_CONTENT, ROOT_INO, Attributes, ContentId, HandleId, Ino, Kind
+from serpentfs.model import NO_CONTENT, ROOT_INO, Attributes, ContentId, HandleId, Ino, Kind, NodeId
 from serpentfs.vfs.core import Invalidation, Precondition, RenameMode, SetAttributes, Vfs
-from serpentfs.vfs.drive import DriveOptions
+from serpentfs.vfs.drive import Drive, DriveOptions
+from serpentfs.vfs.old_versions import KeptVersion
 from serpentfs.vfs.opening import open_drive
+from serpentfs.vfs.versions_view import VersionsView
 from tests.fakes.memory_cloud import MemoryCloud
 from tests.fakes.memory_vfs import MemoryVfs
 
@@ -50,7 +52,7 @@ async def memory_cold(tmp_path: Path) -> AsyncIterator[Vfs]:
 
 
 @asynccontextmanager
-async def drive(tmp_path: Path) -> AsyncIterator[Vfs]:
+async def drive(tmp_path: Path) -> AsyncIterator[Drive]:
     async with open_drive(
         MemoryCloud(),
         remote_id="contract",
@@ -62,10 +64,23 @@ async def drive(tmp_path: Path) -> AsyncIterator[Vfs]:
         yield opened
 
 
+class KeepsNothing:
+    def versions(self, node: NodeId) -> list[KeptVersion]:
+        return []
+
+
+@asynccontextmanager
+async def with_versions(tmp_path: Path) -> AsyncIterator[Vfs]:
+    """Showing old versions changes nothing beside them."""
+    async with drive(tmp_path) as opened:
+        yield VersionsView(opened, KeepsNothing())
+
+
 IMPLEMENTATIONS: dict[str, Callable[[Path], AbstractAsyncContextManager[Vfs]]] = {
     "memory": memory,
     "memory-cold": memory_cold,
     "drive": drive,
+    "versions-view": with_versions,
 }
 
 

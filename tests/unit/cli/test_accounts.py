@@ -135,6 +135,7 @@ def test_the_configuration_comes_first(home: Path) -> None:
 @pytest.mark.parametrize(("table", "message"), [
     ('url = "vault+file:///v"\nroot = "inbox"', '"root" of [remote.a]'),
     ('url = "vault+file:///v"\nhard-delete = false', '"hard-delete" of [remote.a]'),
+    ('url = "vault+file:///v"\nversions-view = true', '"versions-view" of [remote.a]'),
     ('url = "mega+session://m"\nroot = "attic"', 'must be one of "cloud"'),
     ('url = "mega+session://m"\nthumbnails = "yes"', "must be true or false"),
     ('url = "mega:"', "is not a URL"),
@@ -212,6 +213,7 @@ def test_access_shows_no_key() -> None:
     (["check", "mega:"], 12, "this is for vaults"),
     (["ls", "gone:", "--root", "inbox"], 4, "no log-in called gone"),
     (["webdav", "vault+file:///v", "--no-auth", "--hard-delete"], 2, "for MEGA accounts"),
+    (["webdav", "vault+file:///v", "--no-auth", "--versions-view"], 2, "for MEGA accounts"),
     (["versions", "mega:/x", "--restore", "0"], 2, "is not a whole number"),
     (["versions", "mega:/x", "--restore", "1", "--delete-old"], 2, "not allowed with"),
     (["export", "mega:/x", "-d", "--expire", "3d"], 2, "takes the link back"),
