@@ -60,6 +60,7 @@ class Mounted:
             "XDG_CONFIG_HOME": str(work / "config"),
             "XDG_RUNTIME_DIR": str(work / "run"),
             "SERPENTFS_PASSWORD_FILE": str(self._password),
+            "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",  # not that of who runs the tests
         } | dict(environment or {})
         (work / "run").mkdir(mode=0o700)
         if not exists:
