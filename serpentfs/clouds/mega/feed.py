@@ -8,6 +8,7 @@ too: they are told with a delay, when the tree knows them already and finds noth
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -33,6 +34,8 @@ _OWN_DELAY = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _PIECES = 64
 """Pieces of a tree's reply that may wait for the thread that decodes them."""
+_WHOLE_WITHIN = 1800.0
+"""Seconds that the tree takes at most to be compared as a whole."""
 _RESYNC = ("feed", "resync")
 """Record: the replica was loaded anew, and the tree was not compared with it yet."""
 
@@ -53,6 +56,8 @@ class EventFeed:
         self._live = False
         """The server is asked to tell the moment something happens: the replica is as fresh as can be."""
         self._rechecks: set[NodeId] = set()
+        self._whole_told = -math.inf
+        """When (trio's time) the tree was given everything, and has not said yet that it holds it."""
 
     def recheck(self, directory: NodeId) -> None:
         self._rechecks.add(directory)
@@ -88,6 +93,7 @@ class EventFeed:
         except* SerpentError as group:
             raise first_of(group) from group
         self._replica.install(loaded)
+        self._whole_told = -math.inf
 
     async def ensure_fresh(self) -> None:
         """The replica holds whatever others did up to now, as far as the server has told."""
@@ -161,7 +167,9 @@ class EventFeed:
         if not self._replica.is_loaded:
             return _OWN_DELAY
         if self._replica.get_record(*_RESYNC) is not None:
-            await send.send(self.whole())
+            if trio.current_time() > self._whole_told + _WHOLE_WITHIN:
+                await send.send(self.whole())
+            return _OWN_DELAY
         while True:
             started = trio.current_time()
             unseen = self._replica.unseen(_PAGE, own_before=time.monotonic() - _OWN_DELAY)
@@ -196,10 +204,13 @@ class EventFeed:
     def whole(self) -> Batch:
         """Everything, folder by folder."""
         serial = self._replica.latest_serial()
+        told = self._whole_told = trio.current_time()
 
         async def applied() -> None:
-            self._replica.acknowledge_until(serial)
-            self._replica.put_record(*_RESYNC, None)
+            if told == self._whole_told:  # it was not loaded anew meanwhile
+                self._replica.acknowledge_until(serial)
+                self._replica.put_record(*_RESYNC, None)
+                self.wake()
 
         return Batch(trio.current_time(), (), complete=True, tree=self._view, applied=applied)
 

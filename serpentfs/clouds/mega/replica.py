@@ -68,6 +68,8 @@ _ROOTS = {CLOUD_DRIVE: "cloud_drive", INBOX: "inbox", RUBBISH: "rubbish"}
 _DEEPEST = 10_000
 """Folders above a node at most: a circle in what the server sent ends somewhere."""
 _NONCE_BYTES = 12
+_ACKNOWLEDGED_WITHIN = 60.0
+"""Seconds that the tree takes at most for what it is told."""
 _REMEMBER = 3600.0
 """Seconds that an own command takes at most, from when it is sent first to its answer."""
 
@@ -140,7 +142,7 @@ class Replica:
         if self.unreadable:
             log.warning("%d nodes of the account cannot be decrypted: they are not shown", self.unreadable)
         db.execute("UPDATE unseen SET own = NULL")
-        db.execute("CREATE TEMP TABLE told (serial INTEGER PRIMARY KEY)")
+        db.execute("CREATE TEMP TABLE told (serial INTEGER PRIMARY KEY, at REAL NOT NULL)")
         self._orphans = set()
 
     def close(self) -> None:
@@ -676,15 +678,17 @@ class Replica:
     # what the tree was not told
 
     def unseen(self, limit: int, *, own_before: float) -> Unseen:
-        """Some of what the tree was not told, oldest first; what was given before is not given again before the next
-        start. Own changes: those made before ``own_before`` (time.monotonic())."""
+        """Some of what the tree was not told, oldest first. What was given is given again when it was not acknowledged
+        in a minute: it could not be applied. Own changes: those made before ``own_before`` (time.monotonic())."""
+        now = time.monotonic()
         with _errors():
+            self._db.execute("DELETE FROM told WHERE at < ?", (now - _ACKNOWLEDGED_WITHIN,))
             rows = self._db.execute(
                 "SELECT serial, handle FROM unseen WHERE (own IS NULL OR own < ?)"
                 " AND serial NOT IN (SELECT serial FROM told) ORDER BY serial LIMIT ?",
                 (own_before, limit),
             ).fetchall()
-            self._db.executemany("INSERT INTO told VALUES (?)", [(serial,) for serial, _ in rows])
+            self._db.executemany("INSERT INTO told VALUES (?,?)", [(serial, now) for serial, _ in rows])
         found = [(handle, self.node(handle)) for _, handle in rows]
         return Unseen(
             tuple(serial for serial, _ in rows),

@@ -331,6 +331,20 @@ def test_an_answer_that_comes_after_its_packet_does_not_undo_what_others_did_sin
     assert replica.unseen(9, own_before=math.inf).removed == [FOLDER.handle]  # only now the tree knows what is gone
 
 
+def test_what_could_not_be_applied_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = loaded(None)
+    replica.apply([{"a": "t", "t": {"f": [FOLDER.node()]}}], "AAAAAAAAAAB", OWN_ID)
+    assert replica.unseen(9, own_before=0).changed
+    assert not replica.unseen(9, own_before=0).serials
+    later = time.monotonic() + 100
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    told = replica.unseen(9, own_before=0)
+    assert told.changed
+    replica.acknowledge(told.serials)
+    later += 100
+    assert not replica.unseen(9, own_before=0).serials
+
+
 def test_an_answer_that_comes_before_its_packet_counts() -> None:
     replica = loaded(None)
     replica.apply([{"a": "t", "i": OWN_ID, "t": {"f": [FOLDER.node()]}}], "AAAAAAAAAAB", OWN_ID)
