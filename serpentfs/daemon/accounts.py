@@ -76,7 +76,8 @@ async def _in_time(api_url: str, ask: Callable[[Transport], Awaitable[T]]) -> T:
     try:
         with trio.move_on_after(_PATIENCE):
             return await ask(transport)
-        raise Unavailable(f"{api_url} does not answer: {_PATIENCE:.0f} s were not enough (-v tells more)")
+        reason = transport.trouble or f"{_PATIENCE:.0f} s were not enough (-v tells more)"
+        raise Unavailable(f"{api_url} does not answer: {reason}")
     finally:
         with trio.move_on_after(_CLOSE_PATIENCE, shield=True):
             await transport.aclose()

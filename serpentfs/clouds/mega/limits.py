@@ -34,6 +34,8 @@ class CircuitBreaker:
         self._failures = 0
         self._pause = pause
         self._open_until = 0.0
+        self._trying = False
+        """The circuit is open and the one request that may try is out."""
 
     def may_send(self, now: float) -> bool:
         """Whether a request may go out now. While the circuit is open, one that may is the one that tries."""
@@ -41,15 +43,23 @@ class CircuitBreaker:
             return True
         if now < self._open_until:
             return False
+        # One that is given up without an outcome must not keep the others waiting for ever.
         self._open_until = now + self._pause
+        self._trying = True
         return True
 
     def answered(self) -> None:
         self._failures = 0
         self._pause = self._first_pause
+        self._trying = False
 
     def failed(self, now: float) -> None:
+        was_open = self._failures >= self._allowed
         self._failures += 1
-        if self._failures >= self._allowed:
-            self._open_until = now + self._pause
-            self._pause = min(2 * self._pause, self._longest)
+        # Requests that were under way when the circuit opened tell nothing new: a line that breaks under many
+        # connections is one failure, not one for each.
+        if self._failures < self._allowed or (was_open and not self._trying):
+            return
+        self._trying = False
+        self._open_until = now + self._pause
+        self._pause = min(2 * self._pause, self._longest)

@@ -71,6 +71,8 @@ class Transport:
         self._local = httpx.AsyncClient(limits=limits, verify=context, trust_env=False, follow_redirects=False)
         self._bucket = TokenBucket(requests_per_second, 2 * requests_per_second)
         self._breakers: dict[str, CircuitBreaker] = {}
+        self.trouble: str | None = None
+        """Why the last request got no answer, None when it got one."""
 
     async def aclose(self) -> None:
         await self._remote.aclose()
@@ -123,8 +125,11 @@ class Transport:
             response = await client.send(request, stream=True)
         except httpx.HTTPError as error:
             breaker.failed(trio.current_time())
-            raise _unavailable(host, error) from error
+            failure = _unavailable(host, error)
+            self.trouble = str(failure)
+            raise failure from error
         breaker.answered()
+        self.trouble = None
         try:
             yield StreamedReply(response, host)
         finally:
@@ -162,5 +167,17 @@ def check_endpoint(url: str) -> str:
 
 
 def _unavailable(host: str, error: Exception) -> Unavailable:
-    # Names of classes only: messages of the library may quote the URL, and with it the session.
+    # Names of classes only: messages of the library may quote the URL, and with it the session. What OpenSSL has
+    # against a certificate is a phrase of its own.
+    refused = _refused_certificate(error)
+    if refused is not None:
+        return Unavailable(f"{host} does not prove who it is: {refused}")
     return Unavailable(f"{host} cannot be reached: {type(error).__name__}")
+
+
+def _refused_certificate(error: BaseException | None) -> str | None:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        error = error.__cause__ or error.__context__
+    return None
