@@ -86,7 +86,7 @@ def _entries(tree: _Tree) -> list[dict[str, Any]]:
 async def _fresh(session: Session) -> _Tree:
     async with open_mega(session, directory=None) as cloud:
         tree = _Tree(cloud.root)
-        tree.apply(await cloud.snapshot(_nothing_known))
+        await _apply(tree, await cloud.snapshot(_nothing_known))
         return tree
 
 
@@ -159,11 +159,15 @@ class _Operations:
         await self._cloud.remove(nodes[path].ref)
 
 
+async def _apply(tree: _Tree, batch: Batch) -> None:
+    tree.apply(batch)
+    if batch.applied is not None:
+        await batch.applied()
+
+
 async def _follow(tree: _Tree, batches: trio.MemoryReceiveChannel[Batch]) -> None:
     async for batch in batches:
-        tree.apply(batch)
-        if batch.applied is not None:
-            await batch.applied()
+        await _apply(tree, batch)
 
 
 async def _answer(operations: _Operations) -> None:
@@ -188,7 +192,7 @@ async def main() -> None:
         await transport.aclose()
     async with open_mega(session, directory=Path.cwd(), options=MegaOptions()) as cloud, trio.open_nursery() as nursery:
         tree = _Tree(cloud.root)
-        tree.apply(await cloud.snapshot(_nothing_known))
+        await _apply(tree, await cloud.snapshot(_nothing_known))
         send, receive = trio.open_memory_channel[Batch](0)
         nursery.start_soon(cloud.changes, _nothing_known, send)
         nursery.start_soon(_follow, tree, receive)

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,15 +123,18 @@ class Uploads:
         secret: bytes,
         extra: Mapping[str, Any],
         share: Sequence[tuple[str, bytes]],
+        check: Callable[[], Awaitable[object]],
     ) -> dict[str, Any]:
         """Upload a content as a new node. The answer: the node as the server has it. ``replaces``: the handle of the
-        file that becomes its older version. ``extra``: attributes to be kept. NoSpace, NotFound (the folder is gone),
+        file that becomes its older version. ``extra``: attributes to be kept. ``check`` is called when all has been
+        sent: what it raises keeps the node from being made. NoSpace, NotFound (the folder is gone),
         Unavailable; what has arrived is not sent again by the next call with this token."""
         upload = _Upload(content, upload_key(secret, token), token.hex(), [b""] * chunk_count(content.size))
         self._recall(upload)
         for _ in range(_STARTS):
             try:
                 await self._send(upload)
+                await check()
                 made = await self._make(upload, parent, name, mtime, replaces, extra, share)
                 break
             except _StartOver:

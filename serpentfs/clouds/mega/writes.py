@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from serpentfs.bridge import run_in_thread
@@ -104,6 +105,11 @@ class Writer:
             raise Conflict("what was to be replaced is a newer version by now")
         return found
 
+    async def _expect_still(self, parent: NodeId, name: str, replaces: NodeRef | None) -> None:
+        """``_expect`` once more: others did not wait while a content was sent."""
+        await self._feed.ensure_fresh()
+        self._expect(parent, name, replaces)
+
     # commands
 
     async def _execute(self, commands: Sequence[dict[str, Any]], what: str) -> None:
@@ -165,6 +171,7 @@ class Writer:
             secret=self._secret,
             extra={} if old is None else {k: v for k, v in old.attributes.items() if k not in ("n", "c", "c0")},
             share=self._replica.share_of(parent),
+            check=partial(self._expect_still, parent, name, replaces),
         )
         # What it replaced is an old version now, or gone; the events tell which.
         node = self._stored([made], sent, None if old is None else old.handle)

@@ -170,10 +170,13 @@ async def test_a_conflict_copy_keeps_what_it_was_written_over(session: Session, 
         await patch(here, "/file", 1_500_000, b"mine")
         await write(there, "/file", new)
         await there.wait_until_uploaded()
+        await mkdir(there, "/later")
+        await until(lambda: exists(here, "/later"), _SEEN_WITHIN)
         await here.wait_until_uploaded()
-        await until(lambda: len(here.readdir(ROOT_INO)) == len(there.readdir(ROOT_INO)) == 2, _SEEN_WITHIN)
+        await until(lambda: len(here.readdir(ROOT_INO)) == len(there.readdir(ROOT_INO)) == 3, _SEEN_WITHIN)
         found = await contents(there)
         assert found.pop("/file") == new
+        assert found.pop("/later", "") is None
         assert list(found.values()) == [old[:1_500_000] + b"mine" + old[1_500_004:]]
 
 

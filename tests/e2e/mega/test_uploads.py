@@ -13,7 +13,7 @@ import trio
 from serpentfs.clouds.mega.cloud import open_mega
 from serpentfs.clouds.mega.session import Session
 from serpentfs.clouds.mega.uploads import upload_key
-from serpentfs.errors import NoSpace, Unavailable
+from serpentfs.errors import Conflict, NoSpace, Unavailable
 from serpentfs.model import NodeInfo, Span
 from tests.fakes.content import BytesContent
 from tests.mega_drives import PASSWORD, log_in
@@ -130,3 +130,22 @@ def test_every_content_has_a_key_of_its_own() -> None:
     assert len({key.key for key in keys}) == len({key.nonce for key in keys}) == 50
     assert upload_key(bytes(32), bytes(32)) == upload_key(bytes(32), bytes(32))
     assert upload_key(b"x" * 32, bytes(32)) != upload_key(bytes(32), bytes(32))
+
+
+@pytest.mark.trio
+async def test_who_saves_while_a_content_is_sent_is_not_overwritten(session: Session, tmp_path: Path) -> None:
+    async with (
+        open_mega(session, directory=tmp_path / "one") as here,
+        open_mega(session, directory=tmp_path / "two") as there,
+    ):
+        old = await here.put(here.root, "file", BytesContent(b"old"), replaces=None, mtime_ns=0, token=b"1" * 32)
+
+        class Overtaken(BytesContent):
+            async def read(self, span: Span) -> bytes:
+                await there.put(
+                    there.root, "file", BytesContent(b"theirs"), replaces=old.ref, mtime_ns=0, token=b"2" * 32
+                )
+                return await super().read(span)
+
+        with pytest.raises(Conflict):
+            await here.put(here.root, "file", Overtaken(b"ours"), replaces=old.ref, mtime_ns=0, token=b"3" * 32)
