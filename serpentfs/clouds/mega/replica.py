@@ -57,7 +57,7 @@ CREATE TABLE unseen (serial INTEGER PRIMARY KEY AUTOINCREMENT, handle TEXT NOT N
 CREATE TABLE records (kind TEXT, key TEXT, value BLOB NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID;
 """
 _INDEXES = """
-CREATE INDEX nodes_by_parent ON nodes (parent, name, handle);
+CREATE INDEX nodes_by_parent ON nodes (parent, name, created, handle);
 CREATE INDEX nodes_unreadable ON nodes (handle) WHERE key IS NULL AND sent IS NOT NULL;
 CREATE INDEX nodes_shared ON nodes (handle) WHERE share = 1;
 """
@@ -104,6 +104,7 @@ class Replica:
         self._private_key: PrivateKey | None = None
         self._share_keys: dict[str, bytes] = {}
         self._orphans: set[str] = set()
+        self._roots: dict[str, str] = {}
         self._own_packets: dict[str, float] = {}
         """By handle: when (time.monotonic()) a packet last told an own change."""
         self.unreadable = 0
@@ -141,6 +142,7 @@ class Replica:
         )
         if self.unreadable:
             log.warning("%d nodes of the account cannot be decrypted: they are not shown", self.unreadable)
+        self._roots = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('cloud_drive', 'inbox', 'rubbish')"))
         db.execute("UPDATE unseen SET own = NULL")
         db.execute("CREATE TEMP TABLE told (serial INTEGER PRIMARY KEY, at REAL NOT NULL)")
         self._orphans = set()
@@ -175,15 +177,15 @@ class Replica:
 
     @property
     def cloud_drive(self) -> str | None:
-        return self._meta("cloud_drive")
+        return self._roots.get("cloud_drive")
 
     @property
     def inbox(self) -> str | None:
-        return self._meta("inbox")
+        return self._roots.get("inbox")
 
     @property
     def rubbish(self) -> str | None:
-        return self._meta("rubbish")
+        return self._roots.get("rubbish")
 
     def set_private_key(self, parsed: bytes) -> None:
         """The account's RSA key (MPIs p, q, d, u), for keys that others made for it."""
@@ -362,6 +364,7 @@ class Replica:
                 self._use(loaded)
                 self._db = loaded
                 return
+            # A write of its own, for its fsync: it puts all of the file on the disk.
             loaded.execute("PRAGMA synchronous=FULL")
             loaded.execute("INSERT OR REPLACE INTO meta VALUES ('loaded', ?)", (str(time.time()),))
             loaded.close()
@@ -428,6 +431,7 @@ class Replica:
             self._take_incoming_share(self._db, {"h": handle, "sk": packet["k"]})
         for opened in self._retry_unreadable(self._db):
             self._mark(opened, None)
+            self._mark_next(self._raw(opened), None)
 
     def _is_orphan(self, handle: str) -> bool:
         row = self._db.execute("SELECT parent FROM nodes WHERE handle = ?", (handle,)).fetchone()
@@ -446,10 +450,10 @@ class Replica:
             if before is not None and row[6] is None and before[6] is not None:
                 # A move need not send what is known.
                 row = (*row[:6], before[6], None, row[8] or before[7], before[9], *row[10:])
-            self._mark_group(before, own)
+            self._mark_next(before, own)
             self._insert(self._db, [row])
             self._mark(row[0], own)
-            self._mark_group(self._raw(row[0]), own)
+            self._mark_next(self._raw(row[0]), own)
             if row[1] is not None:
                 self._orphans.add(row[0])
 
@@ -461,19 +465,20 @@ class Replica:
         if found is None:
             log.warning("the attributes of a node cannot be decrypted: it keeps the old ones")
             return
-        self._mark_group(before, own)
+        self._mark_next(before, own)
         self._db.execute(
             "UPDATE nodes SET attributes = ?, name = ? WHERE handle = ?",
             (sealed, self._name_hash(str(found.get("n", ""))), handle),
         )
         self._mark(handle, own)
-        self._mark_group(self._raw(handle), own)
+        self._mark_next(self._raw(handle), own)
 
     def _drop(self, handle: str, own: float | None) -> None:
         """A node is gone, with all that is below it, its versions too."""
         before = self._raw(handle)
         if before is None:
             return
+        self._mark_next(before, own)
         level = [handle]
         while level:
             below = []
@@ -483,22 +488,22 @@ class Replica:
                 self._db.execute("DELETE FROM records WHERE kind = 'macs' AND key = ?", (gone,))
             level = below
         self._mark(handle, own)
-        self._mark_group(before, own)
 
     def _mark(self, handle: str, own: float | None) -> None:
         # The newest mark counts, under a number of its own; somebody else's change is not held back by one of ours.
         self._db.execute("DELETE FROM unseen WHERE handle = ?", (handle,))
         self._db.execute("INSERT INTO unseen (handle, own) VALUES (?,?)", (handle, own))
 
-    def _mark_group(self, row: tuple[Any, ...] | None, own: float | None) -> None:
-        """Nodes of the same name in the folder: which of them shows the plain name may change."""
+    def _mark_next(self, row: tuple[Any, ...] | None, own: float | None) -> None:
+        """A node comes into its folder, or leaves it: where it is the oldest of its name there, the next one loses the
+        plain name to it, or gets it."""
         if row is None or row[1] is None or row[9] is None:
             return
-        group = self._db.execute(
-            "SELECT handle FROM nodes WHERE parent = ? AND name = ? AND handle != ?", (row[1], row[9], row[0])
+        oldest = self._db.execute(
+            "SELECT handle FROM nodes WHERE parent = ? AND name = ? ORDER BY created, handle LIMIT 2", (row[1], row[9])
         ).fetchall()
-        for (handle,) in group:
-            self._mark(handle, own)
+        if len(oldest) == 2 and oldest[0][0] == row[0]:
+            self._mark(oldest[1][0], own)
 
     # results of own commands; ``sent``: time.monotonic() from before the command was sent first
 
@@ -540,10 +545,10 @@ class Replica:
                 self._move(handle, parent, own)
 
     def _move(self, handle: str, parent: str, own: float) -> None:
-        self._mark_group(self._raw(handle), own)
+        self._mark_next(self._raw(handle), own)
         self._db.execute("UPDATE nodes SET parent = ? WHERE handle = ?", (parent, handle))
         self._mark(handle, own)
-        self._mark_group(self._raw(handle), own)
+        self._mark_next(self._raw(handle), own)
 
     def drop(self, handle: str) -> None:
         """Nothing comes after that."""
@@ -582,26 +587,24 @@ class Replica:
             return None if row is None else self._node(row)
 
     def children(self, handle: str) -> Iterator[Node]:
-        """What a folder shows, in an order that no change of it disturbs; read page by page."""
-        after: tuple[bytes, str] = (b"", "")
+        """What a folder shows, in an order that no change of it disturbs, of one name the oldest first; read page by
+        page."""
+        after: tuple[bytes, int, str] = (b"", 0, "")
         while True:
             with _errors():
                 rows = self._db.execute(
-                    f"SELECT {_COLUMNS} FROM nodes WHERE parent = ? AND name IS NOT NULL AND (name, handle) > (?, ?)"
-                    " ORDER BY name, handle LIMIT ?",
+                    f"SELECT {_COLUMNS} FROM nodes WHERE parent = ? AND name IS NOT NULL"
+                    " AND (name, created, handle) > (?, ?, ?) ORDER BY name, created, handle LIMIT ?",
                     (handle, *after, _PAGE),
                 ).fetchall()
             if not rows:
                 return
-            hashes = [row[9] for row in rows]
-            for at, row in enumerate(rows):
-                # Only at the edge of a page a neighbour of the same name is not in sight.
-                alone = 0 < at < len(rows) - 1 and hashes[at - 1] != row[9] != hashes[at + 1]
+            for row in rows:
                 with _errors():
-                    node = self._node(row, duplicate=False if alone else None)
+                    node = self._node(row, duplicate=row[9] == after[0])
                 if node is not None:
                     yield node
-            after = (rows[-1][9], rows[-1][0])
+                after = (row[9], row[5], row[0])
 
     def has_children(self, handle: str) -> bool:
         """Whether a folder holds anything, be it readable or not."""
