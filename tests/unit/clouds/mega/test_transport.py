@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import ipaddress
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -240,3 +242,44 @@ async def test_the_command_tells_why(proxy: Proxy, monkeypatch: pytest.MonkeyPat
         await accounts.log_in(f"https://127.0.0.1:{proxy.target}", "me@example.test", "canary-password", None)
     assert "\n" not in str(refused.value)
     assert "canary" not in str(refused.value)
+
+
+async def test_bodies_are_not_kept_after_their_requests() -> None:
+    """Whatever cycles the library leaves, an upload does not fill the memory until they are collected."""
+    size = 2**20
+    received = 0
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal received
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await stream.receive_some()
+        head, _, rest = head.partition(b"\r\n\r\n")
+        assert f"content-length: {size}".encode() in head.lower()
+        assert b"transfer-encoding" not in head.lower()
+        got = len(rest)
+        while got < size:
+            got += len(await stream.receive_some())
+        received += got
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await stream.aclose()
+
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        async with trio.open_nursery() as nursery:
+            [listener] = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+            url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/ul"
+            transport = Transport()
+            with trio.fail_after(20):
+                for _ in range(16):
+                    assert (await transport.request("POST", url, body=bytes(size))).status == 200
+            kept, _ = tracemalloc.get_traced_memory()
+            await transport.aclose()
+            nursery.cancel_scope.cancel()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert received == 16 * size
+    assert kept < 4 * size
