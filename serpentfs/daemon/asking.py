@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -43,16 +44,47 @@ class Connection:
         """The result of a request. Raises what the owner's error says; Unavailable when the owner goes away or does
         not answer."""
         with _broken_connections():
-            self._socket.sendall(json.dumps({"request": request, **arguments}).encode() + b"\n")
-            for line in self._lines:
-                message = json.loads(line)
-                if "error" in message:
-                    raise _error(message)
-                if "result" in message:
-                    return message["result"]
-                if on_item is not None:
-                    on_item(message["item"])
+            self._socket.sendall(_line(request, arguments))
+        return self._answer(on_item)
+
+    def ask_with_pipe(self, request: str, pipe: int, meanwhile: Callable[[], None], **arguments: Any) -> Any:
+        """``ask``, with one end of a pipe that the owner reads or writes. This process's copy of that end is closed
+        here, and ``meanwhile`` is called, which handles the other end until the owner is through with its own. What
+        ``meanwhile`` raises is raised after the owner's answer was taken, in place of it."""
+        try:
+            with _broken_connections():
+                line = _line(request, arguments)
+                sent = socket.send_fds(self._socket, [line], [pipe])
+                self._socket.sendall(line[sent:])
+        finally:
+            os.close(pipe)
+        try:
+            meanwhile()
+        except BaseException:
+            with contextlib.suppress(SerpentError):
+                self._answer(None)
+            raise
+        return self._answer(None)
+
+    def _answer(self, on_item: Callable[[Any], None] | None) -> Any:
+        while line := self._next_line():
+            message = json.loads(line)
+            if "error" in message:
+                raise _error(message)
+            if "result" in message:
+                return message["result"]
+            if on_item is not None:
+                on_item(message["item"])
         raise Unavailable("the running process ended before it answered")
+
+    def _next_line(self) -> bytes:
+        """Empty at the end of the connection."""
+        with _broken_connections():
+            return self._lines.readline()
+
+
+def _line(request: str, arguments: Mapping[str, Any]) -> bytes:
+    return json.dumps({"request": request, **arguments}).encode() + b"\n"
 
 
 @contextlib.contextmanager

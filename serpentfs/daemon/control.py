@@ -3,6 +3,9 @@
 One JSON object a line. A request is ``{"request": NAME, …}``; the answer is any number of ``{"item": …}`` lines
 (progress, entries of a listing) and one last ``{"result": …}`` or ``{"error": CLASS, "message": TEXT}``, where
 CLASS is a class of ``serpentfs.errors``. Only this user and root may connect.
+
+Contents of files do not pass as JSON: a request may bring one end of a pipe along (SCM_RIGHTS, unix(7), with the
+first byte of its line), and its handler then reads or writes there. The owner closes its end before it answers.
 """
 
 from __future__ import annotations
@@ -25,12 +28,14 @@ from serpentfs.errors import SerpentError
 logger = logging.getLogger(__name__)
 
 _LONGEST_LINE = 64 * 1024
+_DESCRIPTOR = struct.Struct("i")
 _CREDENTIALS = struct.Struct("3i")    # struct ucred: pid, uid, gid
 
 Emit = Callable[[Any], Awaitable[None]]
 Handler = Callable[[dict[str, Any], Emit], Awaitable[Any]]
 """Gets the request and a way to send items; its return value is the result. Cancelled when the asker goes away
-(which shows when something is sent to it)."""
+(which shows when something is sent to it). ``request["data"]`` is the pipe that came with the request, as a stream of
+trio, or None; it is closed for the handler."""
 
 
 class ControlServer:
@@ -53,16 +58,26 @@ class ControlServer:
             if not _is_allowed(stream.socket):
                 return
             buffer = b""
-            with contextlib.suppress(trio.BrokenResourceError):
-                async for part in stream:
-                    buffer += part
+            pipe: trio.lowlevel.FdStream | None = None
+            try:
+                while part := await _receive(stream.socket):
+                    data, came = part
+                    if came is not None:
+                        await _close(pipe)
+                        pipe = came
+                    buffer += data
                     *lines, buffer = buffer.split(b"\n")
                     for line in lines:
-                        await self._answer(line, stream)
+                        brought, pipe = pipe, None
+                        await self._answer(line, stream, brought)
                     if len(buffer) > _LONGEST_LINE:
                         return
+            except trio.BrokenResourceError:
+                pass    # the asker has gone
+            finally:
+                await _close(pipe)
 
-    async def _answer(self, line: bytes, stream: trio.SocketStream) -> None:
+    async def _answer(self, line: bytes, stream: trio.SocketStream, pipe: trio.lowlevel.FdStream | None) -> None:
         async def send(message: dict[str, Any]) -> None:
             await stream.send_all(json.dumps(message).encode() + b"\n")
 
@@ -73,16 +88,21 @@ class ControlServer:
         if self._busy == 1:
             self._idle = trio.Event()
         try:
-            await send(await self._result(line, emit))
+            try:
+                answer = await self._result(line, pipe, emit)
+            finally:
+                await _close(pipe)
+            await send(answer)
         finally:
             self._busy -= 1
             if self._busy == 0:
                 self._idle.set()
 
-    async def _result(self, line: bytes, emit: Emit) -> dict[str, Any]:
+    async def _result(self, line: bytes, pipe: trio.lowlevel.FdStream | None, emit: Emit) -> dict[str, Any]:
         try:
             request = json.loads(line)
             handler = self._handlers[request["request"]]
+            request["data"] = pipe
         except (ValueError, KeyError, TypeError):
             return {"error": "Unsupported", "message": "the running process does not know this request"}
         try:
@@ -94,6 +114,26 @@ class ControlServer:
         except Exception:    # a fault of one request must not end the drive
             logger.exception("a control request failed")
             return {"error": "SerpentError", "message": "the running process failed to answer; its log tells why"}
+
+
+async def _receive(connection: trio.socket.SocketType) -> tuple[bytes, trio.lowlevel.FdStream | None] | None:
+    """Some bytes and the pipe that came with them; None at the end. BrokenResourceError when the asker has gone."""
+    flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+    try:
+        data, ancillary, _, _ = await connection.recvmsg(_LONGEST_LINE, socket.CMSG_SPACE(_DESCRIPTOR.size), flags)
+    except OSError as error:
+        raise trio.BrokenResourceError from error
+    pipe = None
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS) and len(content) >= _DESCRIPTOR.size:
+            (descriptor,) = _DESCRIPTOR.unpack_from(content)
+            pipe = trio.lowlevel.FdStream(descriptor)
+    return (data, pipe) if data else None
+
+
+async def _close(pipe: trio.lowlevel.FdStream | None) -> None:
+    if pipe is not None:
+        await trio.aclose_forcefully(pipe)
 
 
 def _is_allowed(connection: trio.socket.SocketType) -> bool:
