@@ -1,38 +1,228 @@
-"""Where log records go and what a line looks like: one line per record, on standard error or in a file.
+"""Where log records go and what a line looks like: one line per record, on standard error, in a file or as JSON.
 
 Under systemd (standard error is the journal) a line starts with the priority that journald understands and has
-no time of its own. Secrets never reach a record: they are kept out where they are held, not filtered here.
+no time of its own. Every record names the request it belongs to (``begin_request``), from the door to the call of the
+cloud. Secrets are kept out where they are held; what slips through all the same (a session id in a foreign message)
+is masked by the one filter here, which also masks names of files at INFO and above.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 import logging.handlers
 import os
+import re
 import sys
 import time
+import traceback
+from contextvars import ContextVar
 from pathlib import Path
+from types import TracebackType
 
 from serpentfs.errors import UsageError
 
 ROOT_LOGGER = "serpentfs"
 
+MAX_VERBOSE = 5
+"""Below DEBUG: every request of a door."""
+LEVELS = {
+    "FATAL": logging.CRITICAL,
+    "ERROR": logging.ERROR,
+    "WARNING": logging.WARNING,
+    "INFO": logging.INFO,
+    "DEBUG": logging.DEBUG,
+    "MAX_VERBOSE": MAX_VERBOSE,
+}
+"""The names that MEGAcmd gives its levels, for ours."""
+FORMATS = ("text", "json")
+
+for _name, _number in LEVELS.items():
+    logging.addLevelName(_number, _name)
+
 # https://man7.org/linux/man-pages/man3/sd-daemon.3.html: "<N>" before a line gives its priority.
 _JOURNAL_PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
+_BY_VERBOSITY = ("WARNING", "INFO", "DEBUG", "MAX_VERBOSE")
+
+_MASK = "***"
+_SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
+    # The header with all of its value, as headers or a dict of them are shown.
+    (re.compile(r"(?i)((?:proxy-)?authorization[\"']?\s*[:=,]\s*b?[\"']?)[^\"'\r\n|]+"), rf"\1{_MASK}"),
+    # Parameters of a URL or a form: MEGA's session id, presigned requests of S3, passwords.
+    (
+        re.compile(
+            r"(?i)(\b(?:sid|password|passphrase|passwd|secret|token|access_key_id|secret_access_key|session_token|"
+            r"x-amz-(?:signature|credential|security-token))=)[^&\s\"'|]+"
+        ),
+        rf"\1{_MASK}",
+    ),
+    # The same as keys of JSON or of a dict.
+    (
+        re.compile(
+            r"(?i)([\"'](?:sid|csid|tsid|k|uh|privk|password|passphrase|secret|token|master_?key|session_?id)"
+            r"[\"']\s*:\s*b?[\"'])[^\"']+"
+        ),
+        rf"\1{_MASK}",
+    ),
+    # https://user:password@host
+    (re.compile(r"(://)[^/\s@\"']+@"), rf"\1{_MASK}@"),
+    # The key of a public link of MEGA, in its present and its former form.
+    (re.compile(r"(mega(?:\.co)?\.nz/(?:file|folder|embed)/[^#\s]+#)[\w-]+"), rf"\1{_MASK}"),
+    (re.compile(r"(mega(?:\.co)?\.nz/#F?![\w-]+!)[\w-]+"), rf"\1{_MASK}"),
+    # An access key id of S3.
+    (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), _MASK),
+)
+_QUOTED = re.compile(r"\"[^\"]*\"|(?<!\w)'[^']*'|“[^”]*”")
+
+_request: ContextVar[str] = ContextVar("serpentfs_request", default="")
+_numbers = itertools.count(1)
+
+
+def begin_request(door: str) -> str:
+    """From here on, this task (and the tasks and threads that it starts) works on a new request of ``door``. The answer
+    is its id, unique in this process."""
+    name = f"{door}-{next(_numbers):x}"
+    _request.set(name)
+    return name
+
+
+def ensure_request(purpose: str) -> None:
+    """``begin_request``, unless the task works on a request already: for work that may begin by itself."""
+    if not _request.get():
+        begin_request(purpose)
+
+
+def request_id() -> str:
+    """Of the present task; empty outside of requests."""
+    return _request.get()
+
+
+class Name(str):
+    """A user's name of a file or folder as an argument of a log call: shown below INFO, or when asked for."""
+
+    __slots__ = ()
+
+
+def redact(text: str) -> str:
+    """``text`` with everything masked that looks like a secret."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _without_names(message: str) -> str:
+    """Messages of this project quote what users wrote."""
+    return _QUOTED.sub(f'"{_MASK}"', message)
+
 
 class _OneLine(logging.Formatter):
-    """Folds line breaks (a traceback, a foreign message), so that one record stays one line."""
+    """Folds line breaks (a traceback, a foreign message), so that one record stays one line, and masks."""
 
     converter = staticmethod(time.gmtime)
 
+    def __init__(self, form: str, *, names: bool, datefmt: str | None = None) -> None:
+        super().__init__(form, datefmt=datefmt)
+        self._names = names
+
     def format(self, record: logging.LogRecord) -> str:
-        return " | ".join(line for line in super().format(record).splitlines() if line.strip())
+        return redact(" | ".join(line for line in super().format(record).splitlines() if line.strip()))
+
+    def _shows_names(self, record: logging.LogRecord) -> bool:
+        return self._names or record.levelno < logging.INFO
+
+    def message_of(self, record: logging.LogRecord) -> str:
+        if self._shows_names(record) or not isinstance(record.args, tuple) or not isinstance(record.msg, str):
+            return record.getMessage()
+        arguments = tuple(
+            _MASK if isinstance(one, Name) else _without_names(str(one)) if isinstance(one, BaseException) else one
+            for one in record.args
+        )
+        return record.msg % arguments if arguments else record.msg
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = self.message_of(record)
+        record.request = f" [{request}]" if (request := getattr(record, "request_id", "")) else ""
+        return super().formatMessage(record)
+
+    def formatException(self, info: _ExcInfo) -> str:
+        # Called for the record that is being formatted, of which it is not told: the careful form, in any case.
+        return self.trace_of(info, names=self._names)
+
+    def trace_of(self, info: _ExcInfo, *, names: bool) -> str:
+        error = info[1]
+        if error is None or names:
+            return super().formatException(info)
+        shown = traceback.TracebackException.from_exception(error)
+        return "".join(_careful(shown, error)).rstrip("\n")
+
+
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+def _careful(shown: traceback.TracebackException, error: BaseException) -> list[str]:
+    """A traceback with what its messages quote masked: a foreign message quotes names, too."""
+    parts: list[str] = []
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    below = shown.__cause__ or (None if shown.__suppress_context__ else shown.__context__)
+    if cause is not None and below is not None:
+        parts += [*_careful(below, cause), "which led to\n"]
+    parts.append("Traceback (most recent call last):\n")
+    parts += shown.stack.format()
+    message = _without_names(str(error))
+    parts.append(f"{type(error).__qualname__}: {message}\n" if message else f"{type(error).__qualname__}\n")
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            parts += _careful(traceback.TracebackException.from_exception(inner), inner)
+    return parts
 
 
 class _Journal(_OneLine):
     def format(self, record: logging.LogRecord) -> str:
-        return f"<{_JOURNAL_PRIORITY.get(record.levelno, 6)}>{super().format(record)}"
+        priority = _JOURNAL_PRIORITY.get(record.levelno, 7 if record.levelno < logging.DEBUG else 6)
+        return f"<{priority}>{super().format(record)}"
+
+
+class _Json(_OneLine):
+    """One JSON object a line: time (UTC), level, process, logger, message, and where there are any, request and
+    exception (lines of its traceback)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields: dict[str, object] = {
+            "time": f"{when}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "process": record.process,
+            "logger": record.name,
+            "message": redact(self.message_of(record)),
+        }
+        if request := getattr(record, "request_id", ""):
+            fields["request"] = request
+        if record.exc_info:
+            lines = self.trace_of(record.exc_info, names=self._shows_names(record)).splitlines()
+            fields["exception"] = [redact(line) for line in lines]
+        return json.dumps(fields, ensure_ascii=False)
+
+
+class _File(logging.handlers.WatchedFileHandler):
+    """A log file, found again after logrotate moved it."""
+
+    def reopen(self) -> None:
+        self.acquire()
+        try:
+            if self.stream is not None:
+                self.stream.close()
+            self.stream = self._open()
+            self._statstream()
+        finally:
+            self.release()
+
+
+def _note_request(record: logging.LogRecord) -> bool:
+    """As a filter of the handler: runs in the task that logs."""
+    record.request_id = _request.get()
+    return True
 
 
 def _is_journal(descriptor: int) -> bool:
@@ -45,36 +235,70 @@ def _is_journal(descriptor: int) -> bool:
 
 
 def level_of(verbosity: int) -> int:
-    """-1 (quiet): errors; 0: warnings; 1: information; 2 and more: everything."""
-    steps = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
-    return steps.get(verbosity, logging.ERROR if verbosity < 0 else logging.DEBUG)
+    """-1 (quiet): errors; 0: warnings; 1: information; 2: what helps to find a fault; 3 and more: every request."""
+    if verbosity < 0:
+        return logging.ERROR
+    return LEVELS[_BY_VERBOSITY[min(verbosity, len(_BY_VERBOSITY) - 1)]]
 
 
-def configure(verbosity: int = 0, log_file: Path | None = None) -> None:
+def level_named(text: str) -> int:
+    """The number of a level's name, in any case. UsageError."""
+    try:
+        return LEVELS[text.upper()]
+    except KeyError:
+        raise UsageError(f'"{text}" is not a log level: {", ".join(LEVELS)}') from None
+
+
+def level() -> str:
+    """The name of the level of this process."""
+    return logging.getLevelName(logging.getLogger(ROOT_LOGGER).level)
+
+
+def set_level(text: str) -> None:
+    """Change the level of this process. UsageError for a name that is none."""
+    logging.getLogger(ROOT_LOGGER).setLevel(level_named(text))
+
+
+def reopen() -> None:
+    """Open the log file anew, where there is one: after somebody moved it away."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _File):
+            handler.reopen()
+
+
+def configure(
+    verbosity: int = 0, log_file: Path | None = None, *, level: str | None = None, form: str = FORMATS[0],
+    names: bool = False,
+) -> None:
     """Send the project's records to ``log_file`` or standard error, replacing an earlier configuration.
 
-    The file is made with mode 0600 and found again after logrotate moved it. Libraries are heard from warnings on.
-    UsageError when the file cannot be opened.
+    ``level`` is a name of ``LEVELS`` and counts more than ``verbosity``; ``form`` is one of ``FORMATS``; ``names``:
+    names of files are not masked. The file is made with mode 0600 and found again after logrotate moved it. Libraries
+    are heard from warnings on. UsageError when the file cannot be opened, or for a level that is none.
     """
+    number = level_of(verbosity) if level is None else level_named(level)
     handler: logging.Handler
     if log_file is not None:
         try:
             os.close(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
-            handler = logging.handlers.WatchedFileHandler(log_file, encoding="utf-8")
+            handler = _File(log_file, encoding="utf-8")
         except OSError as error:
             raise UsageError(f"cannot write the log file {log_file}: {error.strerror}") from error
     else:
         handler = logging.StreamHandler(sys.stderr)
-    if log_file is None and _is_journal(2):
-        handler.setFormatter(_Journal("%(name)s: %(message)s"))
+    if form == "json":
+        handler.setFormatter(_Json("%(message)s", names=names))
+    elif log_file is None and _is_journal(2):
+        handler.setFormatter(_Journal("%(name)s:%(request)s %(message)s", names=names))
     else:
-        form = "%(asctime)sZ %(process)d %(levelname)s %(name)s: %(message)s"
-        handler.setFormatter(_OneLine(form, datefmt="%Y-%m-%dT%H:%M:%S"))
+        line = "%(asctime)sZ %(process)d %(levelname)s %(name)s:%(request)s %(message)s"
+        handler.setFormatter(_OneLine(line, names=names, datefmt="%Y-%m-%dT%H:%M:%S"))
+    handler.addFilter(_note_request)
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
-    logging.getLogger(ROOT_LOGGER).setLevel(level_of(verbosity))
+    logging.getLogger(ROOT_LOGGER).setLevel(number)
     logging.captureWarnings(True)

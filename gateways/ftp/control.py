@@ -27,6 +27,7 @@ from serpentfs.gateways.ftp.tls import TlsChannel
 from serpentfs.gateways.ftp.transfers import Active, DataConnection, Download, Lines, Passive
 from serpentfs.gateways.ftp.uploads import Upload
 from serpentfs.gateways.sync_vfs import SyncVfs
+from serpentfs.logs import MAX_VERBOSE, begin_request
 from serpentfs.model import Ino
 
 _log = logging.getLogger(__name__)
@@ -203,6 +204,8 @@ class Control(TlsChannel, FTPHandler):
         """Run a command that is known and allowed at this moment; what it raises becomes its reply."""
         if self._closed:
             return
+        begin_request("ftp")
+        _log.log(MAX_VERBOSE, "%s", cmd)
         self._last_response = ""
         try:
             self._check_allowed(cmd)

@@ -40,6 +40,7 @@ from serpentfs.errors import IntegrityError, NotFound, SerpentError, Unsupported
 from serpentfs.gateways.fuse.errnos import errno_of
 from serpentfs.gateways.fuse.mount_options import MountOptions
 from serpentfs.gateways.fuse.notifier import Notifier
+from serpentfs.logs import MAX_VERBOSE, begin_request
 from serpentfs.model import Attributes, ContentId, HandleId, Ino, Kind
 from serpentfs.vfs.core import Invalidation, RenameMode, SetAttributes, Vfs
 
@@ -85,6 +86,9 @@ def _answer(
     @functools.wraps(handler)
     async def answering(self: Operations, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         urgent()
+        begin_request(DOOR)
+        if log.isEnabledFor(MAX_VERBOSE):
+            log.log(MAX_VERBOSE, "%s", handler.__name__)
         if self.closing:
             raise FUSEError(errno.ENOTCONN)
         try:

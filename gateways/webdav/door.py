@@ -24,6 +24,7 @@ from serpentfs.gateways.webdav.connection import Exchange, Gone
 from serpentfs.gateways.webdav.locks import LockTable
 from serpentfs.gateways.webdav.messages import REASONS, Refusal, Request
 from serpentfs.gateways.webdav.places import Places
+from serpentfs.logs import MAX_VERBOSE, begin_request
 from serpentfs.vfs.core import Vfs
 
 _log = logging.getLogger(__name__)
@@ -106,6 +107,8 @@ class Door:
 
     async def answer(self, exchange: Exchange) -> None:
         """Answer a request, whatever happens. Raises only Gone."""
+        begin_request(DOOR)
+        _log.log(MAX_VERBOSE, "%s", exchange.request.method)
         try:
             await self._dispatch(exchange)
         except Refusal as refusal:
