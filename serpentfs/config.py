@@ -189,7 +189,7 @@ def _root(value: Any) -> str:
     return _one_of(value, MEGA_ROOTS)
 
 
-_READERS: dict[str, Callable[[Any], object]] = {
+REMOTE_KEYS: dict[str, Callable[[Any], object]] = {
     "url": _text,
     "password-file": _path,
     "password-command": _text,
@@ -207,7 +207,7 @@ _READERS: dict[str, Callable[[Any], object]] = {
     "thumbnails": _flag,
     "versions-view": _flag,
 }
-assert {name.replace("-", "_") for name in _READERS} == {f.name for f in fields(RemoteConfig)} - {"name"}
+assert {name.replace("-", "_") for name in REMOTE_KEYS} == {f.name for f in fields(RemoteConfig)} - {"name"}
 
 
 class _Reader:
@@ -239,10 +239,10 @@ class _Reader:
             raise self._error(name, "remote", f'"{name}" must be a table [{section}]')
         values: dict[str, Any] = {}
         for key, value in table.items():
-            if key not in _READERS:
-                raise self._error(key, section, f'unknown key "{key}" in [{section}]{_suggestion(key, _READERS)}')
+            if key not in REMOTE_KEYS:
+                raise self._error(key, section, f'unknown key "{key}" in [{section}]{_suggestion(key, REMOTE_KEYS)}')
             try:
-                read = _READERS[key](value)
+                read = REMOTE_KEYS[key](value)
             except _Wrong as wrong:
                 raise self._error(key, section, f'"{key}" in [{section}] must be {wrong}') from None
             # A relative path is one beside this file, wherever the command runs.

@@ -24,6 +24,7 @@ from serpentfs.errors import NotFound, UsageError
 logger = logging.getLogger(__name__)
 
 PASSWORD_FILE_VARIABLE = "SERPENTFS_PASSWORD_FILE"
+PASSWORD_COMMAND_VARIABLE = "SERPENTFS_PASSWORD_COMMAND"
 _LONGEST_SECRET = 64 * 1024
 _PR_SET_DUMPABLE = 4
 
@@ -116,6 +117,14 @@ def ask(question: str, what: str, instead: str, *, twice: bool = False) -> str:
     return answer
 
 
+def is_named_by_environment(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the environment tells where the passphrase is. UsageError when it does so twice."""
+    named = [name for name in (PASSWORD_FILE_VARIABLE, PASSWORD_COMMAND_VARIABLE) if environment.get(name)]
+    if len(named) > 1:
+        raise UsageError(" and ".join(named) + " exclude each other")
+    return bool(named)
+
+
 def read_passphrase(
     source: PassphraseSource,
     question: str,
@@ -123,14 +132,16 @@ def read_passphrase(
     twice: bool = False,
     environment: Mapping[str, str] = os.environ,
 ) -> str:
-    """The passphrase: from ``source``, else the file that SERPENTFS_PASSWORD_FILE names, else asked on the
-    terminal (``twice`` when it is being chosen). UsageError, NotFound."""
+    """The passphrase: from ``source``, else the file that SERPENTFS_PASSWORD_FILE names or the command of
+    SERPENTFS_PASSWORD_COMMAND, else asked on the terminal (``twice`` when it is being chosen). UsageError, NotFound."""
     if source.file is not None:
         return read_secret_file(source.file, "password")
     if source.command is not None:
         return _run_command(source.command)
     if named := environment.get(PASSWORD_FILE_VARIABLE):
         return read_secret_file(Path(named).expanduser(), "password")
+    if command := environment.get(PASSWORD_COMMAND_VARIABLE):
+        return _run_command(split_command(command))
     return ask(
         question, "passphrase", f"--password-file, --password-command or {PASSWORD_FILE_VARIABLE}", twice=twice
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from serpentfs import logs
+from serpentfs.cli import environment
 from serpentfs.config import DURABILITIES, MEGA_ROOTS, parse_size
 from serpentfs.errors import UsageError
 
@@ -22,8 +25,32 @@ LOGIN_HELP = "a log-in, or a remote that uses it"
 _ROOT_HELP = "which tree: the cloud drive (the usual one), the inbox, the rubbish bin, or what others share"
 
 
+YesOrNo = argparse.BooleanOptionalAction
+"""For what ``config.toml`` or the environment may have turned on: None when the command line says nothing."""
+
+
 class Parser(argparse.ArgumentParser):
-    """Raises UsageError instead of printing a page and exiting."""
+    """Raises UsageError instead of printing a page and exiting; takes from the environment what the command line
+    does not say (``environment``)."""
+
+    ignored_variables: frozenset[str] = frozenset()
+    """Fields of options that are to be typed."""
+
+    def parse_known_args(    # type: ignore[override]    # argparse's is overloaded over types of namespaces
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        present = {
+            name: action for name, action in environment.variables_of(self).items()
+            if os.environ.get(name) and action.dest not in self.ignored_variables
+        }
+        arguments = argparse.Namespace() if namespace is None else namespace
+        for action in present.values():
+            setattr(arguments, action.dest, None)    # else argparse sets the default, which could have been typed
+            action.required = False
+        arguments, rest = super().parse_known_args(args, arguments)
+        waiting = {name: action for name, action in present.items() if getattr(arguments, action.dest) is None}
+        environment.apply(self, arguments, waiting)
+        return arguments, rest
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -117,19 +144,45 @@ whole_number = value_of(parse_count, "number")
 size = value_of(parse_size, "size")
 
 
+def _level_name(text: str) -> str:
+    logs.level_named(text)
+    return text.upper()
+
+
+log_level = value_of(_level_name, "level")
+
+
 def add_general(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("general")
-    group.add_argument("-v", "--verbose", action="count", default=0, help="tell more; twice: everything")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="tell more; -vv and -vvv: even more")
     group.add_argument("-q", "--quiet", action="store_true", help="tell errors only")
+    group.add_argument(
+        "--log-level", type=log_level, metavar="LEVEL", help=f"instead of -v and -q: {', '.join(logs.LEVELS)}"
+    )
     group.add_argument("--log-file", type=absolute_path, metavar="FILE", help="write the log there")
+    group.add_argument(
+        "--log-format", choices=logs.FORMATS, default=logs.FORMATS[0], help="lines to read, or one JSON object a line"
+    )
+    group.add_argument("--log-names", action="store_true", help="show names of files in the log, whatever its level")
     group.add_argument(
         "--config", type=absolute_path, metavar="FILE", help="instead of ~/.config/serpentfs/config.toml"
     )
 
 
+def configure_logs(arguments: argparse.Namespace, daemon_file: Path | None = None) -> None:
+    """Set up the log as the general options say. ``daemon_file``: the process has detached, so that nobody sees more
+    than its log, in this file."""
+    verbosity: int = -1 if arguments.quiet else arguments.verbose
+    logs.configure(
+        verbosity if daemon_file is None else max(1, verbosity), daemon_file or arguments.log_file,
+        level=arguments.log_level, form=arguments.log_format, names=arguments.log_names,
+    )
+
+
 def add_passphrase(
     parser: argparse.ArgumentParser, what: str = "passphrase",
-    otherwise: str = "Without these: the file that SERPENTFS_PASSWORD_FILE names, else you are asked.",
+    otherwise: str = "Without these: the file that SERPENTFS_PASSWORD_FILE names, the command of "
+    "SERPENTFS_PASSWORD_COMMAND, or you are asked.",
 ) -> None:
     group = parser.add_argument_group(what, otherwise)
     one_of = group.add_mutually_exclusive_group()
@@ -141,7 +194,7 @@ def add_passphrase(
 
 def add_drive(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("drive")
-    group.add_argument("--read-only", action="store_true", help="refuse changes")
+    group.add_argument("--read-only", action=YesOrNo, help="refuse changes")
     group.add_argument(
         "--durability", choices=DURABILITIES, default=None,
         help="when close and fsync return: once this machine has it (local), or the store too (cloud)",
@@ -171,10 +224,10 @@ def add_account(parser: argparse.ArgumentParser) -> None:
     """For commands that serve a drive."""
     group = parser.add_argument_group("MEGA accounts")
     group.add_argument("--root", choices=MEGA_ROOTS, help=_ROOT_HELP)
-    group.add_argument("--hard-delete", action="store_true", help="remove for good, not to the rubbish bin")
-    group.add_argument("--thumbnails", action="store_true", help="make thumbnails and previews of uploaded images")
+    group.add_argument("--hard-delete", action=YesOrNo, help="remove for good, not to the rubbish bin")
+    group.add_argument("--thumbnails", action=YesOrNo, help="make thumbnails and previews of uploaded images")
     group.add_argument(
-        "--versions-view", action="store_true",
+        "--versions-view", action=YesOrNo,
         help="show old versions of files, read-only, in a hidden folder .versions of every folder",
     )
 

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, TypeVar
 
 from serpentfs.cache.layers import CacheLimits
-from serpentfs.cli.remotes import Target, ask_passphrase
+from serpentfs.cli.remotes import Target, ask_passphrase, said_by_environment
 from serpentfs.clouds.vault import POLL_INTERVAL
 from serpentfs.daemon.accounts import MegaAccess
 from serpentfs.daemon.opened import Remote, VaultAccess
@@ -37,35 +37,32 @@ def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: b
         disk_bytes=chosen("cache_disk", default_cache.disk_bytes),
         free_space_floor=chosen("cache_free_space", default_cache.free_space_floor),
     )
-    def is_on(name: str) -> bool:
-        return bool(getattr(arguments, name, False) or (table is not None and getattr(table, name)))
-
     access: VaultAccess | MegaAccess
     if target.spec.cloud == "vault":
         _refuse_account_options(arguments)
         access = VaultAccess(ask_passphrase(arguments, target), chosen("poll_interval", POLL_INTERVAL))
     else:
         access = MegaAccess(
-            session_of(target), root=target.spec.root, hard_delete=is_on("hard_delete"),
-            thumbnails=is_on("thumbnails"),
+            session_of(target), root=target.spec.root, hard_delete=chosen("hard_delete", False),
+            thumbnails=chosen("thumbnails", False),
         )
         read_only = read_only or access.read_only
     options = DriveOptions(
         settle=chosen("settle", default.settle),
-        read_only=read_only or is_on("read_only"),
+        read_only=read_only or chosen("read_only", default.read_only),
         durability=chosen("durability", default.durability),
         uploads=chosen("uploads", default.uploads),
         cache=cache,
     )
     return Remote(
         spec=target.spec, access=access, options=options, cache_directory=chosen("cache_directory", None),
-        versions_view=is_on("versions_view"),
+        versions_view=target.spec.cloud == "mega" and chosen("versions_view", False),
     )
 
 
 def _refuse_account_options(arguments: argparse.Namespace) -> None:
     for name in ("hard_delete", "thumbnails", "versions_view"):
-        if getattr(arguments, name, False):
+        if getattr(arguments, name, False) and name not in said_by_environment(arguments):
             raise UsageError(f"--{name.replace('_', '-')} is for MEGA accounts")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from serpentfs import config as configuration
 from serpentfs.clouds.registry import NamedRemote, RemoteSpec, parse_remote, session_spec
 from serpentfs.config import ACCOUNT_KEYS, RemoteConfig
-from serpentfs.credentials import PassphraseSource, read_passphrase, split_command
+from serpentfs.credentials import PassphraseSource, is_named_by_environment, read_passphrase, split_command
 from serpentfs.daemon.lock import OwnerNote, busy_message, read_owner
 from serpentfs.daemon.places import known_sessions, places_of, recall_url, session_file
 from serpentfs.errors import Busy, NotFound, UsageError
@@ -41,9 +41,16 @@ def resolve(arguments: argparse.Namespace) -> Target:
     else:
         target = _named(parsed, arguments.config)
     root: str | None = getattr(arguments, "root", None)
-    if root is not None:
+    # The environment speaks to all remotes, a vault among them.
+    if root is not None and not (target.spec.cloud == "vault" and "root" in said_by_environment(arguments)):
         target = replace(target, spec=target.spec.with_root(root))
     return target
+
+
+def said_by_environment(arguments: argparse.Namespace) -> frozenset[str]:
+    """Fields of options that a variable set, and not the command line."""
+    found: frozenset[str] = getattr(arguments, "from_environment", frozenset())
+    return found
 
 
 def _named(remote: NamedRemote, config_file: Path | None) -> Target:
@@ -73,10 +80,11 @@ def _join(base: str, below: str) -> str:
 
 
 def passphrase_source(arguments: argparse.Namespace, table: RemoteConfig | None) -> PassphraseSource:
-    """The command line first, then the remote's table."""
+    """The command line first, then the remote's table unless the environment names another source: none is said then,
+    and ``read_passphrase`` looks there."""
     file: Path | None = arguments.password_file
     command: str | None = arguments.password_command
-    if file is None and command is None and table is not None:
+    if file is None and command is None and table is not None and not is_named_by_environment():
         file, command = table.password_file, table.password_command
     return PassphraseSource(file, split_command(command) if command is not None else None)
 

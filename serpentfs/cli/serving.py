@@ -10,7 +10,6 @@ from pathlib import Path
 
 import trio
 
-from serpentfs import logs
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.failures import explain
@@ -44,7 +43,8 @@ def add_mount(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--umask", type=options.umask, help="permission bits that files without a mode lack, octal")
     group.add_argument(
         "-o", dest="mount_options", action="append", default=[], metavar="A,B=C",
-        help="options as mount(8) has them: ro, allow_other, uid=, gid=, umask=, nonempty; others go to libfuse",
+        help="options as mount(8) has them: ro, allow_other, uid=, gid=, umask=, fsname=, nonempty; the rest is "
+        "libfuse's",
     )
     doors = parser.add_argument_group("further doors of the same process")
     doors.add_argument("--webdav", type=options.address, metavar="HOST:PORT", help="serve over WebDAV too")
@@ -88,7 +88,7 @@ def _add_owner_options(parser: argparse.ArgumentParser) -> None:
 def mount_remote(arguments: argparse.Namespace) -> ExitCode:
     target = resolve(arguments)
     mount = _mount_options(arguments, target)
-    arguments.read_only = mount.wants_read_only
+    arguments.read_only = mount.wants_read_only or arguments.read_only
     doors = [mount_door(mount)]
     if arguments.webdav is not None or arguments.ftp is not None:
         users = _users(arguments)
@@ -132,6 +132,8 @@ def _mount_options(arguments: argparse.Namespace, target: Target) -> MountOption
             mount = replace(mount, gid=options.parse_id(value))
         elif key == "umask":
             mount = replace(mount, umask=options.parse_umask(value))
+        elif key == "fsname" and value:
+            mount = replace(mount, name=value)
         else:
             mount = replace(mount, extra=(*mount.extra, word))
     return mount
@@ -184,7 +186,7 @@ def _own(arguments: argparse.Namespace, target: Target, doors: list[Door]) -> Ex
         if isinstance(answer, Report):
             return _relay(answer, log_file)
         reporter = answer
-        logs.configure(max(1, arguments.verbose), log_file)
+        options.configure_logs(arguments, log_file)
 
     def announce(addresses: dict[str, str]) -> None:
         lines = tuple(_announcement(door, address) for door, address in addresses.items())

@@ -89,7 +89,7 @@ def test_examples_can_be_parsed(command: object) -> None:
     from serpentfs.cli.main import Command
 
     assert isinstance(command, Command)
-    parser_of(command).parse_args(command.example.split()[2:])
+    parser_of(command).parse_args(command.example.split()[1 + len(command.name.split()):])
 
 
 @pytest.mark.parametrize(("words", "message"), [
