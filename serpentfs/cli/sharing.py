@@ -120,7 +120,7 @@ def _mounted(path: Path) -> _Mounted:
         raise NotFound(f"no such file: {path}") from error
 
 
-def _ask_owner(
+def ask_owner(
     arguments: argparse.Namespace, place: Target | _Mounted, request: str, *, looks: bool = False, **more: Any
 ) -> Any:
     """``looks``: changes nothing, so that nothing else needs to be done either while the drive is open for it."""
@@ -137,28 +137,28 @@ def _ask_owner(
 def versions(arguments: argparse.Namespace) -> ExitCode:
     place = _place(arguments)
     if arguments.delete_old:
-        _ask_owner(arguments, place, "delete-versions", handles=None)
+        ask_owner(arguments, place, "delete-versions", handles=None)
         return ExitCode.OK
-    found: list[dict[str, Any]] = _ask_owner(arguments, place, "versions", looks=True)
+    found: list[dict[str, Any]] = ask_owner(arguments, place, "versions", looks=True)
     if arguments.json:
         print_json(found)
         return ExitCode.OK
     chosen: int | None = arguments.restore or arguments.delete
     if chosen is None:
         for number, one in enumerate(found, 1):
-            print(f"{number:>4} {human_size(one['size']):>11} {_when(one['mtime'])}  uploaded {_when(one['created'])}")
+            print(f"{number:>4} {human_size(one['size']):>11} {when(one['mtime'])}  uploaded {when(one['created'])}")
         return ExitCode.OK
     if chosen > len(found):
         raise NotFound(f"there is no version {chosen}: the file has {len(found)} old ones")
     handle = found[chosen - 1]["handle"]
     if arguments.restore:
-        _ask_owner(arguments, place, "restore-version", handle=handle)
+        ask_owner(arguments, place, "restore-version", handle=handle)
     else:
-        _ask_owner(arguments, place, "delete-versions", handles=[handle])
+        ask_owner(arguments, place, "delete-versions", handles=[handle])
     return ExitCode.OK
 
 
-def _when(moment: int) -> str:
+def when(moment: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
@@ -168,9 +168,9 @@ def export(arguments: argparse.Namespace) -> ExitCode:
     if arguments.delete:
         if password is not None or arguments.expire is not None:
             raise UsageError("--delete takes the link back: it goes with neither a password nor --expire")
-        _ask_owner(arguments, place, "unexport")
+        ask_owner(arguments, place, "unexport")
         return ExitCode.OK
-    answer = _ask_owner(arguments, place, "export", password=password, expires=arguments.expire)
+    answer = ask_owner(arguments, place, "export", password=password, expires=arguments.expire)
     if arguments.json:
         print_json({**answer, "expires": arguments.expire})
     else:
@@ -193,5 +193,5 @@ def import_link(arguments: argparse.Namespace) -> ExitCode:
     if needs_password(link):
         password = read_link_password(arguments)
     parse_link(link, password)    # a mistake is told before a drive is opened
-    _ask_owner(arguments, place, "import", link=link, password=password)
+    ask_owner(arguments, place, "import", link=link, password=password)
     return ExitCode.OK

@@ -1,4 +1,5 @@
-"""What an account can do beyond a drive: old versions of files, public links, and adopting somebody else's link.
+"""What an account can do beyond a drive: old versions of files, public links, adopting somebody else's link, and the
+rubbish bin.
 
 A path becomes the cloud's own node here; the account (a driver that has such things) knows nothing of paths. Answers
 and arguments fit in a JSON line, because most of them travel over the control socket.
@@ -13,6 +14,44 @@ from serpentfs.errors import Busy, IsADirectory, NotADirectory, NotFound, ReadOn
 from serpentfs.model import Attributes, Ino, Kind, NodeId
 from serpentfs.vfs.drive import Drive
 from serpentfs.vfs.old_versions import KeptVersion
+
+
+class BinnedEntry(Protocol):
+    """Something at the top of a rubbish bin. Properties as in ``clouds.mega.rubbish.Binned``."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def mtime(self) -> int: ...
+
+    @property
+    def former(self) -> str | None: ...
+
+    @property
+    def former_is_binned(self) -> bool: ...
+
+
+class RestoredEntry(Protocol):
+    """How something came back. Properties as in ``clouds.mega.rubbish.Restored``."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def is_elsewhere(self) -> bool: ...
+
+    @property
+    def with_it(self) -> int: ...
+
+    @property
+    def left(self) -> int: ...
 
 
 class Account(Protocol):
@@ -46,6 +85,18 @@ class Account(Protocol):
 
     async def delete_versions(self, node: NodeId, handles: list[str] | None) -> None:
         """None: all of them. The present content stays in any case."""
+        ...
+
+    async def trash(self) -> Sequence[BinnedEntry]:
+        """What lies in the rubbish bin."""
+        ...
+
+    async def restore(self, path: str, *, to: str | None, name: str | None, recursive: bool) -> RestoredEntry:
+        """Put back what a path in the bin names: to where it came from, or into the folder ``to``."""
+        ...
+
+    async def empty_trash(self) -> int:
+        """Delete for good what lies in the bin. The answer: how many things."""
         ...
 
 
@@ -119,14 +170,44 @@ async def _import(drive: Drive, account: Account, request: Request) -> Any:
     return {}
 
 
+async def _trash(drive: Drive, account: Account, request: Request) -> Any:
+    return [
+        {
+            "name": one.name, "kind": one.kind.name.lower(), "size": one.size, "mtime": one.mtime, "former": one.former,
+            "former_is_binned": one.former_is_binned,
+        }
+        for one in await account.trash()
+    ]  # fmt: skip
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+async def _restore(drive: Drive, account: Account, request: Request) -> Any:
+    done = await account.restore(
+        str(request["what"]),
+        to=_text_or_none(request.get("to")),
+        name=_text_or_none(request.get("name")),
+        recursive=bool(request.get("recursive")),
+    )
+    return {"path": done.path, "is_elsewhere": done.is_elsewhere, "with_it": done.with_it, "left": done.left}
+
+
+async def _empty_trash(drive: Drive, account: Account, request: Request) -> Any:
+    return {"deleted": await account.empty_trash()}
+
+
 Answer = Callable[[Drive, Account, Request], Awaitable[Any]]
-_LOOKING: Mapping[str, Answer] = {"versions": _versions}
+_LOOKING: Mapping[str, Answer] = {"versions": _versions, "trash": _trash}
 _CHANGING: Mapping[str, Answer] = {
     "restore-version": _restore_version,
     "delete-versions": _delete_versions,
     "export": _export,
     "unexport": _unexport,
     "import": _import,
+    "restore": _restore,
+    "empty-trash": _empty_trash,
 }
 NAMES = (*_LOOKING, *_CHANGING)
 
@@ -136,7 +217,7 @@ async def answer(drive: Drive, account: Account | None, request: Request) -> Any
     ReadOnly for a change of what is open read-only."""
     name = request["request"]
     if account is None:
-        raise Unsupported("a vault has neither versions nor links")
+        raise Unsupported("a vault has neither versions nor links nor a rubbish bin")
     if name in _LOOKING:
         return await _LOOKING[name](drive, account, request)
     if drive.read_only:

@@ -27,6 +27,7 @@ from serpentfs.clouds.mega.file_attributes import FileAttributes
 from serpentfs.clouds.mega.filelink import fetch_file_link
 from serpentfs.clouds.mega.keys import ecb_decrypt
 from serpentfs.clouds.mega.replica import Replica
+from serpentfs.clouds.mega.rubbish import Binned, Restored, RubbishBin
 from serpentfs.clouds.mega.session import Session
 from serpentfs.clouds.mega.sharing import Sharing, Version
 from serpentfs.clouds.mega.transport import Transport
@@ -97,6 +98,7 @@ class MegaCloud:
             note_macs=downloads.note_macs,
         )
         self._sharing = Sharing(api, transport, replica, session.key, session.api)
+        self._rubbish = RubbishBin(api, replica, self._feed)
         self._writer = Writer(
             api,
             replica,
@@ -300,6 +302,22 @@ class MegaCloud:
         """None: all of them. The present content stays in any case."""
         self._check_writable()
         await self._sharing.delete_versions(node, handles)
+
+    async def trash(self) -> list[Binned]:
+        """What lies in the rubbish bin, in no order."""
+        if self.is_link:
+            raise Unsupported("a public link has no rubbish bin")
+        return await self._rubbish.contents()
+
+    async def restore(self, path: str, *, to: str | None, name: str | None, recursive: bool) -> Restored:
+        """See ``RubbishBin.restore``."""
+        self._check_writable()
+        return await self._rubbish.restore(path, to=to, name=name, recursive=recursive)
+
+    async def empty_trash(self) -> int:
+        """Delete for good what lies in the rubbish bin. The answer: how many things."""
+        self._check_writable()
+        return await self._rubbish.empty()
 
     async def aclose(self) -> None:
         """Nothing to be done: what is open is closed by ``open_mega``."""

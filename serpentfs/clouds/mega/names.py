@@ -74,6 +74,12 @@ def real_name(shown: str, handle: str | None) -> str:
     return real
 
 
+def marked_handle(shown: str) -> str | None:
+    """The handle that a shown name is marked with, if it is a mark."""
+    marked = _MARKED.match(shown)
+    return None if marked is None else marked["handle"]
+
+
 def check_name(shown: str) -> None:
     """InvalidName, NameTooLong."""
     if shown in ("", ".", "..") or "/" in shown or "\0" in shown:

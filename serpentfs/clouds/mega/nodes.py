@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from serpentfs.clouds.mega import attributes as sealing
+from serpentfs.clouds.mega.encoding import encode
 from serpentfs.clouds.mega.fingerprint import unpack_fingerprint
 from serpentfs.clouds.mega.keys import attribute_key
 from serpentfs.model import Kind
@@ -50,3 +52,10 @@ def time_of(attributes: Mapping[str, Any], created: int) -> int:
     packed = attributes.get("c")
     found = unpack_fingerprint(packed) if isinstance(packed, str) else None
     return min(max(created if found is None else found[1], 0), _LATEST)
+
+
+def sealed_attributes(node: Node, changed: Mapping[str, Any]) -> str:
+    """A node's attributes as commands take them, with some changed (None: dropped) and all others kept, also those
+    that mean nothing here."""
+    merged = {**node.attributes, **changed}
+    return encode(sealing.pack({key: value for key, value in merged.items() if value is not None}, node.cipher_key))

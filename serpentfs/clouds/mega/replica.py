@@ -505,7 +505,8 @@ class Replica:
         if len(oldest) == 2 and oldest[0][0] == row[0]:
             self._mark(oldest[1][0], own)
 
-    # results of own commands; ``sent``: time.monotonic() from before the command was sent first
+    # results of own commands; ``sent``: time.monotonic() from before the command was sent first; ``tell``: the tree
+    # did not ask for it, and is told as if it had been somebody else
 
     def store(self, nodes: Sequence[dict[str, Any]], sent: float, replaced: str | None = None) -> list[Node]:
         """Nodes as a command's answer has them; ``replaced`` is an older version of the first of them now. The answer:
@@ -529,31 +530,32 @@ class Replica:
         self._orphans = {handle for handle in self._orphans if self._is_orphan(handle)}
         return [node for node in found if node is not None]
 
-    def set_attributes(self, handle: str, sealed: str, sent: float) -> None:
+    def set_attributes(self, handle: str, sealed: str, sent: float, *, tell: bool = False) -> None:
         with self._transaction():
+            own = None if tell else time.monotonic()
             if self._is_old(handle, sent):
-                self._mark(handle, time.monotonic())
+                self._mark(handle, own)
             else:
-                self._change_attributes(handle, sealed, time.monotonic())
+                self._change_attributes(handle, sealed, own)
 
-    def set_parent(self, handle: str, parent: str, sent: float) -> None:
+    def set_parent(self, handle: str, parent: str, sent: float, *, tell: bool = False) -> None:
         with self._transaction():
-            own = time.monotonic()
+            own = None if tell else time.monotonic()
             if self._is_old(handle, sent):
                 self._mark(handle, own)
             else:
                 self._move(handle, parent, own)
 
-    def _move(self, handle: str, parent: str, own: float) -> None:
+    def _move(self, handle: str, parent: str, own: float | None) -> None:
         self._mark_next(self._raw(handle), own)
         self._db.execute("UPDATE nodes SET parent = ? WHERE handle = ?", (parent, handle))
         self._mark(handle, own)
         self._mark_next(self._raw(handle), own)
 
-    def drop(self, handle: str) -> None:
+    def drop(self, handle: str, *, tell: bool = False) -> None:
         """Nothing comes after that."""
         with self._transaction():
-            self._drop(handle, time.monotonic())
+            self._drop(handle, None if tell else time.monotonic())
 
     # looking
 
@@ -610,6 +612,11 @@ class Replica:
         """Whether a folder holds anything, be it readable or not."""
         with _errors():
             return self._db.execute("SELECT 1 FROM nodes WHERE parent = ? LIMIT 1", (handle,)).fetchone() is not None
+
+    def handles_in(self, handle: str) -> list[str]:
+        """All that is in a folder, readable or not."""
+        with _errors():
+            return [row[0] for row in self._db.execute("SELECT handle FROM nodes WHERE parent = ?", (handle,))]
 
     def named(self, parent: str, name: str) -> list[Node]:
         """The nodes of a folder that really have this name."""

@@ -15,6 +15,7 @@ from serpentfs.clouds.mega.keys import attribute_key, ecb_encrypt, share_auth
 from serpentfs.clouds.mega.links import Link, format_link, format_password_link, parse_link
 from serpentfs.clouds.mega.nodes import FILE, Node
 from serpentfs.clouds.mega.replica import Replica
+from serpentfs.clouds.mega.share_keys import keys_for, with_all_below
 from serpentfs.clouds.mega.transport import Transport
 from serpentfs.errors import NotFound, PermissionDenied, Unavailable
 from serpentfs.model import Kind
@@ -69,14 +70,6 @@ class Sharing:
         """The key of the folder's share with everybody; the share is made, and all that is in it given its keys."""
         known = dict(self._replica.share_of(folder.handle)).get(folder.handle)
         key = known or secrets.token_bytes(16)
-        nodes, waiting = [], [folder]
-        while waiting:
-            node = waiting.pop()
-            nodes.append(node)
-            waiting.extend(self._replica.children(node.handle))
-        triples: list[Any] = []
-        for index, node in enumerate(nodes):
-            triples += [0, index, encode(ecb_encrypt(key, node.key))]
         answer = await self._api.command(
             {
                 "a": "s2",
@@ -84,7 +77,7 @@ class Sharing:
                 "s": [{"u": "EXP", "r": 0}],
                 "ok": encode(ecb_encrypt(self._master_key, key)),
                 "ha": encode(share_auth(self._master_key, folder.handle)),
-                "cr": [[folder.handle], [node.handle for node in nodes], triples],
+                "cr": keys_for([(folder.handle, key)], with_all_below(self._replica, folder)),
                 "i": self._api.own_id,
             }
         )

@@ -25,8 +25,9 @@ from serpentfs.clouds.mega.encoding import encode
 from serpentfs.clouds.mega.feed import EventFeed
 from serpentfs.clouds.mega.file_attributes import FileAttributes
 from serpentfs.clouds.mega.keys import ecb_encrypt
-from serpentfs.clouds.mega.nodes import Node
+from serpentfs.clouds.mega.nodes import Node, sealed_attributes
 from serpentfs.clouds.mega.replica import Replica
+from serpentfs.clouds.mega.share_keys import keys_of_arrival
 from serpentfs.clouds.mega.thumbnails import make_preview, make_thumbnail
 from serpentfs.clouds.mega.uploads import Uploads, upload_key
 from serpentfs.clouds.mega.view import View
@@ -119,26 +120,8 @@ class Writer:
 
     def _set_attributes(self, node: Node, changed: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         """The command that changes some of a node's attributes and keeps the others, and the new attributes sealed."""
-        merged = {**node.attributes, **changed}
-        sealed = encode(attributes.pack({k: v for k, v in merged.items() if v is not None}, node.cipher_key))
+        sealed = sealed_attributes(node, changed)
         return {"a": "a", "n": node.handle, "at": sealed, "i": self._api.own_id}, sealed
-
-    def _share_keys(self, parent: str, top: Node) -> dict[str, Any]:
-        """``cr`` of a command that brings ``top`` into a folder which is shared: the keys of it and of all below it,
-        for those who share the folder (specification, 8.1)."""
-        shares = self._replica.share_of(parent)
-        if not shares:
-            return {}
-        nodes, waiting = [], [top]
-        while waiting:
-            node = waiting.pop()
-            nodes.append(node)
-            waiting.extend(self._replica.children(node.handle))
-        triples: list[Any] = []
-        for at, (_, share_key) in enumerate(shares):
-            for index, node in enumerate(nodes):
-                triples += [at, index, encode(ecb_encrypt(share_key, node.key))]
-        return {"cr": [[handle for handle, _ in shares], [node.handle for node in nodes], triples]}
 
     # Cloud's calls
 
@@ -258,14 +241,15 @@ class Writer:
             gone = self._expect(parent, name, replaces, found)
         commands: list[dict[str, Any]] = []
         if found.parent != parent:
-            keys = self._share_keys(parent, found)
+            keys = keys_of_arrival(self._replica, parent, found)
             commands.append({"a": "m", "n": found.handle, "t": parent, "i": self._api.own_id, **keys})
         sealed: str | None = None
         if names.normalize(found.name) != real:
             rename, sealed = self._set_attributes(found, {"n": real})
             commands.append(rename)
+        for_good = gone is not None and self._is_for_good(gone)
         if gone is not None:
-            commands += self._removal(gone)
+            commands += self._removal(gone, for_good=for_good)
         sent = time.monotonic()
         if commands:
             await self._execute(commands, "moving")
@@ -274,7 +258,7 @@ class Writer:
         if sealed is not None:
             self._replica.set_attributes(found.handle, sealed, sent)
         if gone is not None:
-            self._removed(gone, sent)
+            self._removed(gone, sent, for_good=for_good)
         info = self._view.info(self._changed(found.handle))
         return replace(info, same_content=found.handle == node.id)
 
@@ -288,18 +272,21 @@ class Writer:
         own = (self._replica.cloud_drive, self._replica.inbox)
         return self._hard_delete or self._replica.rubbish is None or self._replica.root_of(node.handle) not in own
 
-    def _removal(self, node: Node) -> list[dict[str, Any]]:
-        if self._is_for_good(node):
+    def _removal(self, node: Node, *, for_good: bool) -> list[dict[str, Any]]:
+        if for_good:
             return [{"a": "d", "n": node.handle, "i": self._api.own_id}]
         # Where it came from, for who restores it (specification, 6).
         note, _ = self._set_attributes(node, {"rr": node.parent})
         return [note, {"a": "m", "n": node.handle, "t": self._replica.rubbish, "i": self._api.own_id}]
 
-    def _removed(self, node: Node, sent: float) -> None:
-        if self._is_for_good(node) or self._replica.rubbish is None:
+    def _removed(self, node: Node, sent: float, *, for_good: bool) -> None:
+        """``for_good`` as it was asked for: by now the packet may have the node in the bin."""
+        if for_good or self._replica.rubbish is None:
             self._replica.drop(node.handle)
-        else:
-            self._replica.set_parent(node.handle, self._replica.rubbish, sent)
+            return
+        _, sealed = self._set_attributes(node, {"rr": node.parent})
+        self._replica.set_attributes(node.handle, sealed, sent)
+        self._replica.set_parent(node.handle, self._replica.rubbish, sent)
 
     async def remove(self, node: NodeRef, retry: bool) -> None:
         await self._feed.ensure_fresh()
@@ -313,9 +300,10 @@ class Writer:
         self._check_own_place(found)
         if found.kind is Kind.DIRECTORY and self._replica.has_children(found.handle):
             raise DirectoryNotEmpty("the folder is not empty")
+        for_good = self._is_for_good(found)
         sent = time.monotonic()
-        await self._execute(self._removal(found), "removing")
-        self._removed(found, sent)
+        await self._execute(self._removal(found, for_good=for_good), "removing")
+        self._removed(found, sent, for_good=for_good)
 
     async def set_mtime(self, node: NodeRef, mtime_ns: int) -> NodeInfo:
         if node.kind is not Kind.FILE:

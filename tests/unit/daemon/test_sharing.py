@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from serpentfs.clouds.mega.rubbish import Binned, Restored
 from serpentfs.daemon import sharing
 from serpentfs.errors import Busy, IsADirectory, NotADirectory, NotFound, ReadOnly, Unsupported
-from serpentfs.model import NodeId
+from serpentfs.model import Kind, NodeId
 from serpentfs.tree.store import journalled_changes
 from serpentfs.vfs.drive import Drive, DriveOptions
 from tests.drives import a_drive, mkdir, write
@@ -52,6 +53,18 @@ class NotingAccount:
 
     async def delete_versions(self, node: NodeId, handles: list[str] | None) -> None:
         self.calls.append(("delete", node, handles))
+
+    async def trash(self) -> list[Binned]:
+        self.calls.append(("trash",))
+        return [Binned("gone", Kind.DIRECTORY, 0, 1_700_000_000, "/folder", False)]
+
+    async def restore(self, path: str, *, to: str | None, name: str | None, recursive: bool) -> Restored:
+        self.calls.append(("restore", path, to, name, recursive))
+        return Restored(f"/{path}", True, 3, 1)
+
+    async def empty_trash(self) -> int:
+        self.calls.append(("empty",))
+        return 4
 
 
 @asynccontextmanager
@@ -93,6 +106,23 @@ async def test_requests_reach_the_node(tmp_path: Path) -> None:
         ("versions", file), ("restore", file, "OldVersi"), ("delete", file, ["OldVersi"]), ("delete", file, None),
         ("export", folder, "p", 5), ("unexport", folder), ("import", "a link", None, folder),
         ("import", "a link", "q", root),
+    ]
+
+
+@pytest.mark.trio
+async def test_the_rubbish_bin(tmp_path: Path) -> None:
+    account = NotingAccount()
+    async with shared(tmp_path) as drive:
+        assert await ask(drive, account, "trash", "/") == [{
+            "name": "gone", "kind": "directory", "size": 0, "mtime": 1_700_000_000, "former": "/folder",
+            "former_is_binned": False,
+        }]
+        done = {"path": "/gone", "is_elsewhere": True, "with_it": 3, "left": 1}
+        assert await ask(drive, account, "restore", "/", what="gone") == done
+        await ask(drive, account, "restore", "/", what="gone", to="/x", name="new", recursive=True)
+        assert await ask(drive, account, "empty-trash", "/") == {"deleted": 4}
+    assert account.calls == [
+        ("trash",), ("restore", "gone", None, None, False), ("restore", "gone", "/x", "new", True), ("empty",)
     ]
 
 
@@ -142,7 +172,7 @@ async def test_a_read_only_drive_is_looked_at_only(tmp_path: Path) -> None:
     async with a_drive(cloud, tmp_path, options=DriveOptions(host="here", read_only=True)) as drive:
         assert len(await ask(drive, account, "versions", "/file")) == 1
         for request in sharing.NAMES:
-            if request != "versions":
+            if request not in ("versions", "trash"):
                 with pytest.raises(ReadOnly):
                     await ask(drive, account, request, "/file")
     assert [call[0] for call in account.calls] == ["versions"]
