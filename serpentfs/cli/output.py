@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from serpentfs.cli.exit_codes import ExitCode
 
@@ -54,26 +54,46 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
-class ProgressLine:
-    """Uploads still to be confirmed: one line that is rewritten on a terminal, a line every ten seconds else.
+class StatusLine:
+    """How far something is: one line that is rewritten on a terminal, a line every ten seconds else.
 
-    Takes the items that the owner sends (``daemon.progress.Progress`` as a dict). Nothing is printed while
-    nothing is left. Context manager: the line is wiped at the end.
+    Context manager: the line is wiped at the end.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._on_terminal = self._stream.isatty()
+        self.on_terminal = self._stream.isatty()
         self._shown = ""
         self._next = 0.0
 
-    def __enter__(self) -> ProgressLine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._on_terminal and self._shown:
+        self.wipe()
+
+    def wipe(self) -> None:
+        """Make room for a line that stays."""
+        if self.on_terminal and self._shown:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
+            self._shown = ""
+
+    def tell(self, text: str) -> None:
+        if self.on_terminal:
+            if text != self._shown:
+                self._stream.write(f"\r\x1b[K{text}")
+                self._stream.flush()
+        elif time.monotonic() >= self._next:
+            self._next = time.monotonic() + _LOG_INTERVAL
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+        self._shown = text
+
+
+class ProgressLine(StatusLine):
+    """Uploads still to be confirmed. Takes the items that the owner sends (``daemon.progress.Progress`` as a dict).
+    Nothing is printed while nothing is left."""
 
     def show(self, item: Mapping[str, Any]) -> None:
         if item["changes"] == 0:
@@ -83,12 +103,4 @@ class ProgressLine:
             text += f" (offline: {printable(item['error'] or 'no connection')})"
         elif item["error"]:
             text += f" ({printable(item['error'])})"
-        if self._on_terminal:
-            if text != self._shown:
-                self._stream.write(f"\r\x1b[K{text}")
-                self._stream.flush()
-        elif time.monotonic() >= self._next:
-            self._next = time.monotonic() + _LOG_INTERVAL
-            self._stream.write(f"{text}\n")
-            self._stream.flush()
-        self._shown = text
+        self.tell(text)
