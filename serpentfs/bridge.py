@@ -19,6 +19,7 @@ _LIMITS = {
     "disk": 8,        # staging and cache files
     "crypto": 2,      # key derivation: memory-hard, so few at a time
     "sync": 2,        # fsync and checkpoints: long, and more at once make each slower
+    "command": 128,   # the asking side of commands, which may wait for any of the others
     "ftp": 64,        # FTP sessions: each lives in a thread of its own
 }
 _limiters: trio.lowlevel.RunVar[dict[str, trio.CapacityLimiter]] = trio.lowlevel.RunVar("serpentfs_limiters")
