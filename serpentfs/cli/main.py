@@ -16,8 +16,9 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serpentfs import __version__, logs
+from serpentfs import __version__, config
 from serpentfs.cli import arguments as options
+from serpentfs.cli import environment
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.failures import explain
 from serpentfs.credentials import keep_memory_private
@@ -28,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """``module`` (in this package) has ``add_<name>(parser)``, which adds the options and sets ``run``."""
+    """``module`` (in this package) has ``add_<name>(parser)``, which adds the options and sets ``run``. A name of two
+    words (``remote add``) is ``add_remote_add``."""
 
     name: str
     module: str
@@ -84,12 +86,14 @@ COMMANDS = (
     Command("version", "about", "Print the version.", "serpentfs version"),
 )
 _BY_NAME = {command.name: command for command in COMMANDS}
+_WORDS = dict.fromkeys(word for name in _BY_NAME for word in (name, name.split()[0]))
 
 
-def overview() -> str:
-    """What ``serpentfs --help`` prints."""
-    width = max(len(name) for name in _BY_NAME) + 2
-    lines = [f"  {command.name:{width}}{command.summary}" for command in COMMANDS]
+def overview(group: str = "") -> str:
+    """What ``serpentfs --help`` prints, and ``serpentfs remote --help`` of the commands of ``group``."""
+    shown = [command for command in COMMANDS if not group or command.name.startswith(f"{group} ")]
+    width = max(len(command.name) for command in shown) + 2
+    lines = [f"  {command.name:{width}}{command.summary}" for command in shown]
     return "\n".join(
         ("usage: serpentfs COMMAND [OPTIONS]", "", "An end-to-end encrypted cloud as if it were a local disk.", "",
          "commands:", *lines, "", "serpentfs COMMAND --help tells more. REMOTE is", f"  {options.REMOTE_HELP}.")
@@ -102,19 +106,26 @@ def parser_of(command: Command) -> options.Parser:
         formatter_class=options.HelpFormatter, allow_abbrev=False,
     )
     module = importlib.import_module(f"serpentfs.cli.{command.module}")
-    getattr(module, f"add_{command.name}")(parser)
+    getattr(module, f"add_{command.name.replace(' ', '_').replace('-', '_')}")(parser)
     options.add_general(parser)
     return parser
 
 
-def _command_named(word: str) -> Command:
-    if word in _BY_NAME:
-        return _BY_NAME[word]
-    if word.startswith("-"):
-        raise UsageError(f"the command comes first: serpentfs COMMAND [OPTIONS]; {word} is an option")
-    near = difflib.get_close_matches(word, _BY_NAME, 1)
-    hint = f'did you mean "{near[0]}"?' if near else "see serpentfs --help"
-    raise UsageError(f'there is no command "{word}"; {hint}')
+def find_command(words: Sequence[str]) -> tuple[Command, list[str]]:
+    """The command that a command line begins with, and the rest of it. UsageError."""
+    first, two = words[0], " ".join(words[:2])
+    if two in _BY_NAME:
+        return _BY_NAME[two], list(words[2:])
+    if first in _BY_NAME:
+        return _BY_NAME[first], list(words[1:])
+    if first.startswith("-"):
+        raise UsageError(f"the command comes first: serpentfs COMMAND [OPTIONS]; {first} is an option")
+    group = [name for name in _BY_NAME if name.startswith(f"{first} ")]
+    near = difflib.get_close_matches(two if group else first, group or _WORDS, 1)
+    hint = f'did you mean "{near[0]}"?' if near else f"see serpentfs {first + ' ' if group else ''}--help"
+    if group and len(words) == 1:
+        raise UsageError(f'"{first}" is followed by {", ".join(name.split()[1] for name in group)}')
+    raise UsageError(f'there is no command "{two if group else first}"; {hint}')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,14 +149,31 @@ def _run(words: list[str]) -> ExitCode:
     if words[0] == "--version":
         print(f"serpentfs {__version__}")
         return ExitCode.OK
+    if words[1:2] in (["-h"], ["--help"]) and words[0] not in _BY_NAME and words[0] in _WORDS:
+        print(overview(words[0]))
+        return ExitCode.OK
     try:
-        arguments = parser_of(_command_named(words[0])).parse_args(words[1:])
+        command, rest = find_command(words)
+        parser = parser_of(command)
+        arguments = parser.parse_args(rest)
     except SystemExit:
         return ExitCode.OK    # --help was printed; mistakes are UsageErrors
-    logs.configure(-1 if arguments.quiet else arguments.verbose, arguments.log_file)
+    options.configure_logs(arguments)
+    _warn_about_variables(parser)
     keep_memory_private()
     code: ExitCode = arguments.run(arguments)
     return code
+
+
+def _warn_about_variables(parser: options.Parser) -> None:
+    """A line for each variable that is likely a mistyped option's. All commands are only asked when one is near an
+    option of this one, or a key of the configuration: that takes a while."""
+    keys = [environment.PREFIX + key.upper().replace("-", "_") for key in config.REMOTE_KEYS]
+    if not environment.typos([*environment.variables_of(parser), *keys]):
+        return
+    known = {name for one in COMMANDS for name in environment.variables_of(parser_of(one))}
+    for name, meant in environment.typos(known).items():
+        logger.warning("%s is no option's variable; did you mean %s?", name, meant)
 
 
 def _fail(error: BaseException, verbosity: int) -> ExitCode:
