@@ -5,7 +5,12 @@
     password-file = "~/.config/serpentfs/work.passphrase"
     cache-disk = "20G"
 
-Before the tables, ``session-store = "keyring"`` says where log-ins are kept.
+    [webdav.users.anna]
+    password-hash = "$scrypt$ln=16,r=8,p=1$..."
+    root = "/Photos"
+
+Before the tables, ``session-store = "keyring"`` says where log-ins are kept. The tables of keys below are what the
+reader takes, what ``remote add`` has options for, and what the manual says.
 
 Whatever is wrong in the file is a UsageError of one line that names file and, where it can be found, line.
 """
@@ -19,9 +24,12 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from serpentfs.errors import NotFound, UsageError
+from serpentfs.password_hashes import is_password_hash
+
+T = TypeVar("T")
 
 DURABILITIES = ("local", "cloud")
 MEGA_ROOTS = ("cloud", "inbox", "rubbish", "shares")
@@ -32,7 +40,8 @@ SESSION_STORES = ("auto", "keyring", "file")
 """Where a log-in's secrets are kept: ``auto`` is the keyring where there is one that encrypts, else the file."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE)
 _SIZE_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_TOP_KEYS = ("remote", "session-store")
+DOORS = ("webdav", "ftp")
+_TOP_KEYS = ("remote", *DOORS, "session-store")
 _TABLE_HEADER = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?$")
 REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -43,6 +52,22 @@ def parse_size(text: str) -> int:
     if match is None:
         raise UsageError(f'"{text}" is not a size (such as 65536, 64M or 10G)')
     return int(float(match[1]) * _SIZE_FACTORS[match[2].upper()])
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """``HOST:PORT``, ``[IPv6]:PORT``, or a PORT alone, which is one of 127.0.0.1. UsageError."""
+    match = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+):)?(\d{1,5})", text)
+    if match is None or int(match[2]) > 65535:
+        raise UsageError(f'"{text}" is not HOST:PORT (such as 127.0.0.1:4443 or [::1]:4443)')
+    return (match[1] or "127.0.0.1").strip("[]"), int(match[2])
+
+
+def parse_port_range(text: str) -> range:
+    """The ports of "50000-50100". UsageError."""
+    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text)
+    if match is None or not 0 < int(match[1]) <= int(match[2]) <= 65535:
+        raise UsageError(f'"{text}" is not a range of ports (such as 50000-50100)')
+    return range(int(match[1]), int(match[2]) + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +102,44 @@ class RemoteConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DoorUser:
+    """One ``[webdav.users.NAME]`` or ``[ftp.users.NAME]``."""
+
+    name: str
+    password_hash: str | None = field(default=None, repr=False)
+    """None: the hash is that of the ``htpasswd-file``."""
+    root: str = "/"
+    """The folder that is this user's whole drive, below the folder that the door shows."""
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DoorConfig:
+    """``[webdav]`` or ``[ftp]``: what holds for that door, of every remote; None where it says nothing."""
+
+    users: Mapping[str, DoorUser] = field(default_factory=dict)
+    htpasswd_file: Path | None = None
+    listen: tuple[str, int] | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    public: bool | None = None
+    insecure: bool | None = None
+    data_ports: range | None = None
+    """Of FTP only, like the next."""
+    public_ip: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole file. ``path`` is where it was looked for."""
 
     path: Path
     remotes: Mapping[str, RemoteConfig] = field(default_factory=dict)
     session_store: str = SESSION_STORES[0]
+    doors: Mapping[str, DoorConfig] = field(default_factory=lambda: dict.fromkeys(DOORS, DoorConfig()))
+    """By ``DOORS``; every one is there."""
+    lines: Mapping[tuple[str, str], int] = field(default_factory=dict, compare=False, repr=False)
+    """Where a key stands: by table ("remote.work", "" before the first) and key, where it could be found."""
 
     def remote(self, name: str, others: Iterable[str] = ()) -> RemoteConfig:
         """NotFound, with the nearest name (also of ``others``, which are known elsewhere), for one that is not
@@ -189,25 +246,99 @@ def _root(value: Any) -> str:
     return _one_of(value, MEGA_ROOTS)
 
 
-REMOTE_KEYS: dict[str, Callable[[Any], object]] = {
-    "url": _text,
-    "password-file": _path,
-    "password-command": _text,
-    "read-only": _flag,
-    "durability": _durability,
-    "settle": _seconds,
-    "uploads": _count,
-    "cache-memory": _size,
-    "cache-disk": _size,
-    "cache-free-space": _size,
-    "cache-directory": _path,
-    "poll-interval": _interval,
-    "root": _root,
-    "hard-delete": _flag,
-    "thumbnails": _flag,
-    "versions-view": _flag,
+def _address(value: Any) -> tuple[str, int]:
+    return _parsed(value, parse_address, "HOST:PORT, such as \"127.0.0.1:4443\"")
+
+
+def _ports(value: Any) -> range:
+    return _parsed(value, parse_port_range, "a range of ports, such as \"50000-50100\"")
+
+
+def _parsed(value: Any, parse: Callable[[str], T], what: str) -> T:
+    try:
+        return parse(_text(value))
+    except (UsageError, _Wrong):
+        raise _Wrong(what) from None
+
+
+def _hash(value: Any) -> str:
+    text = _text(value)
+    if not is_password_hash(text):
+        raise _Wrong("a hash that serpentfs config hash-password or htpasswd made")
+    return text
+
+
+def _folder(value: Any) -> str:
+    text = _text(value)
+    if not text.startswith("/") or "\0" in text or ".." in text.split("/"):
+        raise _Wrong('a folder of the drive, such as "/Photos"')
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of a table: how its value is read, what it takes ("SIZE"; "" is true or false), and what it means."""
+
+    read: Callable[[Any], object]
+    takes: str
+    meaning: str
+
+
+_ROOTS, _DURABILITIES = ("|".join(words) for words in (MEGA_ROOTS, DURABILITIES))
+REMOTE_KEYS: Mapping[str, Key] = {
+    "url": Key(_text, "URL", "what the remote is"),
+    "password-file": Key(_path, "FILE", "file with the passphrase"),
+    "password-command": Key(_text, "COMMAND", "command that prints the passphrase; it is run without a shell"),
+    "read-only": Key(_flag, "", "refuse changes"),
+    "durability": Key(_durability, _DURABILITIES, "when close and fsync return: once this machine has it (local), or "
+                      "the store too (cloud)"),
+    "settle": Key(_seconds, "SECONDS", "time after the last close before a file goes up"),
+    "uploads": Key(_count, "N", "uploads at a time"),
+    "cache-memory": Key(_size, "SIZE", "decrypted blocks in memory"),
+    "cache-disk": Key(_size, "SIZE", "sealed blocks on disk; 0: none"),
+    "cache-free-space": Key(_size, "SIZE", "stop filling the disk when less than this is free"),
+    "cache-directory": Key(_path, "DIR", "keep sealed blocks there"),
+    "poll-interval": Key(_interval, "SECONDS", "time between two listings of a store that does not report changes"),
+    "root": Key(_root, _ROOTS, "which tree of a MEGA account: the cloud drive (the usual one), the inbox, the rubbish "
+                "bin, or what others share"),
+    "hard-delete": Key(_flag, "", "remove for good, not to the rubbish bin of the MEGA account"),
+    "thumbnails": Key(_flag, "", "make thumbnails and previews of images that go to a MEGA account"),
+    "versions-view": Key(_flag, "", "show old versions of files of a MEGA account below .versions in every folder"),
 }
+"""Of ``[remote.NAME]``."""
+DOOR_KEYS: Mapping[str, Key] = {
+    "listen": Key(_address, "HOST:PORT", "where to listen"),
+    "htpasswd-file": Key(_path, "FILE", "users and their hashes, as Apache's htpasswd writes them (bcrypt is best); "
+                         "read again when it changes"),
+    "certificate": Key(_path, "FILE", "certificate with its chain, PEM; turns TLS on; read again when it changes"),
+    "key": Key(_path, "FILE", "its private key, PEM"),
+    "public": Key(_flag, "", "allow an address that other machines reach"),
+    "insecure": Key(_flag, "", "with public: allow passwords in clear text"),
+}
+"""Of ``[webdav]`` and ``[ftp]``."""
+FTP_KEYS: Mapping[str, Key] = {
+    "data-ports": Key(_ports, "A-B", "ports for passive transfers"),
+    "public-ip": Key(_text, "ADDRESS", "address to tell clients behind a NAT"),
+}
+"""Of ``[ftp]`` alone."""
+USER_KEYS: Mapping[str, Key] = {
+    "password-hash": Key(_hash, "HASH", "what serpentfs config hash-password prints; without it the htpasswd-file "
+                         "has the user"),
+    "root": Key(_folder, "FOLDER", "the folder of the drive that is all this user sees"),
+    "read-only": Key(_flag, "", "refuse changes by this user"),
+}
+"""Of ``[webdav.users.NAME]`` and ``[ftp.users.NAME]``."""
 assert {name.replace("-", "_") for name in REMOTE_KEYS} == {f.name for f in fields(RemoteConfig)} - {"name"}
+assert {name.replace("-", "_") for name in (*DOOR_KEYS, *FTP_KEYS)} == {f.name for f in fields(DoorConfig)} - {"users"}
+assert {name.replace("-", "_") for name in USER_KEYS} == {f.name for f in fields(DoorUser)} - {"name"}
+
+
+def read_value(key: str, value: object, keys: Mapping[str, Key]) -> object:
+    """What a key's value means. UsageError, which names the key."""
+    try:
+        return keys[key].read(value)
+    except _Wrong as wrong:
+        raise UsageError(f'"{key}" must be {wrong}') from None
 
 
 class _Reader:
@@ -216,6 +347,7 @@ class _Reader:
     def __init__(self, path: Path, text: str) -> None:
         self._path = path
         self._lines = text.splitlines()
+        self._found: dict[tuple[str, str], int] = {}
 
     def config(self, tables: Mapping[str, Any]) -> Config:
         for key in tables:
@@ -225,11 +357,17 @@ class _Reader:
             session_store = _one_of(tables.get("session-store", SESSION_STORES[0]), SESSION_STORES)
         except _Wrong as wrong:
             raise self._error("session-store", None, f'"session-store" must be {wrong}') from None
-        remotes = tables.get("remote", {})
-        if not isinstance(remotes, dict):
-            raise self._error("remote", None, '"remote" must be tables such as [remote.work]')
+        remotes = self._table_of_tables(tables.get("remote", {}), "remote", "", "[remote.work]")
         read = {name: self._remote(name, table) for name, table in remotes.items()}
-        return Config(self._path, read, session_store)
+        doors = {door: self._door(door, tables.get(door, {})) for door in DOORS}
+        if "session-store" in tables:
+            self._note("session-store", "")
+        return Config(self._path, read, session_store, doors, self._found)
+
+    def _table_of_tables(self, value: Any, key: str, section: str, example: str) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            raise self._error(key, section or None, f'"{key}" must be tables such as {example}')
+        return value
 
     def _remote(self, name: str, table: Any) -> RemoteConfig:
         section = f"remote.{name}"
@@ -237,16 +375,7 @@ class _Reader:
             raise self._error(None, section, f'"{name}" is no name for a remote: letters, digits, "_", "-", "."')
         if not isinstance(table, dict):
             raise self._error(name, "remote", f'"{name}" must be a table [{section}]')
-        values: dict[str, Any] = {}
-        for key, value in table.items():
-            if key not in REMOTE_KEYS:
-                raise self._error(key, section, f'unknown key "{key}" in [{section}]{_suggestion(key, REMOTE_KEYS)}')
-            try:
-                read = REMOTE_KEYS[key](value)
-            except _Wrong as wrong:
-                raise self._error(key, section, f'"{key}" in [{section}] must be {wrong}') from None
-            # A relative path is one beside this file, wherever the command runs.
-            values[key.replace("-", "_")] = self._path.parent / read if isinstance(read, Path) else read
+        values = self._values(section, table, REMOTE_KEYS)
         if "url" not in values:
             raise self._error(None, section, f'[{section}] has no "url"')
         if values.get("password_file") and values.get("password_command"):
@@ -254,21 +383,64 @@ class _Reader:
                               f'[{section}] has both "password-file" and "password-command"')
         return RemoteConfig(name=name, **values)
 
+    def _door(self, door: str, table: Any) -> DoorConfig:
+        if not isinstance(table, dict):
+            raise self._error(door, None, f'"{door}" must be a table [{door}]')
+        keys = {**DOOR_KEYS, **(FTP_KEYS if door == "ftp" else {})}
+        own = {key: value for key, value in table.items() if key != "users"}
+        values = self._values(door, own, {**keys, "users": Key(_text, "", "")})
+        for one, other in (("certificate", "key"), ("key", "certificate")):
+            if one in values and other not in values:
+                raise self._error(one, door, f'[{door}] has "{one}" and no "{other}"')
+        users = self._table_of_tables(table.get("users", {}), "users", door, f"[{door}.users.anna]")
+        read = {name: self._user(f"{door}.users.{name}", name, user) for name, user in users.items()}
+        for name, user in read.items():
+            if user.password_hash is None and "htpasswd_file" not in values:
+                section = f"{door}.users.{name}"
+                raise self._error(None, section, f'[{section}] has no "password-hash", and [{door}] no "htpasswd-file"')
+        return DoorConfig(users=read, **values)
+
+    def _user(self, section: str, name: str, table: Any) -> DoorUser:
+        if not isinstance(table, dict):
+            raise self._error(name, section.rpartition(".")[0], f'"{name}" must be a table [{section}]')
+        if not name or ":" in name:
+            raise self._error(None, section, f'"{name}" is no name for a user: it must not be empty nor have a ":"')
+        return DoorUser(name=name, **self._values(section, table, USER_KEYS))
+
+    def _values(self, section: str, table: Mapping[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
+        """The fields that a table sets. A relative path is one beside this file, wherever the command runs."""
+        values: dict[str, Any] = {}
+        for key, value in table.items():
+            if key not in keys:
+                raise self._error(key, section, f'unknown key "{key}" in [{section}]{_suggestion(key, keys)}')
+            try:
+                read = keys[key].read(value)
+            except _Wrong as wrong:
+                raise self._error(key, section, f'"{key}" in [{section}] must be {wrong}') from None
+            values[key.replace("-", "_")] = self._path.parent / read if isinstance(read, Path) else read
+            self._note(key, section)
+        return values
+
+    def _note(self, key: str, section: str) -> None:
+        line = self._line_of(key, section)
+        if line is not None:
+            self._found[section, key] = line
+
     def _error(self, key: str | None, section: str | None, message: str) -> UsageError:
         line = self._line_of(key, section)
         return UsageError(f"{self._path}{f':{line}' if line else ''}: {message}")
 
     def _line_of(self, key: str | None, section: str | None) -> int | None:
         """Line of a key (None: of the table's header), found by its text; None when it is written in another way."""
-        current: str | None = None
+        current = ""
         assignment = re.compile(rf"""\s*["']?{re.escape(key or "")}["']?\s*[=.]""")
         for number, line in enumerate(self._lines, 1):
             if header := _TABLE_HEADER.match(line):
                 current = re.sub(r"""["'\s]""", "", header[1])
                 if key is None and current == section:
                     return number
-                if section is None and key is not None and current.split(".")[0] == key:
+                if not section and key is not None and current.split(".")[0] == key:
                     return number
-            elif key is not None and current == section and assignment.match(line):
+            elif key is not None and current == (section or "") and assignment.match(line):
                 return number
         return None

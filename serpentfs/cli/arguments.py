@@ -11,7 +11,7 @@ from typing import NoReturn, TypeVar
 
 from serpentfs import logs
 from serpentfs.cli import environment
-from serpentfs.config import DURABILITIES, MEGA_ROOTS, parse_size
+from serpentfs.config import DURABILITIES, MEGA_ROOTS, parse_address, parse_port_range, parse_size
 from serpentfs.errors import UsageError
 
 T = TypeVar("T")
@@ -86,21 +86,6 @@ def absolute_path(text: str) -> Path:
         raise argparse.ArgumentTypeError("an empty path")
     path = Path(text).expanduser().absolute()
     return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """``HOST:PORT``, ``[IPv6]:PORT``, or a PORT alone, which is one of 127.0.0.1. UsageError."""
-    match = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+):)?(\d{1,5})", text)
-    if match is None or int(match[2]) > 65535:
-        raise UsageError(f'"{text}" is not HOST:PORT (such as 127.0.0.1:4443 or [::1]:4443)')
-    return (match[1] or "127.0.0.1").strip("[]"), int(match[2])
-
-
-def parse_port_range(text: str) -> range:
-    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text)
-    if match is None or not 0 < int(match[1]) <= int(match[2]) <= 65535:
-        raise UsageError(f'"{text}" is not a range of ports (such as 50000-50100)')
-    return range(int(match[1]), int(match[2]) + 1)
 
 
 def parse_umask(text: str) -> int:

@@ -117,7 +117,7 @@ def ftp_remote(arguments: argparse.Namespace) -> ExitCode:
 def _mount_options(arguments: argparse.Namespace, target: Target) -> MountOptions:
     """The options of ``mount`` with what ``-o`` adds; the last word on a thing counts."""
     mount = MountOptions(
-        mountpoint=arguments.directory, name=target.name, root=target.path, read_only=arguments.read_only,
+        mountpoint=arguments.directory, name=target.name, root=target.path, read_only=bool(arguments.read_only),
         allow_other=arguments.allow_other, uid=arguments.uid, gid=arguments.gid,
     )
     if arguments.umask is not None:
@@ -162,7 +162,7 @@ def _server_options(
         raise UsageError("--certificate and --key need --tls")
     return ServerOptions(
         host=listen[0], port=listen[1], users=users, no_auth=arguments.no_auth, tls=tls, public=arguments.public,
-        insecure=arguments.insecure, root=root, read_only=arguments.read_only,
+        insecure=arguments.insecure, root=root, read_only=bool(arguments.read_only),
     )
 
 

@@ -15,6 +15,7 @@ from serpentfs.cli.exit_codes import MEANINGS, ExitCode, exit_code
 from serpentfs.cli.failures import explain
 from serpentfs.cli.main import COMMANDS, main, overview, parser_of
 from serpentfs.cli.output import ProgressLine, human_duration, human_size, printable
+from serpentfs.config import parse_address
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -140,13 +141,13 @@ def test_quick_commands_import_little(word: str, tmp_path: Path) -> None:
     ("4443", ("127.0.0.1", 4443)),
 ])
 def test_addresses(text: str, address: tuple[str, int]) -> None:
-    assert options.parse_address(text) == address
+    assert parse_address(text) == address
 
 
 @pytest.mark.parametrize("text", ["", ":80", "a:", "a:b", "::1:80", "a:65536", "a:80:90", "[::1]", "a:-1"])
 def test_bad_addresses(text: str) -> None:
     with pytest.raises(errors.UsageError):
-        options.parse_address(text)
+        parse_address(text)
 
 
 def test_paths_stay_true_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
