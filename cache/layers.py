@@ -72,6 +72,12 @@ class CacheStatistics:
     """Counter: blocks that reads found in memory or on disk."""
     misses: int
     """Counter: blocks that reads had to wait for."""
+    memory_hits: int
+    """Counter: those of ``hits`` that were in memory."""
+    disk_blocks: int
+    """Counter: blocks that came from disk, whether a read waited for them or not."""
+    fetched_blocks: int
+    """Counter: blocks that were fetched, those of read-ahead among them."""
     fetches: int
     fetched_bytes: int
     damaged_slots: int
@@ -102,6 +108,9 @@ class BlockCache:
         self._nursery: trio.Nursery | None = None
         self._hits = 0
         self._misses = 0
+        self._memory_hits = 0
+        self._disk_blocks = 0
+        self._fetched_blocks = 0
         self._fetches = 0
         self._fetched_bytes = 0
 
@@ -173,6 +182,9 @@ class BlockCache:
             disk_usable=disk is not None and disk.usable,
             hits=self._hits,
             misses=self._misses,
+            memory_hits=self._memory_hits,
+            disk_blocks=self._disk_blocks,
+            fetched_blocks=self._fetched_blocks,
             fetches=self._fetches,
             fetched_bytes=self._fetched_bytes,
             damaged_slots=disk.damaged_slots if disk else 0,
@@ -199,6 +211,7 @@ class BlockCache:
             if data is None or stop > len(data):
                 return None
             self._hits += 1
+            self._memory_hits += 1
             start = span.start - first * BLOCK_SIZE
             return data if start == 0 and stop == len(data) else memoryview(data)[start:stop]
         found: list[bytes] = []
@@ -208,6 +221,7 @@ class BlockCache:
                 return None
             found.append(data)
         self._hits += len(found)
+        self._memory_hits += len(found)
         return _cut(found, span)
 
     async def book(self, content: ContentId, size: int, blocks: range, fetch: Fetch) -> Ticket:
@@ -220,6 +234,7 @@ class BlockCache:
             found, missing = self._find(content, size, blocks)
         missing = [block for block in missing if (content, block) not in self._board]
         on_disk: list[int] = []
+        self._memory_hits += len(found)
         if missing and disk is not None:
             on_disk = [block for block in missing if disk.holds(content, BlockIndex(block))]
             for run in runs(on_disk, slots.PIECE):
@@ -229,6 +244,7 @@ class BlockCache:
                 for block, data in zip(run, opened, strict=True):
                     if data is not None:
                         self._memory.put(content, BlockIndex(block), data)
+                        self._disk_blocks += 1
                         found[block] = data
             missing = [block for block in missing if block not in found]
             on_disk = [block for block in missing if disk.holds(content, BlockIndex(block))]
@@ -339,6 +355,7 @@ class BlockCache:
                 opened = await disk.read(content, run, flight.size)
                 for block, data in zip(run, opened, strict=True):
                     if data is not None:
+                        self._disk_blocks += 1
                         self._land(flight, BlockIndex(block), data)
         for run in runs((block for block in flight.blocks if block not in flight.landed), LONGEST_RUN):
             await self._fetch(flight, run)
@@ -358,6 +375,7 @@ class BlockCache:
         if len(data) != len(span):
             raise Unavailable(f"{len(data)} bytes came where {len(span)} were asked for")
         self._fetched_bytes += len(data)
+        self._fetched_blocks += len(blocks)
         view = memoryview(data)
         for block in blocks:
             start = block * BLOCK_SIZE - span.start

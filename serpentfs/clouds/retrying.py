@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import trio
 
+from serpentfs import metrics
 from serpentfs.clouds.base import Batch, Capabilities, Cloud, Content, Known
 from serpentfs.errors import (
     LoginRequired,
@@ -87,6 +88,7 @@ class RetryingCloud(Cloud):
     def _too_late(self, what: str, seconds: float) -> Unavailable:
         error = Unavailable(f"{what}: no answer within {seconds:g} s")
         self._answered(error)
+        metrics.current().cloud_silent(str(error))
         return error
 
     async def _repeated(self, what: str, seconds: float, call: Callable[[], Awaitable[T]]) -> T:
@@ -105,6 +107,7 @@ class RetryingCloud(Cloud):
                         delay = max(delay, error.retry_after)
                     if trio.current_time() + delay >= give_up:
                         raise
+                    metrics.current().retries[what] += 1
                     _log.info("%s failed, next attempt in %.1f s: %s", what, delay, error)
                 await trio.sleep(delay)
                 pause = min(2 * pause, LONGEST_PAUSE)

@@ -82,6 +82,8 @@ class PendingChange:
     error: str | None
     next_try_in: float | None
     """Seconds until the next attempt, None when none is due."""
+    tries: int = 0
+    """Attempts that failed since the start."""
 
 
 @dataclass(frozen=True, slots=True)

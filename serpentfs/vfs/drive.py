@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 import trio
 
-from serpentfs.cache.layers import BlockCache, CacheLimits, Reader
+from serpentfs import metrics
+from serpentfs.cache.layers import BlockCache, CacheLimits, CacheStatistics, Reader
 from serpentfs.clouds.base import Capabilities, Cloud
 from serpentfs.errors import (
     AlreadyExists,
@@ -128,6 +130,7 @@ class Drive:
         self._listeners: list[Callable[[Invalidation], None]] = []
         self._quota = Quota(None, None, None)
         self._sent: dict[int, int] = {}
+        self._figures = metrics.current()
         self.online = True
         self.last_error: str | None = None
         self.conflicts = 0
@@ -625,10 +628,22 @@ class Drive:
         return self._cache.reader(content, node.size, partial(self._cloud.read, node))
 
     def read_nowait(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview | None:
-        return self._contents.read_file_nowait(self._handles.get(handle), offset, size)
+        opened = self._handles.get(handle)
+        data = self._contents.read_file_nowait(opened, offset, size)
+        if data is not None:
+            self._count_read(opened.door, len(data))
+        return data
 
     async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:
-        return await self._contents.read_file(self._handles.get(handle), offset, size)
+        opened = self._handles.get(handle)
+        data = await self._contents.read_file(opened, offset, size)
+        self._count_read(opened.door, len(data))
+        return data
+
+    def _count_read(self, door: str, size: int) -> None:
+        traffic = self._figures.doors[door]
+        traffic.reads += 1
+        traffic.read_bytes += size
 
     def _for_writing(self, handle: HandleId) -> Handle:
         found = self._handles.get(handle)
@@ -648,6 +663,9 @@ class Drive:
                 await stage.write(at, data, self._contents.base_reader(file.ino, stage, file.node))
             finally:
                 self._grew(opened, stage)
+        traffic = self._figures.doors[opened.door]
+        traffic.writes += 1
+        traffic.written_bytes += len(data)
         return len(data)
 
     def _stage_for_writing(self, file: OpenFile, *, empty: bool = False) -> Stage:
@@ -1019,6 +1037,7 @@ class Drive:
                 self._ledger.wake()
             self.online = True
         else:
+            self._figures.failed_uploads += 1
             self.last_error = str(error)
             self.online = not isinstance(error, Unavailable)
 
@@ -1080,9 +1099,47 @@ class Drive:
             cache_hits=cache.hits,
             cache_misses=cache.misses,
             cache_disk_usable=cache.disk_usable,
-            dirty_bytes=sum(stage.dirty_bytes for stage in self._contents.stages()),
+            dirty_bytes=self.dirty_bytes,
             conflicts=self.conflicts,
         )
+
+    # what ``status`` has, each for itself: that one looks at every pending change
+
+    @property
+    def pending_count(self) -> int:
+        return len(self._journal)
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Written data that the journal does not hold yet."""
+        return sum(stage.dirty_bytes for stage in self._contents.stages())
+
+    @property
+    def cache_statistics(self) -> CacheStatistics:
+        return self._cache.statistics()
+
+    @property
+    def cache_limits(self) -> CacheLimits:
+        return self._options.cache
+
+    def open_files(self) -> Counter[str]:
+        """Handles that are open now, by door."""
+        return Counter(handle.door for handle in self._handles.handles())
+
+    # uploads as a whole
+
+    @property
+    def uploads_paused(self) -> bool:
+        return self._ledger.paused
+
+    def pause_uploads(self, paused: bool) -> None:
+        """While paused no change is sent; changes are journalled as ever, and nobody waits for their uploads. What is
+        being sent at this moment goes on: who limits transfers holds that up."""
+        self._ledger.pause(paused)
+
+    def retry_uploads(self) -> None:
+        """What failed is tried now, and what the cloud refused once more."""
+        self._ledger.wake()
 
     async def wait_until_uploaded(self) -> None:
         self._journal.hurry(self._journal.next_seq() - 1)
@@ -1099,7 +1156,9 @@ class Drive:
 
     def _is_moving(self, seq: int) -> bool:
         """Whether time or the cloud alone will bring an entry on: what waits for a file to be closed, or is stuck,
-        does not, nor does what waits behind it."""
+        does not, nor does what waits behind it; and nothing does while uploads are paused."""
+        if self._ledger.paused:
+            return False
         view = self._journal.view(seq)
         return view.state is EntryState.SENDING or (
             view.state is EntryState.QUEUED and not view.held and not view.blocked

@@ -40,6 +40,8 @@ class Ledger:
         self._moved = trio.Event()
         self.wakes = 0
         """Counts the calls of ``wake``."""
+        self.paused = False
+        """Nothing is sent: the user wants it so."""
         self._is_unneeded: Callable[[ContentId], bool] = lambda content: False
         self._let_go: Callable[[ContentId], None] = lambda content: None
 
@@ -136,6 +138,10 @@ class Ledger:
                 await self.wait_moved()
                 waited = True
         return waited
+
+    def pause(self, paused: bool) -> None:
+        self.paused = paused
+        self.moved()
 
     def wake(self) -> None:
         """What failed is tried again now, and what is stuck once more."""

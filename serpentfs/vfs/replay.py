@@ -167,13 +167,15 @@ class Replay:
     def _room(self) -> int:
         """How many entries may be started. While the cloud does not answer, one is sent from time to time: the others
         stay unsent, so that what the user does meanwhile can still cancel them out."""
+        if self._ledger.paused:
+            return 0
         if self._outage >= _OUTAGE:
             return 0 if self._active or trio.current_time() < self._probe_at else 1
         return min(self._workers - self._active, 1 if is_busy() else self._workers)
 
     def _pause(self, now: float) -> float:
         """Seconds until something can be started by time alone."""
-        if self._workers <= self._active or (self._outage >= _OUTAGE and self._active):
+        if self._ledger.paused or self._workers <= self._active or (self._outage >= _OUTAGE and self._active):
             return float("inf")
         again = self._journal.next_time(now)
         if again is None:

@@ -77,6 +77,7 @@ def pending_changes(
                 state=state,
                 error=view.error,
                 next_try_in=None if view.not_before is None else max(0.0, view.not_before - now),
+                tries=view.failures,
             )
         )
     return tuple(changes)

@@ -1,0 +1,133 @@
+"""A Cloud whose transfers keep to a rate, and can be paused: two token buckets around uploads and downloads.
+
+Waits here must not count against the deadlines of ``retrying``, so this wraps that one. A download is asked for in
+pieces of a quarter of a second; an upload waits where its content is read, when the clock of its deadline stands.
+Rates may be changed at any time, and whoever waits is told.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from serpentfs.clouds.base import Cloud, Content
+from serpentfs.clouds.forwarding import ForwardingCloud
+from serpentfs.model import BLOCK_SIZE, NodeId, NodeInfo, NodeRef, Span
+
+_BURST = 0.25
+"""Seconds of its rate that a bucket holds: a transfer after a rest is not faster than it should be for longer."""
+
+
+class Bucket:
+    """Lets bytes pass at ``rate`` a second (None: at any), and none while ``paused``. Takers are served in order.
+
+    Whoever comes may take more than there is; the next one waits until the debt is paid. So a piece larger than the
+    bucket passes, too, and the rate holds on average.
+    """
+
+    def __init__(self, rate: int | None = None) -> None:
+        self._rate = rate
+        self._paused = False
+        self._tokens = 0.0
+        self._counted_at = 0.0
+        self._turn = trio.Lock()
+        self._changed = trio.Event()
+
+    @property
+    def rate(self) -> int | None:
+        return self._rate
+
+    @rate.setter
+    def rate(self, rate: int | None) -> None:
+        self._rate = rate
+        self._tokens = 0.0    # a debt of slower times is not owed any more
+        self._tell()
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self._paused = paused
+        self._tell()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing has to wait."""
+        return self._rate is None and not self._paused
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def take(self, size: int) -> None:
+        """Wait until ``size`` bytes may pass."""
+        if self.is_open:
+            return
+        async with self._turn:
+            while (wait := self._wait_time()) > 0:
+                with trio.move_on_after(wait):
+                    await self._changed.wait()
+            self._tokens -= size
+
+    def _wait_time(self) -> float:
+        """Seconds until the next one may take; infinite while paused."""
+        now = trio.current_time()
+        if self._paused:
+            return float("inf")
+        if self._rate is None:
+            return 0.0
+        self._tokens = min(self._rate * _BURST, self._tokens + (now - self._counted_at) * self._rate)
+        self._counted_at = now
+        return max(0.0, -self._tokens / self._rate)
+
+    def piece(self) -> int | None:
+        """How much to ask for at a time so that the rate holds from moment to moment: whole blocks, None for all."""
+        return None if self._rate is None else max(1, int(self._rate * _BURST) // BLOCK_SIZE) * BLOCK_SIZE
+
+
+class LimitedCloud(ForwardingCloud):
+    """``cloud`` behind ``up`` and ``down``."""
+
+    def __init__(self, cloud: Cloud, *, up: Bucket, down: Bucket) -> None:
+        super().__init__(cloud)
+        self._up = up
+        self._down = down
+
+    async def read(self, node: NodeRef, span: Span) -> bytes:
+        if self._down.is_open:
+            return await super().read(node, span)
+        parts: list[bytes] = []
+        start = span.start
+        while start < span.stop:
+            stop = min(span.stop, start + (self._down.piece() or len(span)))
+            await self._down.take(stop - start)
+            data = await super().read(node, Span(start, stop))
+            parts.append(data)
+            if len(data) < stop - start:
+                break    # the end of the file
+            start = stop
+        return b"".join(parts)
+
+    async def put(
+        self, parent: NodeId, name: str, content: Content, *, replaces: NodeRef | None, mtime_ns: int, token: bytes,
+        retry: bool = False,
+    ) -> NodeInfo:
+        return await super().put(
+            parent, name, _LimitedContent(content, self._up), replaces=replaces, mtime_ns=mtime_ns, token=token,
+            retry=retry,
+        )
+
+
+class _LimitedContent:
+    def __init__(self, content: Content, bucket: Bucket) -> None:
+        self._content = content
+        self._bucket = bucket
+
+    @property
+    def size(self) -> int:
+        return self._content.size
+
+    async def read(self, span: Span) -> bytes:
+        await self._bucket.take(len(span))
+        return await self._content.read(span)
