@@ -169,11 +169,22 @@ def load(path: Path, *, must_exist: bool = False) -> Config:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8") from error
+    return parse(path, text)
+
+
+def parse(path: Path, text: str) -> Config:
+    """What the text of a file means that is, or is to be, at ``path``. UsageError."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: {error}") from error
     return _Reader(path, text).config(tables)
+
+
+def section_of(line: str) -> str | None:
+    """The table that a line begins (``remote.work``); None when it is no header."""
+    header = _TABLE_HEADER.match(line)
+    return re.sub(r"""["'\s]""", "", header[1]) if header else None
 
 
 def _suggestion(word: str, known: Mapping[str, object]) -> str:
@@ -435,8 +446,8 @@ class _Reader:
         current = ""
         assignment = re.compile(rf"""\s*["']?{re.escape(key or "")}["']?\s*[=.]""")
         for number, line in enumerate(self._lines, 1):
-            if header := _TABLE_HEADER.match(line):
-                current = re.sub(r"""["'\s]""", "", header[1])
+            if (header := section_of(line)) is not None:
+                current = header
                 if key is None and current == section:
                     return number
                 if not section and key is not None and current.split(".")[0] == key:

@@ -40,8 +40,7 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         present = {
-            name: action for name, action in environment.variables_of(self).items()
-            if os.environ.get(name) and action.dest not in self.ignored_variables
+            name: action for name, action in environment.variables_of(self).items() if os.environ.get(name)
         }
         arguments = argparse.Namespace() if namespace is None else namespace
         for action in present.values():

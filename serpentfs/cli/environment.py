@@ -34,8 +34,13 @@ def variable_of(action: argparse.Action) -> str | None:
 
 
 def variables_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """Every variable that a command looks at, and the option that it sets."""
-    return {name: action for action in parser._actions if (name := variable_of(action)) is not None}
+    """Every variable that a command looks at, and the option that it sets. A parser may have ``ignored_variables``,
+    fields of options that are to be typed."""
+    ignored: frozenset[str] = getattr(parser, "ignored_variables", frozenset())
+    return {
+        name: action for action in parser._actions
+        if (name := variable_of(action)) is not None and action.dest not in ignored
+    }
 
 
 def apply(

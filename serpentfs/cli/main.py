@@ -83,6 +83,26 @@ COMMANDS = (
         "serpentfs restore mega: report.odt --to /Documents",
     ),
     Command("check", "vaults", "Check the health of a vault, and repair it.", "serpentfs check work: --content"),
+    Command(
+        "remote add", "configuring", "Give a remote a name in the configuration, with what holds for it.",
+        "serpentfs remote add work vault+file:///srv/vault --cache-disk 20G",
+    ),
+    Command("remote list", "configuring", "List the remotes that have a name.", "serpentfs remote list"),
+    Command(
+        "remote show", "configuring", "Tell what the configuration says about a remote.", "serpentfs remote show work"
+    ),
+    Command(
+        "remote remove", "configuring", "Take a remote out of the configuration; nothing else is touched.",
+        "serpentfs remote remove work",
+    ),
+    Command(
+        "config show", "configuring", "Tell what is set, and whether by default, file or environment.",
+        "serpentfs config show work:",
+    ),
+    Command(
+        "config hash-password", "configuring", "Hash a password for a user of WebDAV or FTP in the configuration.",
+        "serpentfs config hash-password",
+    ),
     Command("version", "about", "Print the version.", "serpentfs version"),
 )
 _BY_NAME = {command.name: command for command in COMMANDS}

@@ -1,0 +1,126 @@
+"""Changes to ``config.toml`` by commands: a table is added or taken out, every other byte stays as the user wrote it.
+
+A new text is only accepted when it means what was intended, by comparing what a TOML parser reads before and after;
+a file in a style that this module does not understand (inline tables) is therefore refused and never damaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from serpentfs import config
+from serpentfs.errors import AlreadyExists, UsageError
+
+Value = str | int | float | bool
+_HEADER = re.compile(r"\s*\[")
+
+
+def add_remote(path: Path, name: str, values: Mapping[str, Value]) -> None:
+    """Append ``[remote.NAME]``. AlreadyExists; UsageError for a name, key or value that the file may not have, and for
+    a file that is wrong already."""
+
+    def change(text: str) -> str:
+        if name in config.parse(path, text).remotes:
+            raise AlreadyExists(f"there is a remote called {name} in {path}: remove it first, or choose another name")
+        lines = [f"[remote.{_key(name)}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
+        before = text if not text or text.endswith("\n") else text + "\n"
+        return before + ("\n" if before.strip() else "") + "\n".join(lines) + "\n"
+
+    def expect(tables: dict[str, Any]) -> None:
+        tables.setdefault("remote", {})[name] = dict(values)
+
+    _edit(path, change, expect)
+
+
+def remove_remote(path: Path, name: str) -> None:
+    """Take ``[remote.NAME]`` out, with the comments between its keys. NotFound, UsageError."""
+
+    def change(text: str) -> str:
+        config.parse(path, text).remote(name)
+        return "".join(_without(text.splitlines(keepends=True), f"remote.{name}"))
+
+    def expect(tables: dict[str, Any]) -> None:
+        del tables["remote"][name]
+        if not tables["remote"]:
+            del tables["remote"]
+
+    _edit(path, change, expect)
+
+
+def _without(lines: list[str], section: str) -> Iterator[str]:
+    """The lines that do not belong to a table. Comments right above the next header are that one's."""
+    held: list[str] = []
+    inside = False
+    for line in lines:
+        if _HEADER.match(line):
+            inside = config.section_of(line) == section
+            if not inside:
+                yield from held
+            held = []
+        if not inside:
+            yield line
+        elif line.lstrip().startswith("#"):
+            held.append(line)
+        else:
+            held = []
+
+
+def _edit(path: Path, change: Callable[[str], str], expect: Callable[[dict[str, Any]], None]) -> None:
+    """Replace the file by ``change(text)`` at once or not at all. Two commands do not overwrite one another."""
+    target = path.resolve()    # a link to where somebody keeps such files stays one
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(target.parent):
+            text = target.read_text(encoding="utf-8") if target.exists() else ""
+            new = change(text)
+            expected = tomllib.loads(text)
+            expect(expected)
+            config.parse(path, new)
+            if tomllib.loads(new) != expected:
+                raise UsageError(f"{path} is written in a way that cannot be edited by a command: do it by hand")
+            _replace(target, new)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8") from error
+    except OSError as error:
+        raise UsageError(f"cannot change {path}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, text: str) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)    # 0600
+    try:
+        with open(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _toml(value: Value) -> str:
+    """A value as TOML has it: JSON's strings, numbers and booleans are also TOML's but for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
