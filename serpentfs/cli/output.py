@@ -37,10 +37,18 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def tell_pending(pending: int, what_now: str) -> ExitCode:
-    """The exit code of a command that uploads, with a line when something is left."""
+def tell_pending(pending: int, what_now: str, *, login_required: bool = False) -> ExitCode:
+    """The exit code of a command that uploads, with a line when something is left. ``login_required``: waiting longer
+    would have been for nothing."""
     if pending == 0:
         return ExitCode.OK
+    if login_required:
+        print(
+            f"serpentfs: {count(pending, 'change')} kept in the journal; the account's session has ended or the account "
+            "is blocked: the next log-in lets uploads go on (serpentfs logout, then login)",
+            file=sys.stderr,
+        )
+        return ExitCode.LOGIN_REQUIRED
     print(f"serpentfs: {count(pending, 'change')} not uploaded; {what_now}", file=sys.stderr)
     return ExitCode.PENDING
 

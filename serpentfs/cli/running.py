@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,23 @@ def umount(arguments: argparse.Namespace) -> ExitCode:
         if path.exists():
             raise NotFound(f"no drive is mounted at {path}")
         note = _owner_of_remote(arguments)
-    pending = stop_owner(note, now=arguments.now, lazy=arguments.lazy)
-    return tell_pending(pending, "the next start goes on with that")
+    left = stop_owner(note, now=arguments.now, lazy=arguments.lazy)
+    return tell_pending(left.changes, "the next start goes on with that", login_required=left.login_required)
 
 
-def stop_owner(note: OwnerNote, *, now: bool, lazy: bool = False) -> int:
-    """Ask an owner to end, after its uploads unless ``now``, and wait until it has. The answer is how many changes
-    were not uploaded."""
-    pending = _stop_now(note, lazy) if now else _stop(note, lazy)
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What an owner that ended had not uploaded, and whether that waits for a log-in."""
+
+    changes: int
+    login_required: bool = False
+
+
+def stop_owner(note: OwnerNote, *, now: bool, lazy: bool = False) -> Left:
+    """Ask an owner to end, after its uploads unless ``now``, and wait until it has."""
+    left = _stop_now(note, lazy) if now else _stop(note, lazy)
     _wait_for_end(note)
-    return pending
+    return left
 
 
 def _mount_path(text: str) -> Path:
@@ -90,17 +98,18 @@ def _owner_of_remote(arguments: argparse.Namespace) -> OwnerNote:
     return note
 
 
-def _stop(note: OwnerNote, lazy: bool) -> int:
+def _stop(note: OwnerNote, lazy: bool) -> Left:
     with Connection(Path(note.socket)) as connection, ProgressLine() as line:
-        return int(connection.ask("stop", line.show, lazy=lazy)["pending"])
+        answer = connection.ask("stop", line.show, lazy=lazy)
+    return Left(answer["pending"], answer["login_required"])
 
 
-def _stop_now(note: OwnerNote, lazy: bool) -> int:
+def _stop_now(note: OwnerNote, lazy: bool) -> Left:
     with Connection(Path(note.socket)) as connection:
         drive = connection.ask("status").get("drive", {})
         with contextlib.suppress(Unavailable):    # it ends without an answer
             connection.ask("stop", now=True, lazy=lazy)
-        return len(drive.get("pending", ()))
+    return Left(len(drive.get("pending", ())))
 
 
 def _wait_for_end(note: OwnerNote) -> None:

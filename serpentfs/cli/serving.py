@@ -211,7 +211,9 @@ def _own(arguments: argparse.Namespace, target: Target, doors: list[Door]) -> Ex
                     logger.error("%s", message, exc_info=error)
                 reporter.report(code, (message,))
             raise
-    return tell_pending(outcome.pending, "the next start goes on with that")
+    return tell_pending(
+        outcome.pending, "the next start goes on with that", login_required=outcome.login_required
+    )
 
 
 def _announcement(door: str, address: str) -> str:

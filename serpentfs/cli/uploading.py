@@ -15,6 +15,7 @@ from serpentfs.cli.remotes import owner_of, resolve
 from serpentfs.daemon import owner
 from serpentfs.daemon.asking import Connection
 from serpentfs.daemon.progress import Progress, upload_all
+from serpentfs.vfs.core import Status
 
 
 def add_flush(parser: argparse.ArgumentParser) -> None:
@@ -30,17 +31,20 @@ def flush(arguments: argparse.Namespace) -> ExitCode:
     with ProgressLine() as line:
         if note is not None:
             with Connection(Path(note.socket)) as connection:
-                pending = connection.ask("flush", line.show)["pending"]
-            return tell_pending(pending, "they wait for a file to be closed, or status tells why")
+                answer = connection.ask("flush", line.show)
+            return tell_pending(
+                answer["pending"], "they wait for a file to be closed, or status tells why",
+                login_required=answer["login_required"],
+            )
         remote = unlock_target(arguments, target)
 
         async def show(progress: Progress) -> None:
             line.show(progress.as_item())
 
-        async def run() -> int:
+        async def run() -> Status:
             async with owner.borrow(remote) as drive:
                 await upload_all(drive, show)
-                return len(drive.status().pending)
+                return drive.status()
 
-        pending = trio.run(run)
-    return tell_pending(pending, "the log tells why (-v)")
+        status = trio.run(run)
+    return tell_pending(len(status.pending), "the log tells why (-v)", login_required=status.login_required)

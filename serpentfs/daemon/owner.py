@@ -48,9 +48,11 @@ _ANSWER_PATIENCE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How serving ended: changes that the cloud has not confirmed (they are journalled)."""
+    """How serving ended: changes that the cloud has not confirmed (they are journalled), and whether they wait for the
+    user to log in again."""
 
     pending: int
+    login_required: bool = False
 
 
 Announce = Callable[[dict[str, str]], None]
@@ -79,9 +81,10 @@ async def serve(remote: Remote, doors: list[Door], announce: Announce, show: Sho
             try:
                 await _serve_doors(drive, _shown(remote, drive, requests), doors, stop, requests, ready, show)
             finally:
-                requests.left = len(drive.status().pending)
+                status = drive.status()
+                requests.left, requests.login_required = len(status.pending), status.login_required
         nursery.cancel_scope.cancel()
-    return Outcome(requests.left)
+    return Outcome(requests.left, requests.login_required)
 
 
 @contextlib.asynccontextmanager

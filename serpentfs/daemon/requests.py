@@ -35,6 +35,8 @@ class OwnerRequests:
         self._since = time.time()
         self.left = 0
         """Changes that were not uploaded when the drive was closed."""
+        self.login_required = False
+        """They wait for a log-in."""
         self.vfs: Drive | None = None
         self.account: Account | None = None
         self.doors: dict[str, str] = {}
@@ -81,7 +83,8 @@ class OwnerRequests:
             await emit(progress.as_item())
 
         await upload_all(self._drive(), show)
-        return {"pending": len(self._drive().status().pending)}
+        status = self._drive().status()
+        return {"pending": len(status.pending), "login_required": status.login_required}
 
     async def _stop_all(self, request: dict[str, Any], emit: Emit) -> Any:
         """Upload with the doors still open, unmount, end. Files that are open below the mount are Busy, and nothing
@@ -98,7 +101,7 @@ class OwnerRequests:
                 await emit(Progress.of(self.vfs.status()).as_item())
             with trio.move_on_after(_PROGRESS_INTERVAL):
                 await self._stop.drained.wait()
-        return {"pending": self.left}
+        return {"pending": self.left, "login_required": self.login_required}
 
     async def _unmount(self, *, lazy: bool, now: bool) -> None:
         # The unmount may be noticed as the end of the door before it returns here.

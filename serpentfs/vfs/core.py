@@ -100,6 +100,8 @@ class Status:
     """Written data that the journal does not hold yet."""
     conflicts: int
     """Conflict copies made since the start."""
+    login_required: bool = False
+    """The cloud takes nothing before the user has logged in again."""
 
 
 class Vfs(Protocol):

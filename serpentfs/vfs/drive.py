@@ -28,6 +28,7 @@ from serpentfs.errors import (
     InvalidArgument,
     InvalidName,
     IsADirectory,
+    LoginRequired,
     NotADirectory,
     NotFound,
     PermissionDenied,
@@ -133,6 +134,7 @@ class Drive:
         self._figures = metrics.current()
         self.online = True
         self.last_error: str | None = None
+        self._login_required = False
         self.conflicts = 0
         ledger.on_unneeded(self._is_unneeded, self._let_go)
 
@@ -1036,7 +1038,9 @@ class Drive:
             if not self.online:
                 self._ledger.wake()
             self.online = True
+            self._login_required = False
         else:
+            self._login_required |= isinstance(error, LoginRequired)
             self._figures.failed_uploads += 1
             self.last_error = str(error)
             self.online = not isinstance(error, Unavailable)
@@ -1094,6 +1098,7 @@ class Drive:
             pending=pending_changes(self._journal, self._store, self._sent, self._options.settle),
             online=self.online,
             last_error=self.last_error,
+            login_required=self._login_required,
             cache_memory_bytes=cache.memory_bytes,
             cache_disk_bytes=cache.disk_bytes,
             cache_hits=cache.hits,
@@ -1142,13 +1147,14 @@ class Drive:
         self._ledger.wake()
 
     async def wait_until_uploaded(self) -> None:
+        self._login_required = False  # the attempt that is made now tells
         self._journal.hurry(self._journal.next_seq() - 1)
         self._ledger.wake()
         waiting = {view.entry.seq for view in self._journal.pending()}
         while True:
             began = trio.current_time()
             waiting = self._journal.outstanding(waiting)
-            if not any(map(self._is_moving, waiting)):
+            if self._login_required or not any(map(self._is_moving, waiting)):
                 return
             await self._ledger.wait_moved()
             # A look costs time in proportion to what is pending: with much to wait for, look less often.

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import signal
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -343,6 +344,33 @@ def test_a_session_that_ended_elsewhere(account: Account, server: Emulator) -> N
     account.log_in()
     machine.ok("flush", "mega:")
     assert account.ls() == ["after", "before"]
+
+
+@needs_fuse
+def test_the_end_of_a_mount_whose_session_ended_elsewhere(account: Account, server: Emulator) -> None:
+    machine = account.machine
+    account.log_in()
+    mountpoint = account.mount("mega:", "--settle", "0")
+    (mountpoint / "before").write_bytes(CONTENT)
+    machine.ok("flush", "mega:")
+    server.end_sessions(account.email)
+    (mountpoint / "after").write_bytes(CONTENT)
+    (mountpoint / "before").unlink()
+    for words in (("flush", "mega:"), ("umount", str(mountpoint))):
+        done = machine.run(*words)
+        assert done.returncode == 16, (words, done.stderr)
+        assert "2 changes kept in the journal; the account's session has ended" in done.stderr.splitlines()[-1]
+    machine.wait_until_gone()
+    assert not machine.is_mounted()
+    process = machine.start("mount", "mega:", str(mountpoint))    # from what this machine knows
+    wait_for(machine.is_mounted, "the mount")
+    assert os.listdir(mountpoint) == ["after"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=TIMEOUT) == 16
+    assert machine.run("logout").returncode == 14
+    account.log_in()
+    machine.ok("flush", "mega:")
+    assert account.ls() == ["after"]
 
 
 @needs_fuse

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from serpentfs.clouds.retrying import Deadlines, RetryingCloud
-from serpentfs.errors import IntegrityError, NoSpace, PermissionDenied, SerpentError, Unavailable
+from serpentfs.errors import IntegrityError, LoginRequired, NoSpace, PermissionDenied, SerpentError, Unavailable
 from serpentfs.model import BLOCK_SIZE, ROOT_INO
 from serpentfs.vfs.drive import Drive, DriveOptions
 from tests.drives import DOOR, a_drive, contents, ino_at, mkdir, patch, read, rename, unlink, until, write
@@ -252,3 +252,22 @@ async def test_a_crash_between_upload_and_confirmation(clouds: Clouds, tmp_path:
             await drive.wait_until_uploaded()
         assert clouds.memory.contents() == wanted == await contents(drive)
         assert drive.status().conflicts == 0
+
+
+async def test_a_session_that_has_ended_is_not_waited_for(clouds: Clouds, tmp_path: Path) -> None:
+    fill(clouds.memory)
+    async with opened(clouds, tmp_path, LATER) as drive:
+        await some_changes(drive)
+        wanted = await contents(drive)
+        clouds.faulty.fail(None, LoginRequired("the session has ended"), times=float("inf"))
+        with trio.fail_after(5):
+            await drive.wait_until_uploaded()
+        assert drive.status().login_required
+        assert drive.status().pending
+    clouds.faulty.clear()
+    async with opened(clouds, tmp_path, LATER) as drive:
+        assert not drive.status().login_required
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert not drive.status().login_required
+        assert clouds.memory.contents() == wanted
