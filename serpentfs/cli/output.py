@@ -44,8 +44,8 @@ def tell_pending(pending: int, what_now: str, *, login_required: bool = False) -
         return ExitCode.OK
     if login_required:
         print(
-            f"serpentfs: {count(pending, 'change')} kept in the journal; the account's session has ended or the account "
-            "is blocked: the next log-in lets uploads go on (serpentfs logout, then login)",
+            f"serpentfs: {count(pending, 'change')} kept in the journal; the account's session has ended or the "
+            "account is blocked: the next log-in lets uploads go on (serpentfs logout, then login)",
             file=sys.stderr,
         )
         return ExitCode.LOGIN_REQUIRED
