@@ -211,6 +211,12 @@ class DiskCache:
         self.queued_bytes += len(data)
         self._work.unpark_all()
 
+    async def wait_room(self, size: int) -> None:
+        """Until the queue has room for ``size`` more bytes (at most ``WRITE_QUEUE_BYTES``), or nobody writes."""
+        await trio.lowlevel.checkpoint()
+        while self._running and self.usable and self.queued_bytes + size > WRITE_QUEUE_BYTES:
+            await self._progress.park()
+
     def forget(self, content: ContentId) -> None:
         """Drop a content; the file is removed by the writer."""
         self.queued_bytes -= sum(map(len, self._queue.pop(content, {}).values()))

@@ -150,6 +150,28 @@ class BlockCache:
         if blocks and not all(self.is_known(content, BlockIndex(block)) for block in blocks):
             self._prefetcher.warm(Stream(content, size, fetch), blocks)
 
+    async def keep(self, content: ContentId, size: int, span: Span, fetch: Fetch) -> None:
+        """Load ``span`` and hand it to the disk, however slow that is: unlike a read, which never waits for a disk.
+        Raises what the fetch raises."""
+        span = span.clamp(size)
+        blocks = blocks_of(span)
+        disk = self._disk
+        if disk is not None:
+            await disk.wait_room(len(span))
+        arrived = await (await self.book(content, size, blocks, fetch)).arrive()
+        if disk is not None:
+            await disk.wait_room(len(span))
+            for block, data in zip(blocks, arrived, strict=True):
+                disk.offer(content, BlockIndex(block), data)
+
+    def has_all(self, content: ContentId, size: int) -> bool:
+        """Whether every block is probably here, in memory or on disk."""
+        disk = self._disk
+        return all(
+            (content, block) in self._memory or (disk is not None and disk.holds(content, block))
+            for block in map(BlockIndex, blocks_of(Span(0, size)))
+        )
+
     async def adopt(self, content: ContentId, slots: Path, blocks: Collection[BlockIndex]) -> None:
         """Make the file ``slots``, sealed for this content with the cache's seal, the content's disk cache. Only the
         slots in ``blocks`` count. It is removed instead when there is no room or no disk cache; afterwards

@@ -27,6 +27,7 @@ import trio
 
 from serpentfs.bridge import Pace
 from serpentfs.clouds.base import Batch, Cloud
+from serpentfs.errors import NotFound
 from serpentfs.model import NO_CONTENT, Ino, Kind, NodeId, NodeInfo
 from serpentfs.tree.store import EntryRow, NodeRow, Store
 
@@ -82,6 +83,8 @@ class Feed:
         self._revisit.update(self._recorded)
         self._asked: set[Ino] = set()
         """Folders whose new listing was asked for and has not come yet."""
+        self._applied = trio.Event()
+        """The batch after this moment is applied."""
         self._place_of: Callable[[NodeId], Place | None] = lambda _: None
         """Where the batch that is being applied has a node."""
         self._leaving: frozenset[NodeId] = frozenset()
@@ -120,6 +123,16 @@ class Feed:
         self._revisit.add(folder)
         self._record_revisits()
 
+    async def refresh(self, folder: Ino) -> None:
+        """Ask for a listing of a folder now, and wait until it is applied. Waits as long as the cloud is silent."""
+        node = self._store.node_of(folder)
+        if node is None:
+            raise NotFound("not uploaded yet: there is nothing to ask for")
+        self._asked.add(folder)
+        self._cloud.recheck(node.node)
+        while folder in self._asked:
+            await self._applied.wait()
+
     # batches
 
     async def apply(self, batch: Batch) -> None:
@@ -155,6 +168,8 @@ class Feed:
                 self._store.set_complete()
         self._record_revisits()
         self._place_of = lambda _: None
+        self._applied.set()
+        self._applied = trio.Event()
 
     def _places_of(self, batch: Batch) -> Callable[[NodeId], Place | None]:
         places = {

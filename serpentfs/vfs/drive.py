@@ -11,7 +11,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -62,6 +62,7 @@ from serpentfs.vfs.core import (
 )
 from serpentfs.vfs.entries import BIRTHS, Entry, EntryState, Operation
 from serpentfs.vfs.handles import Handle, HandleTable, OpenFile
+from serpentfs.vfs.keeping import Keeping
 from serpentfs.vfs.ledger import Ledger
 from serpentfs.vfs.reads import Contents
 from serpentfs.vfs.status import Paths, pending_changes
@@ -132,6 +133,9 @@ class Drive:
         self._quota = Quota(None, None, None)
         self._sent: dict[int, int] = {}
         self._figures = metrics.current()
+        self._refresh: Callable[[Ino], Awaitable[None]] | None = None
+        self.keeping = Keeping(cloud, store, cache)
+        """What of the cloud is kept here."""
         self.online = True
         self.last_error: str | None = None
         self._login_required = False
@@ -1130,6 +1134,17 @@ class Drive:
     def open_files(self) -> Counter[str]:
         """Handles that are open now, by door."""
         return Counter(handle.door for handle in self._handles.handles())
+
+    def on_refresh(self, refresh: Callable[[Ino], Awaitable[None]]) -> None:
+        """Who gets a fresh listing of a folder (the feed, which is made after the drive)."""
+        self._refresh = refresh
+
+    async def refresh(self, ino: Ino) -> None:
+        """Have the cloud list a folder now, and wait until what it says is in the tree. NotFound for one that is not in
+        the cloud yet."""
+        if self._refresh is None:
+            raise Unavailable("the drive is not following its cloud")
+        await self._refresh(self._folder(ino).ino)
 
     # uploads as a whole
 

@@ -11,7 +11,7 @@ from serpentfs.clouds.limited import Bucket, LimitedCloud
 from serpentfs.clouds.metered import MeteredCloud
 from serpentfs.clouds.retrying import Deadlines, RetryingCloud
 from serpentfs.errors import AlreadyExists, RevisionGone, Unavailable
-from serpentfs.model import BLOCK_SIZE, NodeInfo, NodeRef, Revision, Span
+from serpentfs.model import BLOCK_SIZE, Kind, NodeInfo, NodeRef, Revision, Span
 from tests.fakes.content import BytesContent
 from tests.fakes.faulty_cloud import FaultyCloud
 from tests.fakes.memory_cloud import MemoryCloud
@@ -72,7 +72,7 @@ async def test_a_read_past_the_end_stops_there(autojump_clock: MockClock, bench:
     bench.down.rate = 100 * MiB
     assert await bench.cloud.read(bench.file.ref, Span(8 * MiB - 5, 99 * MiB)) == bench.data[-5:]
     with pytest.raises(RevisionGone):
-        await bench.cloud.read(NodeRef(bench.memory.root, "", Revision("none"), 1), Span(0, 1))
+        await bench.cloud.read(NodeRef(bench.memory.root, Kind.FILE, Revision("none"), 1), Span(0, 1))
 
 
 async def test_an_upload_keeps_to_its_rate_though_it_may_not_stand_still(
