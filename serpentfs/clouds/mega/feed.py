@@ -52,6 +52,9 @@ class EventFeed:
         self._view = view
         self._whole = whole
         self._polling = trio.Lock()
+        self._polls_begun = 0
+        self._caught_up_from = 0
+        """The number of the poll that last found nothing more."""
         self._news = trio.Event()
         self._live = False
         """The server is asked to tell the moment something happens: the replica is as fresh as can be."""
@@ -97,24 +100,35 @@ class EventFeed:
 
     async def ensure_fresh(self) -> None:
         """The replica holds whatever others did up to now, as far as the server has told."""
-        if not self._live:
-            await self.catch_up()
+        if self._live:
+            return
+        arrived = self._polls_begun
+        async with self._polling:
+            # One poll that began after several came is the answer to all of them.
+            if self._caught_up_from <= arrived:
+                await self._catch_up()
 
     async def catch_up(self) -> str | None:
         """Apply all packets that wait. The answer: the URL that blocks until there are more. Raises EventsLost when
         the server does not keep what happened since; what is in the replica then has to be loaded anew."""
         async with self._polling:
-            if not self._replica.is_loaded:
-                await self.load()
-            while self._whole is None:
-                poll = await self._api.poll(self._replica.sn or "")
-                if poll.packets:
-                    applied = self._replica.apply(poll.packets, poll.sn, self._api.own_id)
-                    self.wake()
-                    if applied.reload:
-                        raise EventsLost("the account's events name folders that are not known")
-                elif poll.wait_url is not None:
-                    return poll.wait_url
+            return await self._catch_up()
+
+    async def _catch_up(self) -> str | None:
+        if not self._replica.is_loaded:
+            await self.load()
+        while self._whole is None:
+            self._polls_begun += 1
+            begun = self._polls_begun
+            poll = await self._api.poll(self._replica.sn or "")
+            if poll.packets:
+                applied = self._replica.apply(poll.packets, poll.sn, self._api.own_id)
+                self.wake()
+                if applied.reload:
+                    raise EventsLost("the account's events name folders that are not known")
+            elif poll.wait_url is not None:
+                self._caught_up_from = begun
+                return poll.wait_url
         return None
 
     async def _reload(self) -> None:
