@@ -46,7 +46,7 @@ from serpentfs.vfs.conflicts import conflict_name
 from serpentfs.vfs.entries import Entry, EntryState, Operation, Place
 from serpentfs.vfs.ledger import Ledger
 from serpentfs.vfs.reads import Contents
-from serpentfs.vfs.writes import ReadBase, Stage
+from serpentfs.vfs.writes import ReadBase, Stage, StageRetired
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,10 @@ class _StagedContent:
         self.size = stage.size
 
     async def read(self, span: Span) -> bytes:
-        data = await self._stage.read(span, self._read_base)
+        try:
+            data = await self._stage.read(span, self._read_base)
+        except StageRetired as error:
+            raise RetryableError("the file was removed or written anew while it was uploaded") from error
         self._sent(span.stop)
         return data
 
