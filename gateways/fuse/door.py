@@ -64,7 +64,10 @@ async def serve(vfs: Vfs, options: MountOptions, *, task_status: trio.TaskStatus
         with trio.CancelScope(shield=True):
             # Only what we mounted is unmounted: after a lazy unmount another mount may be there.
             ours = mount is None or mountpoint.find_mount(path) == mount
-            await run_in_thread("disk", lambda: session.close(unmount=ours))
+            if ours and mount is not None:
+                await run_in_thread("disk", lambda: mountpoint.unmount(path, lazy=True))
+            # On the loop's thread: libfuse frees the pipes it splices through only for the thread that closes.
+            session.close(unmount=False)
             if ours and mountpoint.find_mount(path) == mount:  # libfuse leaves it when the connection was aborted
                 await run_in_thread("disk", lambda: mountpoint.unmount(path, lazy=True))
             log.info("%s is unmounted", path)

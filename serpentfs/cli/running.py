@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
@@ -17,6 +17,9 @@ from serpentfs.cli.output import ProgressLine, count, human_duration, human_size
 from serpentfs.daemon.asking import Connection
 from serpentfs.daemon.lock import OwnerNote, running_owners
 from serpentfs.errors import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from serpentfs.cli.remotes import Target
 
 # Doors, threads and the store are closed after the last upload; this is far above what that takes.
 _END_PATIENCE = 30.0
@@ -26,7 +29,9 @@ _SHOWN_CHANGES = 20
 
 def add_umount(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=umount)
-    parser.add_argument("remote", metavar="DIR|REMOTE", help="the folder it is mounted at, or the remote itself")
+    parser.add_argument(
+        "remote", metavar="DIR|REMOTE", help="the folder it is mounted at, or a remote: all its doors then"
+    )
     parser.add_argument(
         "--now", action="store_true", help="do not wait for uploads; the next start goes on with them"
     )
@@ -50,8 +55,10 @@ def umount(arguments: argparse.Namespace) -> ExitCode:
         if path.exists():
             raise NotFound(f"no drive is mounted at {path}")
         note = _owner_of_remote(arguments)
-    left = stop_owner(note, now=arguments.now, lazy=arguments.lazy)
-    return tell_pending(left.changes, "the next start goes on with that", login_required=left.login_required)
+        left = stop_owner(note, now=arguments.now, lazy=arguments.lazy)
+    else:
+        left = _close_door(note, "mount", now=arguments.now, lazy=arguments.lazy)
+    return _tell_left(left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,35 @@ class Left:
 
     changes: int
     login_required: bool = False
+
+
+def _tell_left(left: Left) -> ExitCode:
+    return tell_pending(left.changes, "the next start goes on with that", login_required=left.login_required)
+
+
+def take_away(target: Target, kind: str, *, now: bool) -> ExitCode:
+    """What ``webdav -d`` and ``ftp -d`` do. NotFound when nothing runs for the remote, or it has no such door."""
+    from serpentfs.cli.remotes import owner_of
+
+    note = owner_of(target)
+    if note is None:
+        raise NotFound(f"nothing is running for {target.name}")
+    return _tell_left(_close_door(note, kind, now=now))
+
+
+def _close_door(note: OwnerNote, kind: str, *, now: bool, lazy: bool = False) -> Left:
+    """Have an owner take one door away, and wait for its end when that was the last."""
+    with Connection(Path(note.socket)) as connection, ProgressLine() as line:
+        pending = len(connection.ask("status").get("drive", {}).get("pending", ())) if now else 0
+        try:
+            answer = connection.ask("close-door", line.show, door=kind, now=now, lazy=lazy)
+        except Unavailable:
+            if not now:
+                raise
+            answer = {"pending": pending, "ending": True}    # it ends without an answer
+    if answer["ending"]:
+        _wait_for_end(note)
+    return Left(int(answer["pending"]), bool(answer.get("login_required")))
 
 
 def stop_owner(note: OwnerNote, *, now: bool, lazy: bool = False) -> Left:

@@ -1,32 +1,20 @@
-"""``mount``, ``webdav``, ``ftp``: become the owner of a remote and serve its doors, here or in the background."""
+"""``mount``, ``webdav``, ``ftp``: what their options say about doors, and ``-d``, which takes one away."""
 
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 from dataclasses import replace
-from pathlib import Path
-
-import trio
 
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
-from serpentfs.cli.failures import explain
-from serpentfs.cli.opening import unlock_target
-from serpentfs.cli.output import ProgressLine, tell_pending
-from serpentfs.cli.remotes import Target, refuse_owned, resolve
+from serpentfs.cli.owning import open_or_own
+from serpentfs.cli.remotes import Target, resolve
+from serpentfs.cli.running import take_away
 from serpentfs.credentials import read_secret_file
-from serpentfs.daemon import owner
-from serpentfs.daemon.doors import Door, ftp_door, mount_door, webdav_door
-from serpentfs.daemon.places import default_log_file, make_private_directory
-from serpentfs.daemon.progress import Progress
-from serpentfs.daemon.readiness import Report, Reporter, detach
+from serpentfs.daemon.door_options import DoorOptions
 from serpentfs.errors import UsageError
 from serpentfs.gateways.access import FtpOptions, ServerOptions, TlsFiles
 from serpentfs.gateways.fuse import MountOptions
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_WEBDAV = ("127.0.0.1", 4443)
 DEFAULT_FTP = ("127.0.0.1", 4990)
@@ -75,12 +63,20 @@ def _add_server(parser: argparse.ArgumentParser, default: tuple[str, int]) -> No
         "--listen", type=options.address, metavar="HOST:PORT", default=default,
         help=f"where to listen (default: {default[0]}:{default[1]})",
     )
+    parser.add_argument(
+        "-d", "--delete", action="store_true",
+        help="take this door of REMOTE away; with the last one, uploads what is left and ends the process",
+    )
+    parser.add_argument(
+        "--now", action="store_true", help="with -d: do not wait for uploads; the next start goes on with them"
+    )
     options.add_access(parser)
 
 
 def _add_owner_options(parser: argparse.ArgumentParser) -> None:
     options.add_drive(parser)
     options.add_account(parser)
+    options.add_seeing(parser)
     options.add_passphrase(parser)
     options.add_process(parser)
 
@@ -89,29 +85,39 @@ def mount_remote(arguments: argparse.Namespace) -> ExitCode:
     target = resolve(arguments)
     mount = _mount_options(arguments, target)
     arguments.read_only = mount.wants_read_only or arguments.read_only
-    doors = [mount_door(mount)]
+    doors: list[DoorOptions] = [mount]
     if arguments.webdav is not None or arguments.ftp is not None:
         users = _users(arguments)
         if arguments.webdav is not None:
-            doors.append(webdav_door(_server_options(arguments, arguments.webdav, users, target.path)))
+            doors.append(_server_options(arguments, arguments.webdav, users, target.path))
         if arguments.ftp is not None:
-            doors.append(ftp_door(_ftp_options(arguments, arguments.ftp, users, target.path)))
-    return _own(arguments, target, doors)
+            doors.append(_ftp_options(arguments, arguments.ftp, users, target.path))
+    return open_or_own(arguments, target, doors)
 
 
 def webdav_remote(arguments: argparse.Namespace) -> ExitCode:
     target = resolve(arguments)
+    if _is_taken_away(arguments):
+        return take_away(target, "webdav", now=arguments.now)
     users = _users(arguments)
-    doors = [webdav_door(_server_options(arguments, arguments.listen, users, target.path))]
+    doors: list[DoorOptions] = [_server_options(arguments, arguments.listen, users, target.path)]
     if arguments.ftp is not None:
-        doors.append(ftp_door(_ftp_options(arguments, arguments.ftp, users, target.path)))
-    return _own(arguments, target, doors)
+        doors.append(_ftp_options(arguments, arguments.ftp, users, target.path))
+    return open_or_own(arguments, target, doors)
 
 
 def ftp_remote(arguments: argparse.Namespace) -> ExitCode:
     target = resolve(arguments)
-    door = ftp_door(_ftp_options(arguments, arguments.listen, _users(arguments), target.path))
-    return _own(arguments, target, [door])
+    if _is_taken_away(arguments):
+        return take_away(target, "ftp", now=arguments.now)
+    door = _ftp_options(arguments, arguments.listen, _users(arguments), target.path)
+    return open_or_own(arguments, target, [door])
+
+
+def _is_taken_away(arguments: argparse.Namespace) -> bool:
+    if arguments.now and not arguments.delete:
+        raise UsageError("--now goes with -d")
+    return bool(arguments.delete)
 
 
 def _mount_options(arguments: argparse.Namespace, target: Target) -> MountOptions:
@@ -171,64 +177,3 @@ def _ftp_options(
 ) -> FtpOptions:
     server = _server_options(arguments, listen, users, root)
     return FtpOptions(server, data_ports=arguments.data_ports, public_ip=arguments.public_ip)
-
-
-def _own(arguments: argparse.Namespace, target: Target, doors: list[Door]) -> ExitCode:
-    """Serve until stopped. With --daemon this returns twice: in the command, and at the end in the daemon."""
-    refuse_owned(target)
-    remote = unlock_target(arguments, target)
-    reporter: Reporter | None = None
-    if arguments.daemon:
-        log_file = arguments.log_file or default_log_file()
-        if arguments.log_file is None:
-            make_private_directory(log_file.parent)
-        answer = detach(log_file)
-        if isinstance(answer, Report):
-            return _relay(answer, log_file)
-        reporter = answer
-        options.configure_logs(arguments, log_file)
-
-    def announce(addresses: dict[str, str]) -> None:
-        lines = tuple(_announcement(door, address) for door, address in addresses.items())
-        for line in lines:
-            logger.info("%s", line)
-        if reporter is not None:
-            reporter.report(ExitCode.OK, lines)
-        else:
-            print(*lines, sep="\n", flush=True)
-
-    with ProgressLine() as line:
-
-        async def show(progress: Progress) -> None:
-            line.show(progress.as_item())
-
-        try:
-            outcome = trio.run(owner.serve, remote, doors, announce, show)
-        except BaseException as error:
-            if reporter is not None:
-                code, message, foreseen = explain(error)
-                if not foreseen:
-                    logger.error("%s", message, exc_info=error)
-                reporter.report(code, (message,))
-            raise
-    return tell_pending(
-        outcome.pending, "the next start goes on with that", login_required=outcome.login_required
-    )
-
-
-def _announcement(door: str, address: str) -> str:
-    words = {"mount": "mounted at", "webdav": "WebDAV at", "ftp": "FTP at"}
-    return f"{words.get(door, door)} {address}"
-
-
-def _relay(report: Report, log_file: Path) -> ExitCode:
-    """Print what the daemon reported, as if this process had done it."""
-    if report.code is None:
-        print(f"serpentfs: the background process died while it started; see {log_file}", file=sys.stderr)
-        return ExitCode.FAILURE
-    if report.code == ExitCode.OK:
-        print(*report.lines, sep="\n", flush=True)
-    else:
-        for line in report.lines:
-            print(f"serpentfs: {line}", file=sys.stderr)
-    return ExitCode(report.code)

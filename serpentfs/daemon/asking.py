@@ -1,4 +1,4 @@
-"""The asking end of the control socket (``control`` has the protocol): blocking, and quick to import."""
+"""The asking end of the control socket (CONTROL.md has the protocol): blocking, and quick to import."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 
 from serpentfs import errors
 from serpentfs.daemon.places import socket_address
-from serpentfs.errors import NotFound, PermissionDenied, SerpentError, Unavailable
+from serpentfs.daemon.protocol import PROTOCOL
+from serpentfs.errors import NotFound, PermissionDenied, SerpentError, Unavailable, Unsupported
 
 
 class Connection:
@@ -69,6 +70,11 @@ class Connection:
     def _answer(self, on_item: Callable[[Any], None] | None) -> Any:
         while line := self._next_line():
             message = json.loads(line)
+            if message.get("protocol") != PROTOCOL:
+                raise Unsupported(
+                    f"the running process answers in protocol {message.get('protocol')!r} of the control socket, this "
+                    f"program speaks {PROTOCOL}: end that process with the version that started it"
+                )
             if "error" in message:
                 raise _error(message)
             if "result" in message:
@@ -84,7 +90,7 @@ class Connection:
 
 
 def _line(request: str, arguments: Mapping[str, Any]) -> bytes:
-    return json.dumps({"request": request, **arguments}).encode() + b"\n"
+    return json.dumps({"protocol": PROTOCOL, "request": request, **arguments}).encode() + b"\n"
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from typing import Any
 import trio
 
 from serpentfs.daemon.places import cannot, make_private_directory, socket_address
+from serpentfs.daemon.protocol import PROTOCOL
 from serpentfs.errors import SerpentError
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class ControlServer:
 
     async def _answer(self, line: bytes, stream: trio.SocketStream, pipe: trio.lowlevel.FdStream | None) -> None:
         async def send(message: dict[str, Any]) -> None:
-            await stream.send_all(json.dumps(message).encode() + b"\n")
+            await stream.send_all(json.dumps({"protocol": PROTOCOL, **message}).encode() + b"\n")
 
         async def emit(item: Any) -> None:
             await send({"item": item})
@@ -101,19 +102,25 @@ class ControlServer:
     async def _result(self, line: bytes, pipe: trio.lowlevel.FdStream | None, emit: Emit) -> dict[str, Any]:
         try:
             request = json.loads(line)
-            handler = self._handlers[request["request"]]
+            protocol, name = request["protocol"], request["request"]
             request["data"] = pipe
         except (ValueError, KeyError, TypeError):
-            return {"error": "Unsupported", "message": "the running process does not know this request"}
+            return _error("Unsupported", 'a request is a JSON object of one line, with "protocol" and "request"')
+        if protocol != PROTOCOL:
+            return _error("Unsupported", f"the running process speaks protocol {PROTOCOL} of the control socket, and "
+                                         f"was asked in {protocol!r}: end it with the version that started it")
+        handler = self._handlers.get(name) if isinstance(name, str) else None
+        if handler is None:
+            return _error("Unsupported", "the running process does not know this request")
         try:
             return {"result": await handler(request, emit)}
         except SerpentError as error:
-            return {"error": type(error).__name__, "message": str(error)}
+            return _error(type(error).__name__, str(error))
         except trio.BrokenResourceError:
             raise
         except Exception:    # a fault of one request must not end the drive
             logger.exception("a control request failed")
-            return {"error": "SerpentError", "message": "the running process failed to answer; its log tells why"}
+            return _error("SerpentError", "the running process failed to answer; its log tells why")
 
 
 async def _receive(connection: trio.socket.SocketType) -> tuple[bytes, trio.lowlevel.FdStream | None] | None:
@@ -134,6 +141,10 @@ async def _receive(connection: trio.socket.SocketType) -> tuple[bytes, trio.lowl
 async def _close(pipe: trio.lowlevel.FdStream | None) -> None:
     if pipe is not None:
         await trio.aclose_forcefully(pipe)
+
+
+def _error(kind: str, message: str) -> dict[str, Any]:
+    return {"error": kind, "message": message}
 
 
 def _is_allowed(connection: trio.socket.SocketType) -> bool:

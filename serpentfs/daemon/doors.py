@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 import trio
 
+from serpentfs.daemon.door_options import DoorOptions
 from serpentfs.errors import Unsupported
 from serpentfs.gateways import fuse
 from serpentfs.gateways.access import FtpOptions, ServerOptions
@@ -32,6 +33,19 @@ class Door:
     serve: Serve
     address: Callable[[Any], str]
     """From what ``task_status.started`` was given to what is shown to a user."""
+
+
+def door_of(options: DoorOptions) -> Door:
+    """A door that is still closed. May block; what ``mount_door`` raises."""
+    match options:
+        case MountOptions():
+            return mount_door(options)
+        case FtpOptions():
+            return ftp_door(options)
+        case ServerOptions():
+            return webdav_door(options)
+        case _:
+            assert_never(options)
 
 
 def mount_door(options: MountOptions) -> Door:

@@ -37,6 +37,14 @@ class OwnerNote:
         return f"process {self.pid}" + (f", {doors}" if doors else "")
 
 
+class RemoteOwned(Busy):
+    """Another process owns the remote whose lock file is ``lock``."""
+
+    def __init__(self, message: str, lock: Path) -> None:
+        super().__init__(message)
+        self.lock = lock
+
+
 class OwnerLock:
     """The held lock: leave the ``with`` block to give it up. Made by ``acquire`` only."""
 
@@ -45,7 +53,7 @@ class OwnerLock:
 
     @classmethod
     def acquire(cls, path: Path, remote: str) -> OwnerLock:
-        """Blocks for at most half a second. Busy when another process owns ``remote``."""
+        """Blocks for at most half a second. RemoteOwned when another process owns ``remote``."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -59,7 +67,7 @@ class OwnerLock:
                 if time.monotonic() >= give_up:
                     note = _read(descriptor)
                     os.close(descriptor)
-                    raise Busy(busy_message(remote, note)) from None
+                    raise RemoteOwned(busy_message(remote, note), path) from None
                 time.sleep(0.02)
 
     def __enter__(self) -> Self:
@@ -69,6 +77,10 @@ class OwnerLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._descriptor)    # the file stays: removing it would let two processes hold "the" lock
+
+    def read(self) -> OwnerNote | None:
+        """What was written last: before the first ``write`` by an owner that is no more."""
+        return _read(self._descriptor)
 
     def write(self, note: OwnerNote) -> None:
         data = json.dumps(asdict(note)).encode() + b"\n"

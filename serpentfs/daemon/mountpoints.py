@@ -27,6 +27,20 @@ def is_ours(path: Path) -> bool:
     return mount is not None and mount.kind == FILESYSTEM_TYPE
 
 
+def detach_dead(path: Path) -> bool:
+    """Unmount a drive whose process is no more; whether there was one. What answers, or is not ours, stays. May block
+    where a mount does not answer."""
+    if not is_ours(path):
+        return False
+    try:
+        os.statvfs(path)
+    except OSError as error:
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+            detach(path, lazy=True)
+            return True
+    return False
+
+
 def detach(path: Path, *, lazy: bool) -> None:
     """Unmount. ``lazy`` takes it out of sight at once, though files are open below it.
 

@@ -14,23 +14,25 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from serpentfs.clouds.retrying import RetryingCloud
-from serpentfs.daemon import control, systemd
+from serpentfs.bridge import run_in_thread
+from serpentfs.daemon import control, metrics, mountpoints, systemd
 from serpentfs.daemon.doors import Door
 from serpentfs.daemon.lock import OwnerNote
+from serpentfs.daemon.open_doors import OpenDoors
 from serpentfs.daemon.opened import Remote, open_cloud
 from serpentfs.daemon.places import RemotePlaces, make_private_directory
 from serpentfs.daemon.progress import Progress, upload_all
 from serpentfs.daemon.requests import OwnerRequests
 from serpentfs.daemon.stopping import Stop, watch_signals
-from serpentfs.errors import Unsupported
+from serpentfs.errors import SerpentError, Unsupported
 from serpentfs.vfs.core import Vfs
 from serpentfs.vfs.drive import Drive
 from serpentfs.vfs.opening import open_drive
@@ -44,6 +46,7 @@ _SWITCH_INTERVAL = 0.00005
 # cyclic collector goes through them again and again (a third of a listing's time, stalls of 0.2 s).
 _COLLECT_EVERY = 20_000
 _ANSWER_PATIENCE = 2.0
+_DEAD_MOUNT_PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +62,30 @@ Announce = Callable[[dict[str, str]], None]
 ShowProgress = Callable[[Progress], Awaitable[None]]
 
 
-async def serve(remote: Remote, doors: list[Door], announce: Announce, show: ShowProgress) -> Outcome:
-    """Own ``remote`` and serve ``doors`` until a signal, a request to stop, or the end of a door (an unmount).
+async def serve(remote: Remote, doors: Sequence[Door], announce: Announce, show: ShowProgress) -> Outcome:
+    """Own ``remote`` and serve ``doors``, and those that others ask for later, until a signal, a request to stop, or
+    the end of the last door.
 
-    ``announce`` is called once with the address of each door when all answer. Busy when another process owns the
-    remote; what else cannot be opened raises its own error, and nothing is left behind.
+    ``announce`` is called once with the address of each door when all answer. RemoteOwned when another process owns
+    the remote; what else cannot be opened raises its own error, and nothing is left behind.
     """
     sys.setswitchinterval(_SWITCH_INTERVAL)
     gc.set_threshold(_COLLECT_EVERY, 20, 20)
     async with trio.open_nursery() as nursery:
         stop = Stop(nursery.cancel_scope)
-        requests = OwnerRequests(remote.spec.canonical, stop)
+        requests = OwnerRequests(remote.spec.canonical, stop, serves=True)
         nursery.start_soon(watch_signals, stop)
         async with _open_owned(remote, stop, requests) as (drive, note):
+            if remote.metrics is not None:
+                watch = requests.watch
+                watch.endpoint = await nursery.start(partial(metrics.serve, watch.exposition, *remote.metrics))
 
-            def ready() -> None:
-                note(requests.doors)
-                announce(requests.doors)
+            def ready(addresses: dict[str, str]) -> None:
+                announce(addresses)
                 systemd.notify("READY=1")
 
             try:
-                await _serve_doors(drive, _shown(remote, drive, requests), doors, stop, requests, ready, show)
+                await _serve_doors(drive, _shown(remote, drive, requests), doors, stop, requests, note, ready, show)
             finally:
                 status = drive.status()
                 requests.left, requests.login_required = len(status.pending), status.login_required
@@ -94,21 +100,26 @@ async def borrow(remote: Remote) -> AsyncIterator[Drive]:
         yield drive
 
 
-async def answer(remote: Remote, request: str, arguments: Mapping[str, Any]) -> Any:
-    """What the owner would answer to a request on its control socket, by being the owner for the moment."""
+async def answer(
+    remote: Remote, request: str, arguments: Mapping[str, Any], on_item: Callable[[Any], None] | None = None
+) -> Any:
+    """What the owner would answer to a request on its control socket, by being the owner for the moment. ``on_item``
+    gets the progress and pages of those requests that have some."""
 
-    async def ignore(item: Any) -> None:
-        """Progress and pages, which the requests asked for in this way do not have."""
+    async def emit(item: Any) -> None:
+        if on_item is not None:
+            on_item(item)
+        await trio.lowlevel.checkpoint()
 
     async with _borrowed(remote) as (_, requests):
-        return await requests.handlers()[request]({"request": request, **arguments}, ignore)
+        return await requests.handlers()[request]({"request": request, **arguments}, emit)
 
 
 @contextlib.asynccontextmanager
 async def _borrowed(remote: Remote) -> AsyncIterator[tuple[Drive, OwnerRequests]]:
     async with trio.open_nursery() as nursery:
         stop = Stop(nursery.cancel_scope)
-        requests = OwnerRequests(remote.spec.canonical, stop)
+        requests = OwnerRequests(remote.spec.canonical, stop, serves=False)
         async with _open_owned(remote, stop, requests) as (drive, _):
             yield drive, requests
         nursery.cancel_scope.cancel()
@@ -126,11 +137,14 @@ async def _open_owned(
         def note(addresses: dict[str, str]) -> None:
             opened.lock.write(OwnerNote(os.getpid(), remote.spec.canonical, str(places.socket), addresses))
 
+        await _clean_up_after(opened.lock.read())
         note({})
         async with control.listening(places.socket, requests.handlers()) as server:
             requests.account = opened.account
+            for direction, rate in remote.rates.items():
+                requests.watch.set_rate(direction, rate)
             async with open_drive(
-                RetryingCloud(opened.cloud),
+                requests.watch.wrap(opened.cloud),
                 remote_id=places.remote_id,
                 secret=opened.secret,
                 state_directory=places.state,
@@ -144,6 +158,21 @@ async def _open_owned(
                     requests.vfs = None
             stop.drained.set()
             await server.wait_idle(_ANSWER_PATIENCE)
+
+
+async def _clean_up_after(last: OwnerNote | None) -> None:
+    """Take away what an owner that was killed has left: its mount (a mount point that is to be used again is freed
+    before that, when it is looked at). The socket is replaced, and the kernel freed the lock."""
+    if last is None or "mount" not in last.doors:
+        return
+    point = Path(last.doors["mount"])
+    with trio.move_on_after(_DEAD_MOUNT_PATIENCE):
+        try:
+            # Abandoned: it may be another's mount by now, which does not answer.
+            if await run_in_thread("disk", mountpoints.detach_dead, point, abandon=True):
+                logger.warning("took away the dead mount at %s, which process %d left behind", point, last.pid)
+        except SerpentError as error:
+            logger.warning("cannot take away the dead mount at %s: %s", point, error)
 
 
 def _cache_directory(remote: Remote, places: RemotePlaces) -> Path | None:
@@ -165,25 +194,20 @@ def _shown(remote: Remote, drive: Drive, requests: OwnerRequests) -> Vfs:
 async def _serve_doors(
     drive: Drive,
     shown: Vfs,
-    doors: list[Door],
+    doors: Sequence[Door],
     stop: Stop,
     requests: OwnerRequests,
-    ready: Callable[[], None],
+    note: Announce,
+    ready: Announce,
     show: ShowProgress,
 ) -> None:
     """Until everything is stopped and, unless cancelled, uploaded."""
-
-    async def keep_open(door: Door, *, task_status: trio.TaskStatus[Any]) -> None:
-        await door.serve(shown, task_status=task_status)
-        logger.info("the %s door is closed: stopping", door.name)
-        stop.door_closed()
-
     async with trio.open_nursery() as nursery:
-        for door in doors:
-            bound = await nursery.start(keep_open, door)
-            requests.doors[door.name] = door.address(bound)
+        open_doors = OpenDoors(requests.remote, shown, nursery, note, stop.door_closed)
+        addresses = await open_doors.open(doors)
+        requests.begin_serving(open_doors)
         stop.begin_serving()
-        ready()
+        ready(addresses)
         await stop.asked.wait()
         systemd.notify("STOPPING=1")
         # First with the doors open, so that nobody is cut off while much is to be uploaded; what is written
