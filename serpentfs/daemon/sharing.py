@@ -222,4 +222,7 @@ async def answer(drive: Drive, account: Account | None, request: Request) -> Any
         return await _LOOKING[name](drive, account, request)
     if drive.read_only:
         raise ReadOnly("the drive is read-only")
-    return await _CHANGING[name](drive, account, request)
+    try:
+        return await _CHANGING[name](drive, account, request)
+    finally:
+        drive.room_changed()  # by versions, by what was imported or deleted

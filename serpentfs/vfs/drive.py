@@ -131,6 +131,7 @@ class Drive:
         self._handles = HandleTable()
         self._listeners: list[Callable[[Invalidation], None]] = []
         self._quota = Quota(None, None, None)
+        self._room_changed = trio.Event()
         self._sent: dict[int, int] = {}
         self._figures = metrics.current()
         self._refresh: Callable[[Ino], Awaitable[None]] | None = None
@@ -290,6 +291,16 @@ class Drive:
     def set_quota(self, quota: Quota) -> None:
         """What the store last said of its room."""
         self._quota = quota
+
+    def room_changed(self) -> None:
+        """What the store last said of its room is old."""
+        self._room_changed.set()
+
+    def next_room_change(self) -> trio.Event:
+        """What the next ``room_changed`` sets."""
+        if self._room_changed.is_set():
+            self._room_changed = trio.Event()
+        return self._room_changed
 
     # namespace
 
@@ -1043,6 +1054,7 @@ class Drive:
                 self._ledger.wake()
             self.online = True
             self._login_required = False
+            self.room_changed()
         else:
             self._login_required |= isinstance(error, LoginRequired)
             self._figures.failed_uploads += 1

@@ -35,6 +35,9 @@ _CATCH_UP = 3.0
 """Seconds that a start with a known tree waits for a fresh listing: a folder on disk makes it, and shows what
 happened meanwhile from the first moment; a slow or absent cloud does not hold the start up."""
 _QUOTA_EVERY = 60.0
+_QUOTA_SETTLE, _QUOTA_PAUSE = 1.0, 5.0
+"""Seconds from a change in the cloud to the question how much room there is now, so that changes that come together
+cost one question; and between two such questions, while changes go on."""
 
 
 @asynccontextmanager
@@ -143,8 +146,12 @@ async def _revisit(feed: Feed) -> None:
 
 async def _refresh_quota(cloud: Cloud, drive: Drive) -> None:
     while True:
+        asked = trio.current_time()
+        changed = drive.next_room_change()  # what happens while the store answers may not be in its answer
         try:
             drive.set_quota(await cloud.quota())
         except SerpentError as error:
             log.info("the store does not tell its room: %s", error)
-        await trio.sleep(_QUOTA_EVERY)
+        with trio.move_on_after(_QUOTA_EVERY):
+            await changed.wait()
+            await trio.sleep_until(max(trio.current_time() + _QUOTA_SETTLE, asked + _QUOTA_PAUSE))
