@@ -60,7 +60,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
-        if text and action.default not in (None, False, argparse.SUPPRESS, ()) and "%(default)" not in text:
+        if text and action.default not in (None, False, argparse.SUPPRESS, (), []) and "%(default)" not in text:
             return f"{text} (default: %(default)s)"
         return text
 
@@ -198,6 +198,16 @@ def add_drive(parser: argparse.ArgumentParser) -> None:
         "--cache-free-space", type=size, metavar="SIZE", help="stop filling the disk when less than this is free"
     )
     cache.add_argument("--cache-directory", type=absolute_path, metavar="DIR", help="keep sealed blocks there")
+
+
+def add_seeing(parser: argparse.ArgumentParser) -> None:
+    """For commands that serve a drive: its rates and its figures."""
+    group = parser.add_argument_group("transfers and figures", "Rates in bytes a second, such as 500K or 2M; 0: none.")
+    group.add_argument("--limit-up", type=size, metavar="RATE", help="upload at most this fast (see speedlimit)")
+    group.add_argument("--limit-down", type=size, metavar="RATE", help="download at most this fast")
+    group.add_argument(
+        "--metrics", type=address, metavar="HOST:PORT", help="serve metrics for Prometheus, on this machine only"
+    )
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:

@@ -60,6 +60,25 @@ COMMANDS = (
     Command("flush", "uploading", "Wait until everything is uploaded.", "serpentfs flush work:"),
     Command("ls", "looking", "List a folder of a remote.", "serpentfs ls -l work:/Photos"),
     Command("df", "looking", "Tell how much room a remote's store has.", "serpentfs df work:"),
+    Command("tree", "finding", "Draw what is below a folder.", "serpentfs tree work:/Photos --depth 2"),
+    Command(
+        "find", "finding", "Find files and folders by name, kind, size and time.",
+        "serpentfs find work:/ --name *.jpg --size +10M --newer 7d",
+    ),
+    Command("du", "finding", "Tell how large folders are.", "serpentfs du -s -h work:/Photos"),
+    Command("cat", "files", "Print the content of files.", "serpentfs cat work:/notes.txt"),
+    Command("mkdir", "files", "Make a folder.", "serpentfs mkdir -p work:/Photos/2026"),
+    Command("mv", "files", "Move or rename files and folders.", "serpentfs mv work:/draft.odt work:/Letters"),
+    Command("cp", "files", "Copy files and folders within a remote.", "serpentfs cp -r work:/Photos work:/Copy"),
+    Command("rm", "files", "Remove files and folders.", "serpentfs rm -r work:/Photos/2019"),
+    Command(
+        "get", "transfer", "Copy files and folders from a remote to this machine.",
+        "serpentfs get work:/Photos ~/Pictures",
+    ),
+    Command(
+        "put", "transfer", "Copy files and folders of this machine to a remote.",
+        "serpentfs put ~/Pictures/2026 work:/Photos",
+    ),
     Command("login", "accounts", "Log in to a MEGA account, or open a public link.", "serpentfs login me@example.org"),
     Command(
         "logout", "accounts", "End what runs for a MEGA account, and its session.", "serpentfs logout mega:"
@@ -103,6 +122,11 @@ COMMANDS = (
         "config hash-password", "configuring", "Hash a password for a user of WebDAV or FTP in the configuration.",
         "serpentfs config hash-password",
     ),
+    Command(
+        "completion", "completion", "Print a script that completes commands, options and remotes.",
+        "serpentfs completion bash",
+    ),
+    Command("manual", "manual", "Write the man pages into a folder.", "serpentfs manual ~/.local/share/man/man1"),
     Command("version", "about", "Print the version.", "serpentfs version"),
 )
 _BY_NAME = {command.name: command for command in COMMANDS}
