@@ -68,11 +68,12 @@ class StatusLine:
     Context manager: the line is wiped at the end.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, *, at_once: bool = True) -> None:
+        """``at_once`` False: where there is no terminal, nothing is told of what takes less than ten seconds."""
         self._stream = sys.stderr if stream is None else stream
         self.on_terminal = self._stream.isatty()
         self._shown = ""
-        self._next = 0.0
+        self._next = 0.0 if at_once else time.monotonic() + _LOG_INTERVAL
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,182 @@
+"""How a command that works on files gets to a drive: through the process that owns it where one runs (it knows what is
+not uploaded yet), else by owning it for the moment.
+
+Either way the command talks to a control socket, so that it is written once: who owns the drive for the moment asks
+itself. What such a command changed is uploaded before it ends, or told to be left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from serpentfs.bridge import run_in_thread
+from serpentfs.cli.exit_codes import ExitCode, exit_code
+from serpentfs.cli.opening import unlock_target
+from serpentfs.cli.output import ProgressLine, printable, tell_pending
+from serpentfs.cli.remotes import Target, owner_of, resolve
+from serpentfs.daemon import owner
+from serpentfs.daemon.asking import Connection
+from serpentfs.errors import LoginRequired, NoSpace, ReadOnly, RetryableError, SerpentError, UsageError
+
+T = TypeVar("T")
+
+# A short break of the connection is bridged; somebody who waits at a prompt is told of a longer one.
+_OFFLINE_PATIENCE = 10.0
+_HOPELESS = (RetryableError, LoginRequired, NoSpace, ReadOnly)
+"""Errors that the next file would meet as well."""
+
+
+def resolve_all(arguments: argparse.Namespace, words: Sequence[str]) -> list[Target]:
+    """What several REMOTE-PATHs mean, all of them in one remote. UsageError when they are not."""
+    targets = [resolve(argparse.Namespace(**{**vars(arguments), "remote": word})) for word in words]
+    for target in targets[1:]:
+        if target.spec.canonical != targets[0].spec.canonical:
+            raise UsageError(f"{targets[0].name} and {target.name} are two remotes: one command works on one")
+    return targets
+
+
+class Access:
+    """The way to one remote for one command."""
+
+    def __init__(self, arguments: argparse.Namespace, target: Target, *, changes: bool = False) -> None:
+        """Asks for a passphrase if there is no owner. ``changes``: the command is to change something."""
+        self._target = target
+        note = owner_of(target)
+        self._socket = None if note is None else Path(note.socket)
+        self._remote = unlock_target(arguments, target, read_only=not changes) if note is None else None
+
+    @property
+    def borrows(self) -> bool:
+        """Whether this process is the owner, for as long as the command takes."""
+        return self._remote is not None
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Path]:
+        """The control socket of the owner."""
+        if self._remote is None:
+            assert self._socket is not None
+            yield self._socket
+            return
+        async with owner.borrow(self._remote):
+            note = owner_of(self._target)
+            assert note is not None
+            yield Path(note.socket)
+
+    def run(self, work: Callable[[Path], T]) -> T:
+        """``work``, given the control socket. What it raises is raised here."""
+        if self._socket is not None:
+            return work(self._socket)
+        return trio.run(self._run, work)()
+
+    async def _run(self, work: Callable[[Path], T]) -> Callable[[], T]:
+        # Its error is carried past the owner's nurseries, which would make a group of it.
+        async with self.open() as socket:
+            try:
+                result = await run_in_thread("command", work, socket, abandon=True)
+            except (SerpentError, OSError) as error:
+                return _raiser(error)
+        return lambda: result
+
+
+def _raiser(error: Exception) -> Callable[[], Any]:
+    def reraise() -> Any:
+        raise error
+
+    return reraise
+
+
+class Failures:
+    """What went wrong with some of many: a line for each, and the exit code of the first."""
+
+    def __init__(self) -> None:
+        self.code = ExitCode.OK
+
+    def add(self, about: str, error: SerpentError) -> None:
+        print(f"serpentfs: {_told(about, error)}", file=sys.stderr)
+        self.code = self.code or exit_code(error)
+
+    @contextlib.contextmanager
+    def about(self, path: str) -> Iterator[None]:
+        """An error within the block is told and is over, but for those that end everything."""
+        try:
+            yield
+        except _HOPELESS as error:
+            raise type(error)(_told(path, error)) from error
+        except SerpentError as error:
+            self.add(path, error)
+
+
+def _told(about: str, error: SerpentError) -> str:
+    return printable(f"{about}: {error}")
+
+
+def change(
+    arguments: argparse.Namespace, target: Target, work: Callable[[Connection, Failures], None]
+) -> ExitCode:
+    """Run a command that changes names; who owns the drive for that moment also waits for the uploads."""
+    access = Access(arguments, target, changes=True)
+    failures = Failures()
+
+    def run(socket: Path) -> int:
+        with Connection(socket) as connection:
+            work(connection, failures)
+        return upload_rest(socket, quiet=arguments.quiet) if access.borrows else 0
+
+    pending = access.run(run)
+    code = tell_pending(pending, "the next start goes on with that")
+    return failures.code or code
+
+
+def upload_rest(socket: Path, *, quiet: bool, only: Collection[str] | None = None, wait: bool = True) -> int:
+    """Wait until everything is uploaded, or nothing moves any more, or the store is out of reach for a while. The
+    answer is how many changes are left, of those to the paths in ``only``."""
+    if wait:
+        with ProgressLine(at_once=False) as line, contextlib.suppress(_OutOfReach), Connection(socket) as connection:
+            if connection.ask("flush", _Watch(None if quiet else line))["pending"] == 0:
+                return 0
+    with Connection(socket) as connection:
+        left = connection.ask("status")["drive"]["pending"]
+    return sum(1 for one in left if only is None or one["path"] in only)
+
+
+class _OutOfReach(Exception):
+    """Not an error: enough of waiting."""
+
+
+class _Watch:
+    """Shows the progress of uploads, and gives up when the store is away for long."""
+
+    def __init__(self, line: ProgressLine | None) -> None:
+        self._line = line
+        self._online = time.monotonic()
+
+    def __call__(self, item: Mapping[str, Any]) -> None:
+        if self._line is not None:
+            self._line.show(item)
+        now = time.monotonic()
+        if item["online"]:
+            self._online = now
+        elif now - self._online > _OFFLINE_PATIENCE:
+            raise _OutOfReach
+
+
+def matches(connection: Connection, path: str) -> list[dict[str, Any]]:
+    """The entries that a path or pattern names: ``daemon.walking.WalkedEntry`` as dicts. NotFound."""
+    found: list[dict[str, Any]] = []
+    connection.ask("match", found.extend, path=path)
+    return found
+
+
+def walk(connection: Connection, path: str, **conditions: Any) -> list[dict[str, Any]]:
+    """An entry and everything below it, folder before content."""
+    found: list[dict[str, Any]] = []
+    connection.ask("walk", found.extend, path=path, **conditions)
+    return found
