@@ -122,6 +122,11 @@ COMMANDS = (
         "config hash-password", "configuring", "Hash a password for a user of WebDAV or FTP in the configuration.",
         "serpentfs config hash-password",
     ),
+    Command(
+        "completion", "completion", "Print a script that completes commands, options and remotes.",
+        "serpentfs completion bash",
+    ),
+    Command("manual", "manual", "Write the man pages into a folder.", "serpentfs manual ~/.local/share/man/man1"),
     Command("version", "about", "Print the version.", "serpentfs version"),
 )
 _BY_NAME = {command.name: command for command in COMMANDS}
