@@ -8,6 +8,7 @@ is masked by the one filter here, which also masks names of files at INFO and ab
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -17,6 +18,7 @@ import re
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
@@ -88,10 +90,17 @@ def begin_request(door: str) -> str:
     return name
 
 
-def ensure_request(purpose: str) -> None:
-    """``begin_request``, unless the task works on a request already: for work that may begin by itself."""
-    if not _request.get():
-        begin_request(purpose)
+@contextlib.contextmanager
+def some_request(purpose: str) -> Iterator[None]:
+    """For work that a door's request may or may not be behind: where there is none, the block is a request itself."""
+    if _request.get():
+        yield
+        return
+    before = _request.set(f"{purpose}-{next(_numbers):x}")
+    try:
+        yield
+    finally:
+        _request.reset(before)
 
 
 def request_id() -> str:
@@ -112,7 +121,7 @@ def redact(text: str) -> str:
     return text
 
 
-def _without_names(message: str) -> str:
+def without_names(message: str) -> str:
     """Messages of this project quote what users wrote."""
     return _QUOTED.sub(f'"{_MASK}"', message)
 
@@ -136,7 +145,7 @@ class _OneLine(logging.Formatter):
         if self._shows_names(record) or not isinstance(record.args, tuple) or not isinstance(record.msg, str):
             return record.getMessage()
         arguments = tuple(
-            _MASK if isinstance(one, Name) else _without_names(str(one)) if isinstance(one, BaseException) else one
+            _MASK if isinstance(one, Name) else without_names(str(one)) if isinstance(one, BaseException) else one
             for one in record.args
         )
         return record.msg % arguments if arguments else record.msg
@@ -170,7 +179,7 @@ def _careful(shown: traceback.TracebackException, error: BaseException) -> list[
         parts += [*_careful(below, cause), "which led to\n"]
     parts.append("Traceback (most recent call last):\n")
     parts += shown.stack.format()
-    message = _without_names(str(error))
+    message = without_names(str(error))
     parts.append(f"{type(error).__qualname__}: {message}\n" if message else f"{type(error).__qualname__}\n")
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:

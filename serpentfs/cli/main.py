@@ -56,7 +56,22 @@ COMMANDS = (
         "umount", "running", "Upload what is left, unmount, and end the process behind it.",
         "serpentfs umount ~/Serpent",
     ),
-    Command("status", "running", "Tell what runs, and what is still to be uploaded.", "serpentfs status --json"),
+    Command(
+        "status", "seeing", "Tell what runs, and what is still to be uploaded.", "serpentfs status --watch"
+    ),
+    Command("stats", "seeing", "Tell what was counted since the start.", "serpentfs stats work: --prometheus"),
+    Command(
+        "transfers", "turning", "List what is being uploaded and what waits; pause it, or try again.",
+        "serpentfs transfers --pause",
+    ),
+    Command("speedlimit", "turning", "Limit how fast uploads and downloads are.", "serpentfs speedlimit up 2M"),
+    Command("log", "seeing", "Tell or change how much a running process logs.", "serpentfs log work: DEBUG"),
+    Command("refresh", "caching", "Have the store list a folder anew.", "serpentfs refresh work:/Photos"),
+    Command("warm", "caching", "Read a path into the cache.", "serpentfs warm work:/Photos/2026"),
+    Command("evict", "caching", "Drop a path from the cache.", "serpentfs evict work:/Films"),
+    Command(
+        "verify", "caching", "Read all of a path from the store, and authenticate it.", "serpentfs verify work:/Photos"
+    ),
     Command("flush", "uploading", "Wait until everything is uploaded.", "serpentfs flush work:"),
     Command("ls", "looking", "List a folder of a remote.", "serpentfs ls -l work:/Photos"),
     Command("df", "looking", "Tell how much room a remote's store has.", "serpentfs df work:"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from serpentfs.cache.layers import CacheLimits
 from serpentfs.cli.remotes import Target, ask_passphrase, said_by_environment
 from serpentfs.clouds.vault import POLL_INTERVAL
 from serpentfs.daemon.accounts import MegaAccess
+from serpentfs.daemon.metrics import check_loopback
 from serpentfs.daemon.opened import Remote, VaultAccess
 from serpentfs.daemon.places import session_file
 from serpentfs.errors import NotFound, UsageError
@@ -25,12 +26,19 @@ def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: b
     from options first, then from the config."""
     table = target.config
 
+    def chosen_here(name: str) -> Any:
+        """What only the command line and the environment can say."""
+        return getattr(arguments, name, None)
+
     def chosen(name: str, default: T) -> T:
         value = getattr(arguments, name, None)
         if value is None and table is not None:
             value = getattr(table, name)
         return default if value is None else value
 
+    metrics: tuple[str, int] | None = chosen_here("metrics")
+    if metrics is not None:
+        check_loopback(metrics[0])
     default_cache, default = CacheLimits(), DriveOptions()
     cache = CacheLimits(
         memory_bytes=chosen("cache_memory", default_cache.memory_bytes),
@@ -56,7 +64,8 @@ def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: b
     )
     return Remote(
         spec=target.spec, access=access, options=options, cache_directory=chosen("cache_directory", None),
-        versions_view=target.spec.cloud == "mega" and chosen("versions_view", False),
+        versions_view=target.spec.cloud == "mega" and chosen("versions_view", False), metrics=metrics,
+        rates={"up": chosen_here("limit_up") or None, "down": chosen_here("limit_down") or None},
     )
 
 

@@ -1,19 +1,18 @@
-"""``umount`` and ``status``: talk to the process that owns a remote. What only the rarer cases need is imported there:
-these commands are called often, from scripts too, and answer at once."""
+"""``umount``, and what else ends doors and owners. What only the rarer cases need is imported there: the command is
+called often, from scripts too, and answers at once."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
-from serpentfs.cli.output import ProgressLine, count, human_duration, human_size, print_json, printable, tell_pending
+from serpentfs.cli.output import ProgressLine, tell_pending
 from serpentfs.daemon.asking import Connection
 from serpentfs.daemon.lock import OwnerNote, running_owners
 from serpentfs.errors import NotFound, Unavailable
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 # Doors, threads and the store are closed after the last upload; this is far above what that takes.
 _END_PATIENCE = 30.0
-_STATUS_PATIENCE = 10.0
-_SHOWN_CHANGES = 20
 
 
 def add_umount(parser: argparse.ArgumentParser) -> None:
@@ -36,13 +33,6 @@ def add_umount(parser: argparse.ArgumentParser) -> None:
         "--now", action="store_true", help="do not wait for uploads; the next start goes on with them"
     )
     parser.add_argument("--lazy", action="store_true", help="detach though files are open below the folder")
-    options.add_root(parser)
-
-
-def add_status(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=status)
-    parser.add_argument("remote", metavar="REMOTE", nargs="?", help=f"{options.REMOTE_HELP}; all without it")
-    parser.add_argument("--json", action="store_true", help="print JSON")
     options.add_root(parser)
 
 
@@ -155,76 +145,3 @@ def _wait_for_end(note: OwnerNote) -> None:
         if time.monotonic() > give_up:
             raise Unavailable(f"process {note.pid} unmounted but does not end")
         time.sleep(0.05)
-
-
-def status(arguments: argparse.Namespace) -> ExitCode:
-    notes = [_owner_of_remote(arguments)] if arguments.remote is not None else running_owners()
-    answers = [_status_of(note) for note in notes]
-    if arguments.json:
-        print_json(answers)
-    elif not answers:
-        print("nothing is running")
-    for answer in answers if not arguments.json else ():
-        _print_status(answer)
-    return ExitCode.OK
-
-
-def _status_of(note: OwnerNote) -> dict[str, Any]:
-    """What the owner says; of one that does not answer what its lock says."""
-    try:
-        with Connection(Path(note.socket), timeout=_STATUS_PATIENCE) as connection:
-            answer: dict[str, Any] = connection.ask("status")
-            return answer
-    except (NotFound, Unavailable) as error:
-        return {"remote": note.remote, "pid": note.pid, "phase": "silent", "doors": note.doors, "error": str(error)}
-
-
-def _print_status(answer: Mapping[str, Any]) -> None:
-    since = f" for {human_duration(max(0.0, time.time() - answer['since']))}" if "since" in answer else ""
-    print(f"{printable(answer['remote'])}: {answer['phase']}{since}, process {answer['pid']}")
-    for door, address in answer["doors"].items():
-        print(f"  {door:<8} {printable(address)}")
-    if "error" in answer:
-        print(f"  error    {answer['error']}")
-    account = answer.get("account")
-    if account is not None:
-        _print_account(account)
-    drive = answer.get("drive")
-    if drive is None:
-        return
-    trouble = drive["last_error"]
-    print(f"  store    {'online' if drive['online'] else 'offline'}{f' ({printable(trouble)})' if trouble else ''}")
-    pending = drive["pending"]
-    left = sum(max(0, change["size"] - change["sent"]) for change in pending)
-    uploads = f"{count(len(pending), 'change')}, {human_size(left)} left" if pending else "all done"
-    print(f"  uploads  {uploads}")
-    for change in pending[:_SHOWN_CHANGES]:
-        print(f"    {_change_line(change)}")
-    if len(pending) > _SHOWN_CHANGES:
-        print(f"    and {len(pending) - _SHOWN_CHANGES} more (--json has all)")
-    disk = human_size(drive["cache_disk_bytes"]) if drive["cache_disk_usable"] else "out of use"
-    reads = f"{drive['cache_hits']} hits, {drive['cache_misses']} misses"
-    print(f"  cache    memory {human_size(drive['cache_memory_bytes'])}, disk {disk}; {reads}")
-    if drive["dirty_bytes"]:
-        print(f"  open     {human_size(drive['dirty_bytes'])} written and not closed yet")
-    if drive["conflicts"]:
-        print(f"  conflict copies made: {drive['conflicts']}")
-
-
-def _print_account(account: Mapping[str, Any]) -> None:
-    if account["trouble"]:
-        print(f"  account  {printable(account['trouble'])}")
-    if account["over_quota_until"] is not None:
-        wait = account["over_quota_until"] - time.time()
-        print(f"  quota    used up for now; transfers go on in {human_duration(max(0.0, wait))}")
-
-
-def _change_line(change: Mapping[str, Any]) -> str:
-    line = f"{change['state']:<8} {change['operation']:<8} {printable(change['path'])}"
-    if change["size"]:
-        line += f"  {human_size(change['sent'])} of {human_size(change['size'])}"
-    if change["error"]:
-        line += f"  {printable(change['error'])}"
-    if change["next_try_in"] is not None:
-        line += f"  next try in {human_duration(change['next_try_in'])}"
-    return line

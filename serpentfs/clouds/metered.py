@@ -42,7 +42,10 @@ class MeteredCloud(ForwardingCloud):
 
     @contextmanager
     def _call(self, kind: str) -> Iterator[None]:
-        logs.ensure_request(kind)
+        with logs.some_request(kind):
+            yield from self._counted(kind)
+
+    def _counted(self, kind: str) -> Iterator[None]:
         began = time.perf_counter()
         outcome = "ok"
         try:

@@ -7,7 +7,7 @@ files must not be opened before the lock is held. What comes out is the same, an
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
@@ -46,6 +46,10 @@ class Remote:
     """Instead of the usual place."""
     versions_view: bool = False
     """Doors show old versions below ``.versions``."""
+    metrics: tuple[str, int] | None = None
+    """Where to serve metrics over HTTP: host, which is this machine, and port."""
+    rates: Mapping[str, int | None] = field(default_factory=dict)
+    """Bytes a second at most, ``up`` and ``down``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pytest
 from serpentfs.cli.links import read_link, read_link_password
 from serpentfs.cli.main import main
 from serpentfs.cli.remotes import resolve
-from serpentfs.cli.running import _print_status
+from serpentfs.cli.seeing import status_lines
 from serpentfs.cli.sharing import parse_expiry
 from serpentfs.clouds.mega.session import Session, save_session
 from serpentfs.clouds.registry import RemoteSpec, parse_remote, session_spec
@@ -274,16 +274,15 @@ def test_what_is_no_time_of_expiry(text: str) -> None:
         parse_expiry(text, now=1_000_000)
 
 
-def test_status_tells_trouble_and_quota(capsys: pytest.CaptureFixture[str]) -> None:
-    _print_status({
+def test_status_tells_trouble_and_quota() -> None:
+    printed = "\n".join(status_lines({
         "remote": "mega+session://mega", "phase": "running", "pid": 1, "doors": {},
         "account": {"trouble": "the session has ended", "over_quota_until": 4_000_000_000.0},
-    })
-    printed = capsys.readouterr().out
+    }))
     assert "the session has ended" in printed
     assert "transfers go on in" in printed
-    _print_status({
+    quiet = list(status_lines({
         "remote": "mega+session://mega", "phase": "running", "pid": 1, "doors": {},
         "account": {"trouble": None, "over_quota_until": None},
-    })
-    assert len(capsys.readouterr().out.splitlines()) == 1
+    }))
+    assert len(quiet) == 1
