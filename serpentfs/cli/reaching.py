@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 # A short break of the connection is bridged; somebody who waits at a prompt is told of a longer one.
 _OFFLINE_PATIENCE = 10.0
+_START_PATIENCE = 60.0
 _HOPELESS = (RetryableError, LoginRequired, NoSpace, ReadOnly)
 """Errors that the next file would meet as well."""
 
@@ -46,12 +47,13 @@ def resolve_all(arguments: argparse.Namespace, words: Sequence[str]) -> list[Tar
 class Access:
     """The way to one remote for one command."""
 
-    def __init__(self, arguments: argparse.Namespace, target: Target, *, changes: bool = False) -> None:
-        """Asks for a passphrase if there is no owner. ``changes``: the command is to change something."""
+    def __init__(self, arguments: argparse.Namespace, target: Target) -> None:
+        """Asks for a passphrase if there is no owner."""
         self._target = target
         note = owner_of(target)
         self._socket = None if note is None else Path(note.socket)
-        self._remote = unlock_target(arguments, target, read_only=not changes) if note is None else None
+        # Never read-only: a command that changes something may come, and goes through this one then.
+        self._remote = unlock_target(arguments, target) if note is None else None
 
     @property
     def borrows(self) -> bool:
@@ -61,10 +63,11 @@ class Access:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Path]:
         """The control socket of the owner."""
-        if self._remote is None:
-            assert self._socket is not None
-            yield self._socket
+        if self._socket is not None:
+            with await run_in_thread("command", _attached, self._socket):
+                yield self._socket
             return
+        assert self._remote is not None
         async with owner.borrow(self._remote):
             note = owner_of(self._target)
             assert note is not None
@@ -73,7 +76,8 @@ class Access:
     def run(self, work: Callable[[Path], T]) -> T:
         """``work``, given the control socket. What it raises is raised here."""
         if self._socket is not None:
-            return work(self._socket)
+            with _attached(self._socket):
+                return work(self._socket)
         return trio.run(self._run, work)()
 
     async def _run(self, work: Callable[[Path], T]) -> Callable[[], T]:
@@ -84,6 +88,20 @@ class Access:
             except (SerpentError, OSError) as error:
                 return _raiser(error)
         return lambda: result
+
+
+def _attached(socket: Path) -> Connection:
+    """A connection to an owner that answers. It stays open: an owner that is one only for a command of its own lives
+    as long as somebody is connected. Busy when it is starting and does not get ready."""
+    connection = Connection(socket)
+    try:
+        give_up = time.monotonic() + _START_PATIENCE
+        while connection.ask("status")["phase"] == "starting" and time.monotonic() < give_up:
+            time.sleep(0.05)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _raiser(error: Exception) -> Callable[[], Any]:
@@ -122,29 +140,31 @@ def change(
     arguments: argparse.Namespace, target: Target, work: Callable[[Connection, Failures], None]
 ) -> ExitCode:
     """Run a command that changes names; who owns the drive for that moment also waits for the uploads."""
-    access = Access(arguments, target, changes=True)
+    access = Access(arguments, target)
     failures = Failures()
 
-    def run(socket: Path) -> int:
+    def run(socket: Path) -> ExitCode:
         with Connection(socket) as connection:
             work(connection, failures)
-        return upload_rest(socket, quiet=arguments.quiet) if access.borrows else 0
+        return upload_rest(socket, quiet=arguments.quiet) if access.borrows else ExitCode.OK
 
-    pending = access.run(run)
-    code = tell_pending(pending, "the next start goes on with that")
+    code = access.run(run)
     return failures.code or code
 
 
-def upload_rest(socket: Path, *, quiet: bool, only: Collection[str] | None = None, wait: bool = True) -> int:
-    """Wait until everything is uploaded, or nothing moves any more, or the store is out of reach for a while. The
-    answer is how many changes are left, of those to the paths in ``only``."""
+def upload_rest(socket: Path, *, quiet: bool, only: Collection[str] | None = None, wait: bool = True) -> ExitCode:
+    """Wait until everything is uploaded, or nothing moves any more, or the store is out of reach for a while. If
+    changes are left (of those to the paths in ``only``), that is told."""
     if wait:
         with ProgressLine(at_once=False) as line, contextlib.suppress(_OutOfReach), Connection(socket) as connection:
             if connection.ask("flush", _Watch(None if quiet else line))["pending"] == 0:
-                return 0
+                return ExitCode.OK
     with Connection(socket) as connection:
-        left = connection.ask("status")["drive"]["pending"]
-    return sum(1 for one in left if only is None or one["path"] in only)
+        drive = connection.ask("status")["drive"]
+    left = sum(1 for one in drive["pending"] if only is None or one["path"] in only)
+    return tell_pending(
+        left, "that goes up later, and status tells how far it is", login_required=drive["login_required"]
+    )
 
 
 class _OutOfReach(Exception):

@@ -12,7 +12,6 @@ from serpentfs.bridge import run_in_thread
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.getting import plan_get
-from serpentfs.cli.output import tell_pending
 from serpentfs.cli.putting import local_paths, plan_put
 from serpentfs.cli.reaching import Access, Failures, upload_rest
 from serpentfs.cli.remotes import resolve
@@ -74,10 +73,10 @@ def get(arguments: argparse.Namespace) -> ExitCode:
 def put(arguments: argparse.Namespace) -> ExitCode:
     sources = local_paths(arguments.local)
     target = resolve(arguments)
-    access = Access(arguments, target, changes=True)
+    access = Access(arguments, target)
     failures = Failures()
 
-    async def run() -> int:
+    async def run() -> ExitCode:
         async with access.open() as socket:
             planning = partial(plan_put, create=arguments.create, update=arguments.update, failures=failures)
             plan = await run_in_thread("command", planning, socket, sources, target.path, abandon=True)
@@ -87,10 +86,10 @@ def put(arguments: argparse.Namespace) -> ExitCode:
             )
             await run_in_thread("command", plan.finish, socket)
             if arguments.no_wait and not access.borrows:
-                return 0
+                return ExitCode.OK
             ours = None if access.borrows else plan.paths
             rest = partial(upload_rest, quiet=arguments.quiet, only=ours, wait=not arguments.no_wait)
             return await run_in_thread("command", rest, socket, abandon=True)
 
-    code = tell_pending(trio.run(run), "it goes up later, and status tells how far it is")
+    code = trio.run(run)
     return failures.code or code

@@ -38,6 +38,9 @@ class Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._lines.close()
         self._socket.close()
 

@@ -47,6 +47,14 @@ class ControlServer:
         self._busy = 0
         self._idle = trio.Event()
         self._idle.set()
+        self._connected = 0
+        self._alone = trio.Event()
+        self._alone.set()
+
+    async def wait_alone(self) -> None:
+        """Until nobody is connected."""
+        while self._connected:
+            await self._alone.wait()
 
     async def wait_idle(self, patience: float) -> None:
         """Until every request that is being answered has its answer, at most ``patience`` seconds."""
@@ -55,6 +63,17 @@ class ControlServer:
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """One connection: requests one after the other."""
+        self._connected += 1
+        if self._connected == 1:
+            self._alone = trio.Event()
+        try:
+            await self._converse(stream)
+        finally:
+            self._connected -= 1
+            if self._connected == 0:
+                self._alone.set()
+
+    async def _converse(self, stream: trio.SocketStream) -> None:
         async with stream:
             if not _is_allowed(stream.socket):
                 return

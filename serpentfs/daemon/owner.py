@@ -31,7 +31,8 @@ from serpentfs.daemon.opened import Remote, open_cloud
 from serpentfs.daemon.places import RemotePlaces, make_private_directory
 from serpentfs.daemon.progress import Progress, upload_all
 from serpentfs.daemon.requests import OwnerRequests
-from serpentfs.daemon.stopping import Stop, watch_signals
+from serpentfs.daemon.signals import watch_signals
+from serpentfs.daemon.stopping import Stop
 from serpentfs.errors import SerpentError, Unsupported
 from serpentfs.vfs.core import Vfs
 from serpentfs.vfs.drive import Drive
@@ -74,7 +75,7 @@ async def serve(remote: Remote, doors: Sequence[Door], announce: Announce, show:
     async with trio.open_nursery() as nursery:
         stop = Stop(nursery.cancel_scope)
         requests = OwnerRequests(remote.spec.canonical, stop, serves=True)
-        nursery.start_soon(watch_signals, stop)
+        nursery.start_soon(watch_signals, stop, requests.refresh_everything, requests.dump_state)
         async with _open_owned(remote, stop, requests) as (drive, note):
             if remote.metrics is not None:
                 watch = requests.watch
@@ -83,6 +84,7 @@ async def serve(remote: Remote, doors: Sequence[Door], announce: Announce, show:
             def ready(addresses: dict[str, str]) -> None:
                 announce(addresses)
                 systemd.notify("READY=1")
+                nursery.start_soon(systemd.keep_informed, requests.summary)
 
             try:
                 await _serve_doors(drive, _shown(remote, drive, requests), doors, stop, requests, note, ready, show)
@@ -141,6 +143,7 @@ async def _open_owned(
         note({})
         async with control.listening(places.socket, requests.handlers()) as server:
             requests.account = opened.account
+            requests.state_directory = places.state
             for direction, rate in remote.rates.items():
                 requests.watch.set_rate(direction, rate)
             async with open_drive(
@@ -154,6 +157,9 @@ async def _open_owned(
                 requests.vfs = drive
                 try:
                     yield drive, note
+                    if not requests.serves:
+                        # Commands that came while this one was the owner go through it, and are not cut off.
+                        await server.wait_alone()
                 finally:
                     requests.vfs = None
             stop.drained.set()

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import trio
 
 from serpentfs import __version__
-from serpentfs.daemon import caching, door_requests, files, sharing
+from serpentfs.bridge import run_in_thread
+from serpentfs.daemon import caching, door_requests, dumping, files, sharing
 from serpentfs.daemon.control import Emit, Handler
 from serpentfs.daemon.listing import list_entries
 from serpentfs.daemon.open_doors import OpenDoors
+from serpentfs.daemon.places import write_private
 from serpentfs.daemon.progress import Progress, upload_all
 from serpentfs.daemon.sharing import Account
 from serpentfs.daemon.stopping import Stop
 from serpentfs.daemon.watching import Watch
-from serpentfs.errors import Busy, SerpentError
+from serpentfs.errors import Busy, SerpentError, Unavailable
 from serpentfs.vfs.drive import Drive
+
+logger = logging.getLogger(__name__)
 
 _PROGRESS_INTERVAL = 0.25
 
@@ -34,7 +41,7 @@ class OwnerRequests:
     def __init__(self, remote: str, stop: Stop, *, serves: bool) -> None:
         self.remote = remote
         self._stop = stop
-        self._serves = serves
+        self.serves = serves
         self._serving = trio.Event()
         self._open_doors: OpenDoors | None = None
         self._since = time.time()
@@ -42,6 +49,8 @@ class OwnerRequests:
         """Changes that were not uploaded when the drive was closed."""
         self.login_required = False
         """They wait for a log-in."""
+        self.state_directory: Path | None = None
+        """Once the remote is owned."""
         self.vfs: Drive | None = None
         self.account: Account | None = None
         self.watch = Watch(remote, self._drive, lambda: self.account)
@@ -76,6 +85,52 @@ class OwnerRequests:
         if self.vfs is None:
             raise Busy(f"{self.remote} is starting")
         return self.vfs
+
+    async def refresh_everything(self) -> None:
+        """Have the cloud list every folder again. What fails is told in the log."""
+        drive = self.vfs
+        if drive is None:
+            return
+
+        async def go_on(item: Any) -> None:
+            if self.vfs is not drive:
+                raise Unavailable("the drive is closed")
+
+        everything = {"path": "/", "recursive": True, "patience": math.inf}
+        try:
+            answer = await caching.ANSWERS["refresh"](drive, everything, go_on)
+        except SerpentError as error:
+            logger.warning("not all folders could be listed again: %s", error)
+        else:
+            logger.info("%d folders were listed again", answer["folders"])
+
+    async def dump_state(self) -> None:
+        """Write what this process is doing to a file in the state folder. What fails is told in the log."""
+        if self.state_directory is None:
+            logger.warning("there is no state to be written yet")
+            return
+
+        async def ignore(item: Any) -> None:
+            """Items, of which a status has none."""
+
+        path = self.state_directory / dumping.DUMP_FILE
+        data = dumping.make_dump(await self._status({}, ignore))
+        try:
+            await run_in_thread("disk", write_private, path, data)
+        except SerpentError as error:
+            logger.warning("the state could not be written: %s", error)
+        else:
+            logger.warning("the state of this process is in %s", path)
+
+    def summary(self) -> str:
+        """One line without names, for systemd."""
+        if self.vfs is None:
+            return "starting"
+        progress = Progress.of(self.vfs.status())
+        state = f"{progress.changes} changes to upload, {progress.bytes / 2**20:.1f} MiB left"
+        if not progress.changes:
+            state = "everything is uploaded"
+        return state if progress.online else f"{state}; offline"
 
     async def _version(self, request: dict[str, Any], emit: Emit) -> Any:
         return {"version": __version__, "pid": os.getpid()}
@@ -135,7 +190,7 @@ class OwnerRequests:
 
     async def _open(self, request: dict[str, Any], emit: Emit) -> Any:
         """``doors``: a list of ``{"kind": …, "options": {…}}`` (``door_options``). All are opened or none."""
-        if not self._serves:
+        if not self.serves:
             raise Busy(f"{self.remote} is in use by process {os.getpid()} for one command; try again when it has ended")
         await self._serving.wait()
         assert self._open_doors is not None
