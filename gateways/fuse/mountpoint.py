@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _READ_AHEAD_KB = 1024
 """Against 128 by default: half the CPU per byte, 1.8 times the throughput. The largest READ is 1 MiB anyway."""
+_AUTOMOUNT = "autofs"
 _COMMAND_TIMEOUT = 10.0
 _ANSWER_TIMEOUT = 10.0
 
@@ -77,7 +78,7 @@ def prepare(mountpoint: Path, *, allow_other: bool, allow_nonempty: bool) -> str
     _check_system(allow_other=allow_other)
     path = os.path.realpath(mountpoint)
     mounted = find_mount(path)
-    if mounted is not None:
+    if mounted is not None and mounted.kind != _AUTOMOUNT:
         dead = _is_dead(path) if mounted.kind.startswith("fuse") else False
         if dead is None:
             raise UsageError(f"{path} is a mount that does not answer; free it with umount -f {path}")
@@ -85,8 +86,11 @@ def prepare(mountpoint: Path, *, allow_other: bool, allow_nonempty: bool) -> str
             raise UsageError(f"{path} is a mount point already ({mounted.kind}); unmount it first")
         log.warning("unmounting %s, which a dead process left behind", path)
         unmount(path, lazy=True)
-        if find_mount(path) is not None:
+        mounted = find_mount(path)
+        if mounted is not None and mounted.kind != _AUTOMOUNT:
             raise UsageError(f"{path} is a dead mount that cannot be taken away; try umount -l {path}")
+    if mounted is not None:
+        return path    # systemd waits there for this very mount; who looked inside would wait for itself
     try:
         if not stat.S_ISDIR(Path(path).stat().st_mode):
             raise UsageError(f"{path} is not a folder")

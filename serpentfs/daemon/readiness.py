@@ -34,8 +34,10 @@ class Reporter:
         return self._descriptor < 0
 
     def report(self, code: int, lines: tuple[str, ...]) -> None:
+        """Tell how it went, and leave the terminal's session: from now on nobody's Ctrl-C is for this process."""
         if self.reported:
             return
+        os.setsid()
         data = json.dumps([code, lines]).encode()
         try:
             while data:
@@ -49,7 +51,11 @@ class Reporter:
 
 def detach(log_file: Path) -> Reporter | Report:
     """Fork twice. In the daemon: its Reporter, with standard output and error in ``log_file``. In the command:
-    the daemon's Report, after waiting for it."""
+    the daemon's Report, after waiting for it.
+
+    The daemon stays in the process group of the command until it reports: whoever mounts for an automount of systemd
+    must be in systemd's group, else the kernel has it wait for the mount that it is about to make.
+    """
     try:
         log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -65,9 +71,8 @@ def detach(log_file: Path) -> Reporter | Report:
         os.waitpid(child, 0)
         return _wait(reading)
     os.close(reading)
-    os.setsid()
     if os.fork():
-        os._exit(0)    # the daemon is nobody's session leader, so no terminal can become its own
+        os._exit(0)    # the daemon is nobody's child, and leads no group, so that it can have a session of its own
     os.chdir("/")
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
