@@ -11,20 +11,13 @@ uploaded is in the journal and goes up at the next start.
 
 from __future__ import annotations
 
-import logging
 import signal
 
 import trio
 
-logger = logging.getLogger(__name__)
-
 # A stop "now" that hangs (a stuck disk) is ended by the kernel: the default action of SIGALRM. The mount then
 # answers ENOTCONN until it is detached.
 _LAST_RESORT_SECONDS = 60
-
-STOP_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
 
 
 class Stop:
@@ -54,12 +47,3 @@ class Stop:
             if hasattr(signal, "alarm"):
                 signal.alarm(_LAST_RESORT_SECONDS)
             self._everything.cancel()
-
-
-async def watch_signals(stop: Stop) -> None:
-    """Turn SIGINT, SIGTERM and SIGHUP into requests to stop, until cancelled."""
-    with trio.open_signal_receiver(*STOP_SIGNALS) as received:
-        async for number in received:
-            again = stop.asked.is_set()
-            logger.info("%s: stopping%s", signal.Signals(number).name, " now" if again else "")
-            stop.ask(now=again)

@@ -52,7 +52,7 @@ def test_daemon_mount_write_umount(with_vault: Machine) -> None:
     assert (with_vault.mountpoint / "file").read_text() == "content"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_first_signal_uploads_and_unmounts(with_vault: Machine, number: signal.Signals) -> None:
     process = with_vault.start("mount", with_vault.url, str(with_vault.mountpoint), "--settle", "300")
     assert process.stdout is not None
@@ -291,22 +291,6 @@ def test_a_daemon_that_cannot_start_says_why(with_vault: Machine) -> None:
     assert str(port) in told.stderr
     assert told.stderr.count("\n") == 1
     assert not with_vault.is_mounted()
-
-
-def test_systemd_is_told(with_vault: Machine) -> None:
-    import socket
-
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.bind(str(with_vault.home / "n"))
-        listener.settimeout(TIMEOUT)
-        environment = {**with_vault.environment, "NOTIFY_SOCKET": str(with_vault.home / "n")}
-        done = with_vault.run(
-            "mount", with_vault.url, str(with_vault.mountpoint), "--daemon", environment=environment
-        )
-        assert done.returncode == 0
-        assert listener.recv(100) == b"READY=1"
-        with_vault.ok("umount", str(with_vault.mountpoint))
-        assert listener.recv(100) == b"STOPPING=1"
 
 
 def test_secrets_stay_out_of_sight(with_vault: Machine) -> None:
