@@ -150,6 +150,10 @@ class BlockCache:
         if blocks and not all(self.is_known(content, BlockIndex(block)) for block in blocks):
             self._prefetcher.warm(Stream(content, size, fetch), blocks)
 
+    def room_for_heads(self) -> int:
+        """How many spans may be given to ``warm`` before the oldest is dropped for them."""
+        return self._prefetcher.warm_room
+
     async def keep(self, content: ContentId, size: int, span: Span, fetch: Fetch) -> None:
         """Load ``span`` and hand it to the disk, however slow that is: unlike a read, which never waits for a disk.
         Raises what the fetch raises."""

@@ -75,6 +75,11 @@ class Prefetcher:
         """Bytes in flight for read-ahead, and landed but unread."""
         return self._claimed
 
+    @property
+    def warm_room(self) -> int:
+        """Heads that may be asked for before the oldest is dropped."""
+        return MOST_WARM - len(self._warm)
+
     def want(self, stream: Stream, blocks: range) -> None:
         """A reader wants these blocks next, after those it already asked for."""
         start = stream.pending.start if stream.pending else blocks.start

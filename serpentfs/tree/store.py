@@ -458,6 +458,15 @@ class Store:
         ).fetchall()
         return [self._row(raw) for raw in rows]
 
+    def files_in(self, parent: Ino, after: Ino, limit: int) -> list[tuple[Ino, ContentId, int]]:
+        """Inode, content and size of a folder's files, in order of inode, above ``after``."""
+        rows = self._db.execute(
+            "SELECT ino, content, size FROM entries INDEXED BY entries_by_ino"
+            " WHERE parent = ? AND ino > ? AND parent > 0 AND kind = ? ORDER BY ino LIMIT ?",
+            (parent, after, Kind.FILE, limit),
+        ).fetchall()
+        return [(Ino(ino), ContentId(content), size) for ino, content, size in rows]
+
     def has_children(self, parent: Ino) -> bool:
         return (
             self._db.execute("SELECT 1 FROM entries WHERE parent = ? AND parent > 0 LIMIT 1", (parent,)).fetchone()

@@ -65,6 +65,7 @@ from serpentfs.vfs.handles import Handle, HandleTable, OpenFile
 from serpentfs.vfs.keeping import Keeping
 from serpentfs.vfs.ledger import Ledger
 from serpentfs.vfs.reads import Contents
+from serpentfs.vfs.siblings import Siblings
 from serpentfs.vfs.status import Paths, pending_changes
 from serpentfs.vfs.writes import Stage
 
@@ -127,6 +128,7 @@ class Drive:
         self._journal = ledger.journal
         self._contents = contents
         self._cache = cache
+        self._siblings = Siblings(store, contents)
         self._options = options
         self._handles = HandleTable()
         self._listeners: list[Callable[[Invalidation], None]] = []
@@ -622,6 +624,8 @@ class Drive:
             raise InvalidArgument("not a file")
         file = self._handles.file(ino) or self._opened_file(row)
         handle = self._open(file, door=door, writable=write)
+        if not write:
+            self._siblings.opened(row)
         if truncate and write:
             try:
                 await self._truncate(handle, 0)

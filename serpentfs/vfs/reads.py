@@ -26,7 +26,7 @@ from serpentfs.cache.layers import BlockCache, Reader
 from serpentfs.cache.seal import BlockSeal
 from serpentfs.clouds.base import Cloud
 from serpentfs.errors import RevisionGone, SerpentError, Unavailable
-from serpentfs.model import ContentId, Ino, Kind, NodeId, Revision, Span
+from serpentfs.model import BLOCK_SIZE, ContentId, Ino, Kind, NodeId, Revision, Span
 from serpentfs.tree.store import NodeRow, StageRow, Store
 from serpentfs.vfs.handles import Handle, OpenFile
 from serpentfs.vfs.ledger import Ledger
@@ -208,6 +208,16 @@ class Contents:
         if node is None or node.content != content:
             raise RevisionGone("this content is no longer in the cloud")
         return await self._cache.read_span(content, node.size, span, partial(self._fetch, ino, content, pinned))
+
+    def warm_head(self, ino: Ino, content: ContentId, size: int) -> None:
+        """Load the first block of a file, if it is not here, when nothing more urgent is to be done."""
+        head = min(size, BLOCK_SIZE)
+        if head and content not in self._stages and not self._cache.has_all(content, head):
+            self._cache.warm(content, size, Span(0, head), partial(self._fetch, ino, content, None))
+
+    def room_for_heads(self) -> int:
+        """How many heads may be asked for before those that wait are given up for them."""
+        return self._cache.room_for_heads()
 
     def base_reader(self, ino: Ino, stage: Stage, pinned: NodeRow | None) -> Callable[[Span], Awaitable[bytes]]:
         """What shows through a stage."""
