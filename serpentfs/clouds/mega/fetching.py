@@ -137,7 +137,7 @@ class Fetcher:
         start = span.start + len(buffer)
         async with (
             self._limiter,
-            self._transport.stream("GET", f"{url}/{start}-{span.stop - 1}", timeout=_STALL) as reply,
+            self._transport.stream("GET", f"{url}/{start}-{span.stop - 1}", timeout=_STALL, storage=True) as reply,
         ):
             self._check(reply.status, reply.headers)
             async for piece in reply.chunks():

@@ -100,9 +100,10 @@ class Transport:
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
         timeout: float = 60.0,
+        storage: bool = False,
     ) -> Reply:
         """The whole answer. Unavailable; ``timeout``: seconds in which nothing comes or goes."""
-        async with self.stream(method, url, body=body, headers=headers, timeout=timeout) as reply:
+        async with self.stream(method, url, body=body, headers=headers, timeout=timeout, storage=storage) as reply:
             pieces, size = [], 0
             async for piece in reply.chunks():
                 pieces.append(piece)
@@ -120,10 +121,12 @@ class Transport:
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
         timeout: float = 60.0,
+        storage: bool = False,
     ) -> AsyncIterator[StreamedReply]:
-        """An answer as it comes. Unavailable when there is none."""
+        """An answer as it comes. Unavailable when there is none. ``storage``: a piece of a file, which each needs leave
+        of the API: only requests to that are limited in their rate."""
         host = _host(url)
-        wait = self._bucket.take(trio.current_time())
+        wait = 0.0 if storage else self._bucket.take(trio.current_time())
         if wait:
             await trio.sleep(wait)
         breaker = self._breaker(host)

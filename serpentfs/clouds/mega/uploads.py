@@ -227,7 +227,7 @@ class Uploads:
 
     async def _post(self, url: str, ciphertext: bytes) -> bytes:
         """The completion handle, or nothing when pieces are missing."""
-        reply = await self._transport.request("POST", url, body=ciphertext, timeout=_STALL)
+        reply = await self._transport.request("POST", url, body=ciphertext, timeout=_STALL, storage=True)
         if reply.status in (403, 404, 410):
             raise _StartOver
         if reply.status != 200:
