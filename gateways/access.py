@@ -35,6 +35,17 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class UserFiles:
+    """Where a door's users are read from, again when a file changes."""
+
+    config: Path | None
+    """``config.toml``, for the table of users of ``door`` and, unless given here, its ``htpasswd-file``."""
+    door: str
+    """"webdav" or "ftp"."""
+    htpasswd: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServerOptions:
     """What ``webdav`` and ``ftp`` have in common."""
 
@@ -42,7 +53,8 @@ class ServerOptions:
     port: int
     """0 picks a free port."""
     users: dict[str, str] = field(default_factory=dict, repr=False)
-    """User name to password. Empty only together with ``no_auth``."""
+    """User name to password. Empty only together with ``user_files`` or ``no_auth``."""
+    user_files: UserFiles | None = None
     no_auth: bool = False
     tls: TlsFiles | None = None
     public: bool = False
@@ -207,9 +219,9 @@ def check_exposure(options: ServerOptions) -> None:
         raise UsageError(f"not a port: {options.port}")
     if not options.root.startswith("/") or "\0" in options.root or ".." in options.root.split("/"):
         raise UsageError(f"not a folder of the drive: {options.root!r}")
-    if not options.users and not options.no_auth:
+    if not options.users and options.user_files is None and not options.no_auth:
         raise UsageError("nobody could log in: give --user and --pass-file, or --no-auth to let everybody in")
-    if options.users and options.no_auth:
+    if (options.users or options.user_files is not None) and options.no_auth:
         raise UsageError("--no-auth lets everybody in: leave out --user, or leave out --no-auth")
     if any(not user or not password for user, password in options.users.items()):
         raise UsageError("a user name or a password is empty")

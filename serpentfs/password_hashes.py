@@ -27,7 +27,7 @@ def is_password_hash(text: str) -> bool:
 
 def hash_password(password: str) -> str:
     """A scrypt hash of a password, with a salt of its own."""
-    from passlib.hash import scrypt    # only here and below: it takes a while to load, and most commands do without
+    from passlib.hash import scrypt  # only here and below: it takes a while to load, and most commands do without
 
     return str(scrypt.using(rounds=_SCRYPT_ROUNDS).hash(password))
 

@@ -19,7 +19,8 @@ from typing import Any
 from pyftpdlib.handlers.ftp.control import FTPHandler
 
 from serpentfs.errors import ReadOnly
-from serpentfs.gateways.access import FtpOptions, LoginThrottle, Users, retry_after_seconds
+from serpentfs.gateways.access import FtpOptions, LoginThrottle, retry_after_seconds
+from serpentfs.gateways.accounts import EVERYTHING, Accounts
 from serpentfs.gateways.ftp.listing import FACTS
 from serpentfs.gateways.ftp.partials import Partials
 from serpentfs.gateways.ftp.replies import Refusal, one_line, reply_to
@@ -27,6 +28,7 @@ from serpentfs.gateways.ftp.tls import TlsChannel
 from serpentfs.gateways.ftp.transfers import Active, DataConnection, Download, Lines, Passive
 from serpentfs.gateways.ftp.uploads import Upload
 from serpentfs.gateways.sync_vfs import SyncVfs
+from serpentfs.gateways.watching import Watched
 from serpentfs.logs import MAX_VERBOSE, begin_request
 from serpentfs.model import Ino
 
@@ -73,10 +75,10 @@ class Door:
     vfs: SyncVfs
     root: Ino
     options: FtpOptions
-    users: Users
+    accounts: Accounts
     throttle: LoginThrottle
     partials: Partials
-    tls: ssl.SSLContext | None
+    tls: Watched[ssl.SSLContext] | None
     requires_tls: bool
 
 
@@ -124,7 +126,8 @@ class Control(TlsChannel, FTPHandler):
         self.door = door
         self._line_is_too_long = False
         self.proto_cmds = _COMMANDS[door.tls is not None]
-        self.tls_context = door.tls
+        self.tls_context = None if door.tls is None else door.tls.value()
+        self.rights = EVERYTHING
         self.protects_data = False
         self._got_pbsz = False
         self.passive_ports = door.options.data_ports
@@ -222,7 +225,7 @@ class Control(TlsChannel, FTPHandler):
                 raise Refusal("530 TLS is required here: use AUTH TLS first.")
             if cmd in _TAKES_DATA_CONNECTION and not self.protects_data:
                 raise Refusal("521 TLS is required on data connections: use PROT P first.")
-        if cmd in _CHANGES_DRIVE and door.options.server.read_only:
+        if cmd in _CHANGES_DRIVE and self.is_read_only:
             raise ReadOnly("this server is read-only")
         if cmd in _TAKES_DATA_CONNECTION:
             if self._in_dtp_queue or self._out_dtp_queue or (self.data_channel and self.data_channel.is_busy):
@@ -259,18 +262,25 @@ class Control(TlsChannel, FTPHandler):
             if wait > 0:
                 self._say_last(f"421 Too many failed logins: try again in {retry_after_seconds(wait)} s.")
                 return
-            if not self.door.users.verify(self.username, line):
+            rights = self.door.accounts.check(self.username, line)
+            if rights is None:
                 throttle.failed(self.remote_ip)
                 self._login_failed()
                 return
             throttle.succeeded(self.remote_ip)
+            self.rights = rights
+        self.logged_in()
         self.authenticated = True
         self.attempted_logins = 0
-        self.logged_in()
         self.respond("230 Logged in.")
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether this client may change nothing."""
+        return self.door.options.server.read_only or self.rights.read_only
+
     def logged_in(self) -> None:
-        """``username`` may work from now on."""
+        """``username`` may work from now on, as far as ``rights`` go. Raises when there is nothing to work in."""
 
     def _login_failed(self) -> None:
         _log.warning("a login over FTP from %s failed", self.remote_ip)
@@ -283,6 +293,7 @@ class Control(TlsChannel, FTPHandler):
 
     def flush_account(self) -> None:
         super().flush_account()
+        self.rights = EVERYTHING
         self.protects_data = False
         self._got_pbsz = False
 

@@ -24,15 +24,16 @@ from serpentfs.gateways.access import (
     FtpOptions,
     LoginThrottle,
     ServerOptions,
-    Users,
     check_exposure,
     is_loopback,
 )
+from serpentfs.gateways.accounts import Accounts
 from serpentfs.gateways.ftp.control import Door
 from serpentfs.gateways.ftp.partials import Partials
 from serpentfs.gateways.ftp.session import Session
 from serpentfs.gateways.ftp.tls import ftp_tls_context
 from serpentfs.gateways.sync_vfs import SyncVfs
+from serpentfs.gateways.watching import watched_tls
 from serpentfs.model import Kind
 from serpentfs.vfs.core import Vfs
 
@@ -58,6 +59,7 @@ async def serve(
     """
     await run_in_thread("disk", check_exposure, options.server)
     _check_data_connections(options)
+    accounts = await run_in_thread("disk", Accounts, options.server)
     root = vfs.resolve(options.server.root)
     if root.kind is not Kind.DIRECTORY:
         raise NotADirectory(f"{options.server.root} is not a folder")
@@ -70,10 +72,10 @@ async def serve(
         calls,
         root.ino,
         options,
-        Users(options.server.users),
+        accounts,
         LoginThrottle(),
         partials,
-        None if tls is None else ftp_tls_context(tls),
+        None if tls is None else await run_in_thread("disk", watched_tls, tls, ftp_tls_context),
         requires_tls=tls is not None
         and not options.server.insecure
         and not await run_in_thread("disk", is_loopback, options.server.host),

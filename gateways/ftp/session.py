@@ -13,15 +13,16 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from serpentfs.errors import AlreadyExists, IsADirectory, NotFound, PermissionDenied
+from serpentfs.errors import AlreadyExists, IsADirectory, NotADirectory, NotFound, PermissionDenied
+from serpentfs.gateways.accounts import EVERYTHING, below
 from serpentfs.gateways.ftp import uploads
 from serpentfs.gateways.ftp.control import Control
 from serpentfs.gateways.ftp.listing import list_line, mlsx, parse_time_value, time_value
 from serpentfs.gateways.ftp.replies import Refusal, one_line
 from serpentfs.gateways.ftp.transfers import Download, Lines
 from serpentfs.gateways.ftp.tree import Place, Shown, Tree, absolute
-from serpentfs.model import Kind
-from serpentfs.vfs.core import SetAttributes
+from serpentfs.model import Ino, Kind
+from serpentfs.vfs.core import SetAttributes, Vfs
 
 _LIST_OPTIONS = re.compile(r"\A(?:-[A-Za-z1]+(?:\s+|$))+")
 """What old clients send before the path, as if LIST were ``ls``. A name like that can be given as ``./-a``."""
@@ -36,7 +37,10 @@ class Session(Control):
     _rename_from: Place | None = None
 
     def logged_in(self) -> None:
-        self._tree = Tree(self.door.vfs, self.door.root, self.door.partials, self.username)
+        root = self.door.root
+        if self.rights != EVERYTHING:
+            root = self.door.vfs.ask(_folder_at, below(self.door.options.server.root, self.rights))
+        self._tree = Tree(self.door.vfs, root, self.door.partials, self.username)
 
     def flush_account(self) -> None:
         super().flush_account()
@@ -45,10 +49,6 @@ class Session(Control):
 
     def _path(self, argument: str) -> str:
         return absolute(self._cwd, argument)
-
-    @property
-    def _is_read_only(self) -> bool:
-        return self.door.options.server.read_only
 
     # where am I
 
@@ -79,7 +79,7 @@ class Session(Control):
     def ftp_MLST(self, line: str) -> None:
         path = self._path(line)
         facts = tuple(self._current_facts)
-        entry = mlsx(self._tree.one(path), path, facts, read_only=self._is_read_only)
+        entry = mlsx(self._tree.one(path), path, facts, read_only=self.is_read_only)
         self.push(f"250-Facts\r\n {entry}\r\n")
         self.respond("250 End.")
 
@@ -87,7 +87,7 @@ class Session(Control):
         folder = self._tree.folder(self._path(line))
         facts = tuple(self._current_facts)
         children = self._tree.children(folder.ino)
-        lines = (mlsx(shown, shown.name, facts, read_only=self._is_read_only) for shown in children)
+        lines = (mlsx(shown, shown.name, facts, read_only=self.is_read_only) for shown in children)
         self.send_over_data(Lines(lines), "MLSD", "Listing follows.")
 
     def ftp_LIST(self, line: str) -> None:
@@ -113,7 +113,7 @@ class Session(Control):
         _, listed = self._listed(_LIST_OPTIONS.sub("", line))
         owner = self.username or "ftp"
         now = time.time_ns()
-        return (list_line(shown, owner, now, read_only=self._is_read_only) for shown in listed)
+        return (list_line(shown, owner, now, read_only=self.is_read_only) for shown in listed)
 
     def _listed(self, argument: str) -> tuple[str, Iterator[Shown]]:
         """What LIST and NLST show for an argument, and what to put before the names so that they can be used as
@@ -251,6 +251,17 @@ class Session(Control):
         found = self._tree.find(self._path(name))
         self.door.vfs.setattr(found.ino, SetAttributes(mode=int(mode, 8)))
         self.respond("200 Mode set.")
+
+
+def _folder_at(core: Vfs, path: str) -> Ino:
+    """Refusal when there is no such folder."""
+    try:
+        found = core.resolve(path)
+    except (NotFound, NotADirectory):
+        found = None
+    if found is None or found.kind is not Kind.DIRECTORY:
+        raise Refusal("530 The folder of this user is not there.")
+    return found.ino
 
 
 def _quoted(path: str) -> str:

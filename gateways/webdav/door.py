@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import hashlib
 import logging
 import os
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 import trio
 
 from serpentfs import errors
+from serpentfs.bridge import run_in_thread
 from serpentfs.gateways import access
+from serpentfs.gateways.accounts import EVERYTHING, Accounts, Rights, below
 from serpentfs.gateways.webdav import davxml
 from serpentfs.gateways.webdav.connection import Exchange, Gone
 from serpentfs.gateways.webdav.locks import LockTable
@@ -81,6 +85,7 @@ class Door:
         writing: frozenset[str],
         *,
         check_host: bool,
+        accounts: Accounts | None = None,
     ) -> None:
         self.vfs = vfs
         self.options = options
@@ -90,7 +95,9 @@ class Door:
         self._handlers = handlers
         self._writing = writing
         self._hosts = access.allowed_hosts(options) if check_host else None
-        self._users = access.Users(options.users)
+        self._accounts = accounts or Accounts(options)
+        self._checking = trio.Lock()
+        self._seen: dict[Rights, Door] = {EVERYTHING: self}
         self._throttle = access.LoginThrottle()
         self._known_logins = _KnownLogins()
 
@@ -127,13 +134,25 @@ class Door:
     async def _dispatch(self, exchange: Exchange) -> None:
         request = exchange.request
         self._check_host(request)
-        self._check_login(request)
+        door = self._seen_with(await self._check_login(request))
         handler = self._handlers.get(request.method)
         if handler is None:
-            raise Refusal(405, "no such method", [("Allow", ", ".join(self.allowed_methods))])
-        if request.method in self._writing and self.read_only:
+            raise Refusal(405, "no such method", [("Allow", ", ".join(door.allowed_methods))])
+        if request.method in self._writing and door.read_only:
             raise Refusal(403, "the drive is read-only here")
-        await handler(self, exchange)
+        await handler(door, exchange)
+
+    def _seen_with(self, rights: Rights) -> Door:
+        """The door as a user with these rights has it: another root, or read-only; locks and all else are shared."""
+        if rights not in self._seen:
+            seen = copy.copy(self)
+            seen.options = replace(
+                self.options, root=below(self.options.root, rights),
+                read_only=self.options.read_only or rights.read_only,
+            )
+            seen.places = Places(self.vfs, seen.options.root)
+            self._seen[rights] = seen
+        return self._seen[rights]
 
     def _check_host(self, request: Request) -> None:
         host = request.headers.get("host")
@@ -141,26 +160,42 @@ class Door:
         if self._hosts is not None and host is not None and not access.is_allowed_host(host, self._hosts):
             raise Refusal(421, "this server does not answer under that name")
 
-    def _check_login(self, request: Request) -> None:
+    async def _check_login(self, request: Request) -> Rights:
         if self.options.no_auth:
-            return
+            return EVERYTHING
         header = request.headers.get("authorization")
         if header is None:
             raise Refusal(401, "a user name and a password are needed", [("WWW-Authenticate", _REALM)])
+        if self._accounts.is_due:
+            await run_in_thread("disk", self._accounts.look)
         # A login that was right before is not throttled: on loopback all users of the machine share an address,
         # and guesses of one must not lock out the others.
-        if self._known_logins.has(header):
-            return
+        known = self._known_logins.rights_of(header, self._accounts.generation)
+        if known is not None:
+            return known
+        async with self._checking:    # or guesses that arrive together would all pass the throttle
+            return await self._first_login(request, header)
+
+    async def _first_login(self, request: Request, header: str) -> Rights:
+        generation = self._accounts.generation
+        known = self._known_logins.rights_of(header, generation)
+        if known is not None:
+            return known    # of a request that came at the same time
         wait = self._throttle.wait_time(request.peer)
         if wait > 0:
             retry = ("Retry-After", str(access.retry_after_seconds(wait)))
             raise Refusal(429, "too many wrong passwords", [retry])
         user, password = parse_basic(header)
-        if not self._users.verify(user, password):
+        if self._accounts.is_slow:
+            rights = await run_in_thread("crypto", self._accounts.check, user, password)
+        else:
+            rights = self._accounts.check(user, password)
+        if rights is None:
             self._throttle.failed(request.peer)
             raise Refusal(401, "wrong user name or password", [("WWW-Authenticate", _REALM)])
         self._throttle.succeeded(request.peer)
-        self._known_logins.add(header)
+        self._known_logins.add(header, rights, generation)
+        return rights
 
     def principal(self, request: Request) -> str:
         """The user who asks, "" when nobody has to say."""
@@ -185,20 +220,28 @@ def parse_basic(header: str) -> tuple[str, str]:
 
 
 class _KnownLogins:
-    """Keyed hashes of Authorization headers that were right; passwords do not change while the door is open."""
+    """Keyed hashes of Authorization headers that were right, with what they allow."""
 
     def __init__(self) -> None:
         self._key = os.urandom(hashlib.blake2b.MAX_KEY_SIZE)
-        self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._known: OrderedDict[bytes, Rights] = OrderedDict()
+        self._generation = 0
 
     def _hash(self, header: str) -> bytes:
         return hashlib.blake2b(header.encode("latin-1"), key=self._key).digest()
 
-    def has(self, header: str) -> bool:
-        return self._hash(header) in self._known
+    def rights_of(self, header: str, generation: int) -> Rights | None:
+        """None when it was not right yet, or users of another ``generation`` were asked then."""
+        if generation != self._generation:
+            self._known.clear()
+            self._generation = generation
+        return self._known.get(self._hash(header))
 
-    def add(self, header: str) -> None:
-        self._known[self._hash(header)] = None
+    def add(self, header: str, rights: Rights, generation: int) -> None:
+        """Nothing is added when the users are others by now."""
+        if generation != self._generation:
+            return
+        self._known[self._hash(header)] = rights
         if len(self._known) > _MOST_KNOWN_LOGINS:
             self._known.popitem(last=False)
 

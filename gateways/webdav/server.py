@@ -14,6 +14,8 @@ import trio
 from serpentfs.bridge import run_in_thread
 from serpentfs.errors import UsageError
 from serpentfs.gateways import access
+from serpentfs.gateways.accounts import Accounts
+from serpentfs.gateways.watching import watched_tls
 from serpentfs.gateways.webdav import locking, reading, writing
 from serpentfs.gateways.webdav.connection import Connection
 from serpentfs.gateways.webdav.door import Door
@@ -49,13 +51,17 @@ async def serve(
 ) -> None:
     """Serve ``vfs`` over WebDAV until cancelled. Started with the address (``http://127.0.0.1:4443/``).
 
-    Raises UsageError when the options are unsafe (``access.check_exposure``) or the address cannot be had,
+    Raises UsageError when the options are unsafe (``access.check_exposure``), nobody could log in, or the address
+    cannot be had,
     NotFound or NotADirectory when ``options.root`` is no folder of the drive.
     """
     await run_in_thread("disk", access.check_exposure, options)
-    tls = None if options.tls is None else access.server_tls_context(options.tls)
+    accounts = await run_in_thread("disk", Accounts, options)
+    tls = None
+    if options.tls is not None:
+        tls = await run_in_thread("disk", watched_tls, options.tls, access.server_tls_context)
     loopback = await run_in_thread("disk", access.is_loopback, options.host)
-    door = Door(vfs, options, HANDLERS, WRITING, check_host=loopback)
+    door = Door(vfs, options, HANDLERS, WRITING, check_host=loopback, accounts=accounts)
     door.places.root()
     listeners = await _listen(options)
     address = _address_of(listeners[0], "http" if tls is None else "https")
@@ -70,7 +76,10 @@ async def serve(
         except OSError:
             await stream.aclose()   # gone before it was looked at
             return
-        secured = stream if tls is None else trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+        secured: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
+        if tls is not None:
+            context = await run_in_thread("disk", tls.value) if tls.is_due else tls.last
+            secured = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
         connection = Connection(secured, peer, door.answer)
         connections.add(connection)
         try:

@@ -234,15 +234,21 @@ def add_process(parser: argparse.ArgumentParser) -> None:
 
 def add_access(parser: argparse.ArgumentParser) -> None:
     """Who may use a network door, over what."""
-    group = parser.add_argument_group("access to network doors")
+    group = parser.add_argument_group(
+        "access to network doors", "Without these, what [webdav] and [ftp] of the configuration say."
+    )
     group.add_argument("--user", metavar="NAME", help="user name that clients log in with")
     group.add_argument("--pass-file", type=Path, metavar="FILE", help="file with that user's password")
+    group.add_argument(
+        "--htpasswd-file", type=absolute_path, metavar="FILE",
+        help="users and their hashes, as Apache's htpasswd writes them; read again when it changes",
+    )
     group.add_argument("--no-auth", action="store_true", help="let every user of this machine in, without a password")
-    group.add_argument("--tls", action="store_true", help="encrypt (HTTPS, explicit FTPS); needs the next two")
+    group.add_argument("--tls", action=YesOrNo, help="encrypt (HTTPS, explicit FTPS); needs the next two")
     group.add_argument("--certificate", type=absolute_path, metavar="FILE", help="certificate with its chain, PEM")
     group.add_argument("--key", type=absolute_path, metavar="FILE", help="its private key, PEM")
-    group.add_argument("--public", action="store_true", help="allow an address that other machines reach")
-    group.add_argument("--insecure", action="store_true", help="with --public: allow passwords in clear text")
+    group.add_argument("--public", action=YesOrNo, help="allow an address that other machines reach")
+    group.add_argument("--insecure", action=YesOrNo, help="with --public: allow passwords in clear text")
 
 
 def add_ftp(parser: argparse.ArgumentParser) -> None:

@@ -6,18 +6,14 @@ import argparse
 from dataclasses import replace
 
 from serpentfs.cli import arguments as options
+from serpentfs.cli.door_access import DEFAULT_ADDRESSES, DoorAccess
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.owning import open_or_own
 from serpentfs.cli.remotes import Target, resolve
 from serpentfs.cli.running import take_away
-from serpentfs.credentials import read_secret_file
 from serpentfs.daemon.door_options import DoorOptions
 from serpentfs.errors import UsageError
-from serpentfs.gateways.access import FtpOptions, ServerOptions, TlsFiles
 from serpentfs.gateways.fuse import MountOptions
-
-DEFAULT_WEBDAV = ("127.0.0.1", 4443)
-DEFAULT_FTP = ("127.0.0.1", 4990)
 
 
 def add_mount(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +40,7 @@ def add_mount(parser: argparse.ArgumentParser) -> None:
 
 def add_webdav(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=webdav_remote)
-    _add_server(parser, DEFAULT_WEBDAV)
+    _add_server(parser, DEFAULT_ADDRESSES["webdav"])
     parser.add_argument("--ftp", type=options.address, metavar="HOST:PORT", help="serve over FTP too, in this process")
     options.add_ftp(parser)
     _add_owner_options(parser)
@@ -52,7 +48,7 @@ def add_webdav(parser: argparse.ArgumentParser) -> None:
 
 def add_ftp(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=ftp_remote)
-    _add_server(parser, DEFAULT_FTP)
+    _add_server(parser, DEFAULT_ADDRESSES["ftp"])
     options.add_ftp(parser)
     _add_owner_options(parser)
 
@@ -60,7 +56,7 @@ def add_ftp(parser: argparse.ArgumentParser) -> None:
 def _add_server(parser: argparse.ArgumentParser, default: tuple[str, int]) -> None:
     parser.add_argument("remote", metavar="REMOTE", help=options.REMOTE_PATH_HELP)
     parser.add_argument(
-        "--listen", type=options.address, metavar="HOST:PORT", default=default,
+        "--listen", type=options.address, metavar="HOST:PORT",
         help=f"where to listen (default: {default[0]}:{default[1]})",
     )
     parser.add_argument(
@@ -87,11 +83,11 @@ def mount_remote(arguments: argparse.Namespace) -> ExitCode:
     arguments.read_only = mount.wants_read_only or arguments.read_only
     doors: list[DoorOptions] = [mount]
     if arguments.webdav is not None or arguments.ftp is not None:
-        users = _users(arguments)
+        access = DoorAccess(arguments, target.path)
         if arguments.webdav is not None:
-            doors.append(_server_options(arguments, arguments.webdav, users, target.path))
+            doors.append(access.webdav(arguments.webdav))
         if arguments.ftp is not None:
-            doors.append(_ftp_options(arguments, arguments.ftp, users, target.path))
+            doors.append(access.ftp(arguments.ftp))
     return open_or_own(arguments, target, doors)
 
 
@@ -99,10 +95,10 @@ def webdav_remote(arguments: argparse.Namespace) -> ExitCode:
     target = resolve(arguments)
     if _is_taken_away(arguments):
         return take_away(target, "webdav", now=arguments.now)
-    users = _users(arguments)
-    doors: list[DoorOptions] = [_server_options(arguments, arguments.listen, users, target.path)]
+    access = DoorAccess(arguments, target.path)
+    doors: list[DoorOptions] = [access.webdav(arguments.listen)]
     if arguments.ftp is not None:
-        doors.append(_ftp_options(arguments, arguments.ftp, users, target.path))
+        doors.append(access.ftp(arguments.ftp))
     return open_or_own(arguments, target, doors)
 
 
@@ -110,8 +106,7 @@ def ftp_remote(arguments: argparse.Namespace) -> ExitCode:
     target = resolve(arguments)
     if _is_taken_away(arguments):
         return take_away(target, "ftp", now=arguments.now)
-    door = _ftp_options(arguments, arguments.listen, _users(arguments), target.path)
-    return open_or_own(arguments, target, [door])
+    return open_or_own(arguments, target, [DoorAccess(arguments, target.path).ftp(arguments.listen)])
 
 
 def _is_taken_away(arguments: argparse.Namespace) -> bool:
@@ -143,37 +138,3 @@ def _mount_options(arguments: argparse.Namespace, target: Target) -> MountOption
         else:
             mount = replace(mount, extra=(*mount.extra, word))
     return mount
-
-
-def _users(arguments: argparse.Namespace) -> dict[str, str]:
-    """User name and password of the network doors. UsageError when they are asked for and missing."""
-    if arguments.no_auth:
-        if arguments.user or arguments.pass_file:
-            raise UsageError("--no-auth lets everybody in: it does not go together with --user and --pass-file")
-        return {}
-    if not arguments.user or not arguments.pass_file:
-        raise UsageError("a network door needs --user NAME and --pass-file FILE (or --no-auth)")
-    return {arguments.user: read_secret_file(arguments.pass_file.expanduser(), "password")}
-
-
-def _server_options(
-    arguments: argparse.Namespace, listen: tuple[str, int], users: dict[str, str], root: str
-) -> ServerOptions:
-    tls = None
-    if arguments.certificate and arguments.key:
-        tls = TlsFiles(arguments.certificate, arguments.key)
-    if arguments.tls and tls is None:
-        raise UsageError("--tls needs --certificate FILE and --key FILE")
-    if not arguments.tls and (arguments.certificate or arguments.key):
-        raise UsageError("--certificate and --key need --tls")
-    return ServerOptions(
-        host=listen[0], port=listen[1], users=users, no_auth=arguments.no_auth, tls=tls, public=arguments.public,
-        insecure=arguments.insecure, root=root, read_only=bool(arguments.read_only),
-    )
-
-
-def _ftp_options(
-    arguments: argparse.Namespace, listen: tuple[str, int], users: dict[str, str], root: str
-) -> FtpOptions:
-    server = _server_options(arguments, listen, users, root)
-    return FtpOptions(server, data_ports=arguments.data_ports, public_ip=arguments.public_ip)
