@@ -99,6 +99,10 @@ class RemoteConfig:
     """Images get thumbnails and previews when they are uploaded."""
     versions_view: bool | None = None
     """Every folder has a hidden ``.versions`` with the old versions of its files."""
+    mount: Path | None = None
+    """The doors that ``serpentfs up`` opens: where it is mounted, and where the next two listen."""
+    webdav: tuple[str, int] | None = None
+    ftp: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +319,9 @@ REMOTE_KEYS: Mapping[str, Key] = {
     "hard-delete": Key(_flag, "", "remove for good, not to the rubbish bin of the MEGA account"),
     "thumbnails": Key(_flag, "", "make thumbnails and previews of images that go to a MEGA account"),
     "versions-view": Key(_flag, "", "show old versions of files of a MEGA account below .versions in every folder"),
+    "mount": Key(_path, "DIR", "where serpentfs up mounts it: an empty folder"),
+    "webdav": Key(_address, "HOST:PORT", "where serpentfs up serves it over WebDAV"),
+    "ftp": Key(_address, "HOST:PORT", "where serpentfs up serves it over FTP"),
 }
 """Of ``[remote.NAME]``."""
 DOOR_KEYS: Mapping[str, Key] = {
@@ -405,10 +412,6 @@ class _Reader:
                 raise self._error(one, door, f'[{door}] has "{one}" and no "{other}"')
         users = self._table_of_tables(table.get("users", {}), "users", door, f"[{door}.users.anna]")
         read = {name: self._user(f"{door}.users.{name}", name, user) for name, user in users.items()}
-        for name, user in read.items():
-            if user.password_hash is None and "htpasswd_file" not in values:
-                section = f"{door}.users.{name}"
-                raise self._error(None, section, f'[{section}] has no "password-hash", and [{door}] no "htpasswd-file"')
         return DoorConfig(users=read, **values)
 
     def _user(self, section: str, name: str, table: Any) -> DoorUser:

@@ -53,9 +53,11 @@ COMMANDS = (
         "serpentfs ftp work:/Photos --user me --pass-file ~/.config/serpentfs/doors.pass --read-only",
     ),
     Command(
-        "umount", "running", "Upload what is left, unmount, and end the process behind it.",
+        "umount", "running", "Take a mount away; with the last door, upload what is left and end the process.",
         "serpentfs umount ~/Serpent",
     ),
+    Command("up", "all_remotes", "Start every remote that the configuration gives doors.", "serpentfs up"),
+    Command("down", "all_remotes", "Upload what is left of what up started, and end it.", "serpentfs down work"),
     Command(
         "status", "seeing", "Tell what runs, and what is still to be uploaded.", "serpentfs status --watch"
     ),

@@ -6,9 +6,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
@@ -20,6 +21,7 @@ from serpentfs.errors import NotFound, Unavailable
 if TYPE_CHECKING:
     from serpentfs.cli.remotes import Target
 
+Show = Callable[[Mapping[str, Any]], None]
 # Doors, threads and the store are closed after the last upload; this is far above what that takes.
 _END_PATIENCE = 30.0
 
@@ -88,9 +90,16 @@ def _close_door(note: OwnerNote, kind: str, *, now: bool, lazy: bool = False) ->
     return Left(int(answer["pending"]), bool(answer.get("login_required")))
 
 
-def stop_owner(note: OwnerNote, *, now: bool, lazy: bool = False) -> Left:
-    """Ask an owner to end, after its uploads unless ``now``, and wait until it has."""
-    left = _stop_now(note, lazy) if now else _stop(note, lazy)
+def stop_owner(note: OwnerNote, *, now: bool, lazy: bool = False, show: Show | None = None) -> Left:
+    """Ask an owner to end, after its uploads unless ``now``, and wait until it has. ``show`` gets how far the uploads
+    are (``Progress`` as a dict); without it they are shown on a line."""
+    if now:
+        left = _stop_now(note, lazy)
+    elif show is not None:
+        left = _stop(note, lazy, show)
+    else:
+        with ProgressLine() as line:
+            left = _stop(note, lazy, line.show)
     _wait_for_end(note)
     return left
 
@@ -124,9 +133,9 @@ def _owner_of_remote(arguments: argparse.Namespace) -> OwnerNote:
     return note
 
 
-def _stop(note: OwnerNote, lazy: bool) -> Left:
-    with Connection(Path(note.socket)) as connection, ProgressLine() as line:
-        answer = connection.ask("stop", line.show, lazy=lazy)
+def _stop(note: OwnerNote, lazy: bool, show: Show) -> Left:
+    with Connection(Path(note.socket)) as connection:
+        answer = connection.ask("stop", show, lazy=lazy)
     return Left(answer["pending"], answer["login_required"])
 
 
