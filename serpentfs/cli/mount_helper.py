@@ -10,8 +10,10 @@ passed over. The drive runs in the background; this returns when it answers, or 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import grp
+import io
 import pwd
 import re
 import sys
@@ -75,7 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, Unsupported) as error:
         print(f"mount.serpentfs: {error}", file=sys.stderr)
         return WRONG_USE
-    return MOUNTED if request.fake else mount_code(command_line.main(arguments))
+    if request.fake:
+        return MOUNTED
+    if request.verbose:
+        return mount_code(command_line.main(arguments))
+    with contextlib.redirect_stdout(io.StringIO()):    # helpers of mount(8) say nothing when all is well
+        return mount_code(command_line.main(arguments))
 
 
 def mount_code(code: int) -> int:

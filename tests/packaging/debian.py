@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
 PACKAGES = (
     "python3", "fuse3", "zlib1g", "libstdc++6", "libgcc-s1", "mount", "procps", "systemd", "systemd-sysv", "dbus",
+    "libpam-systemd",
 )  # fmt: skip
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serpentfs-tests"
 ASKED = "SERPENTFS_TEST_DEB"
@@ -43,7 +45,6 @@ ln -s pts/ptmx dev/ptmx
 mount -t tmpfs -o mode=755 run run
 mount --bind proc/sys proc/sys
 mount -o remount,bind,ro proc/sys    # the kernel is the host's
-hostname debian
 mkdir -p before
 pivot_root . before
 umount -l /before
@@ -65,8 +66,8 @@ WantedBy=multi-user.target
 
 
 def tree() -> Path:
-    """Where the system is kept for further runs, for the kind of machine this is."""
-    return CACHE / f"debian-{SUITE}-{os.uname().machine}"
+    """Where the system is kept for further runs. Its name changes with what is in it."""
+    return CACHE / f"debian-{SUITE}-{os.uname().machine}-{zlib.crc32(' '.join(PACKAGES).encode()):08x}"
 
 
 def missing() -> str | None:
@@ -133,6 +134,7 @@ class Debian:
         (units / "steps.service").write_text(_STEPS_UNIT)
         (units / "multi-user.target.wants" / "steps.service").symlink_to("../steps.service")
         # The kernel is the host's, and so are its settings and its modules.
+        self.path("etc/hostname").write_text("debian\n")
         for name in ("systemd-sysctl", "systemd-modules-load", "systemd-udevd", "systemd-timesyncd"):
             (units / f"{name}.service").symlink_to("/dev/null")
 
