@@ -21,7 +21,7 @@ from serpentfs.cli.piping import download
 from serpentfs.cli.reaching import Failures, matches, walk
 from serpentfs.cli.transferring import Job, Tally, is_same, local_error
 from serpentfs.daemon.asking import Connection
-from serpentfs.errors import AlreadyExists, Busy, Conflict, InvalidName, NotADirectory
+from serpentfs.errors import AlreadyExists, Busy, Conflict, InvalidName, NotADirectory, NotFound
 
 _SUFFIX = ".part"
 _LONGEST_NAME = 255
@@ -49,7 +49,10 @@ def plan_get(socket: Path, path: str, local: Path, *, update: bool, failures: Fa
     are to go to one name."""
     plan = GetPlan()
     with Connection(socket) as connection:
-        tops = matches(connection, path)
+        try:
+            tops = matches(connection, path)
+        except NotFound as error:
+            raise NotFound(f"{path}: {error}") from error
         into = local.is_dir()
         if len(tops) > 1 and not into:
             raise NotADirectory(f"{local} is not a folder, and {len(tops)} things match")

@@ -33,7 +33,7 @@ class Screen:
         if self.is_terminal:
             width, height = shutil.get_terminal_size()
             shown = [line[:width] + _CLEAR_LINE for line in lines[:height]]
-            self._stream.write(_HOME + "\r\n".join(shown) + _CLEAR_BELOW)
+            self._stream.write(_HOME + "\n".join(shown) + _CLEAR_BELOW)
         else:
             self._stream.write("\n" * self._drawn + "".join(f"{line}\n" for line in lines))
         self._drawn = True
