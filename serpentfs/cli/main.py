@@ -69,6 +69,7 @@ COMMANDS = (
     Command("speedlimit", "turning", "Limit how fast uploads and downloads are.", "serpentfs speedlimit up 2M"),
     Command("log", "seeing", "Tell or change how much a running process logs.", "serpentfs log work: DEBUG"),
     Command("refresh", "caching", "Have the store list a folder anew.", "serpentfs refresh work:/Photos"),
+    Command("reload", "reloading", "Have the whole tree fetched anew from the store.", "serpentfs reload mega:"),
     Command("warm", "caching", "Read a path into the cache.", "serpentfs warm work:/Photos/2026"),
     Command("evict", "caching", "Drop a path from the cache.", "serpentfs evict work:/Films"),
     Command(

@@ -129,6 +129,18 @@ class Cloud(Protocol):
         """Ask that ``changes`` send a fresh listing of this folder soon. Never blocks."""
         ...
 
+    async def reload(self) -> float:
+        """Have everything fetched anew: what the driver itself keeps of the cloud, now; and ``changes`` sends a
+        complete batch soon. The answer: a complete batch that ``started`` then (``trio.current_time()``) or later is
+        such a one."""
+        ...
+
+    @property
+    def observed(self) -> int:
+        """A number that grows while ``reload`` or ``changes`` hear from the cloud: who waits for them tells by it
+        whether the cloud answers."""
+        ...
+
     async def read(self, node: NodeRef, span: Span) -> bytes:
         """Cleartext of ``span`` clamped to the file; verified as far as the format allows. Raises RevisionGone
         when the cloud no longer has ``node.revision``."""

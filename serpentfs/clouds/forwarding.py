@@ -29,6 +29,13 @@ class ForwardingCloud(Cloud):
     def recheck(self, directory: NodeId) -> None:
         self._cloud.recheck(directory)
 
+    async def reload(self) -> float:
+        return await self._cloud.reload()
+
+    @property
+    def observed(self) -> int:
+        return self._cloud.observed
+
     async def changes(self, known: Known, send: trio.MemorySendChannel[Batch]) -> None:
         await self._cloud.changes(known, send)
 

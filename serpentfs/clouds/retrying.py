@@ -137,6 +137,14 @@ class RetryingCloud(Cloud):
     def recheck(self, directory: NodeId) -> None:
         self._cloud.recheck(directory)
 
+    async def reload(self) -> float:
+        """As the cloud does it: how long it takes depends on its size, and who waits sees whether it moves."""
+        return await self._cloud.reload()
+
+    @property
+    def observed(self) -> int:
+        return self._cloud.observed
+
     async def changes(self, known: Known, send: trio.MemorySendChannel[Batch]) -> None:
         """As the cloud does it: passing trouble is dealt with in there."""
         await self._cloud.changes(known, send)

@@ -15,7 +15,7 @@ import trio
 
 from serpentfs import __version__
 from serpentfs.bridge import run_in_thread
-from serpentfs.daemon import caching, door_requests, dumping, files, sharing
+from serpentfs.daemon import caching, door_requests, dumping, files, reloading, sharing
 from serpentfs.daemon.control import Emit, Handler
 from serpentfs.daemon.listing import list_entries
 from serpentfs.daemon.open_doors import OpenDoors
@@ -75,6 +75,7 @@ class OwnerRequests:
             "close-door": self._close,
             "list": self._list,
             "quota": self._quota,
+            "reload": self._reload,
             **self.watch.handlers(),
             **dict.fromkeys(caching.ANSWERS, self._keep),
             **dict.fromkeys(sharing.NAMES, self._share),
@@ -219,6 +220,9 @@ class OwnerRequests:
 
     async def _keep(self, request: dict[str, Any], emit: Emit) -> Any:
         return await caching.ANSWERS[request["request"]](self._drive(), request, emit)
+
+    async def _reload(self, request: dict[str, Any], emit: Emit) -> Any:
+        return await reloading.reload(self._drive(), request, emit)
 
     async def _share(self, request: dict[str, Any], emit: Emit) -> Any:
         return await sharing.answer(self._drive(), self.account, request)

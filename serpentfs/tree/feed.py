@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -93,6 +94,10 @@ class Feed:
         """Folders that a listing brought and whose own listing has not come yet."""
         self._doomed: list[Ino] = []
         """Folders to be taken out with all that is below."""
+        self._complete_since = -math.inf
+        """When the last complete batch that was applied began."""
+        self.compared = 0
+        """Folders so far that were compared with a listing."""
 
     # what this process did itself
 
@@ -133,6 +138,17 @@ class Feed:
         while folder in self._asked:
             await self._applied.wait()
 
+    async def reload(self) -> None:
+        """Have the cloud fetch everything anew, and wait until it is applied. Waits as long as the cloud is silent."""
+        since = await self._cloud.reload()
+        while self._complete_since < since:
+            await self._applied.wait()
+
+    @property
+    def observed(self) -> int:
+        """See Cloud.observed."""
+        return self._cloud.observed
+
     # batches
 
     async def apply(self, batch: Batch) -> None:
@@ -155,6 +171,7 @@ class Feed:
             if children is None or node is None:
                 continue
             done.add(directory)
+            self.compared += 1
             self._asked.discard(node.ino)
             queue.extend(await self._apply_listing(node.ino, children, batch.started))
             self._new_folders.discard(directory)
@@ -166,6 +183,8 @@ class Feed:
         if batch.complete and not self._store.is_complete():
             with self._store.transaction():
                 self._store.set_complete()
+        if batch.complete:
+            self._complete_since = batch.started
         self._record_revisits()
         self._place_of = lambda _: None
         self._applied.set()

@@ -11,7 +11,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -51,6 +51,7 @@ from serpentfs.model import (
     NodeRef,
     Quota,
 )
+from serpentfs.tree.feed import Feed
 from serpentfs.tree.store import DRAFT, REMOVED, EntryRow, NodeRow, StageRow, Store
 from serpentfs.vfs.core import (
     Invalidation,
@@ -136,7 +137,7 @@ class Drive:
         self._room_changed = trio.Event()
         self._sent: dict[int, int] = {}
         self._figures = metrics.current()
-        self._refresh: Callable[[Ino], Awaitable[None]] | None = None
+        self._feed: Feed | None = None
         self.keeping = Keeping(cloud, store, cache)
         """What of the cloud is kept here."""
         self.online = True
@@ -1151,16 +1152,30 @@ class Drive:
         """Handles that are open now, by door."""
         return Counter(handle.door for handle in self._handles.handles())
 
-    def on_refresh(self, refresh: Callable[[Ino], Awaitable[None]]) -> None:
-        """Who gets a fresh listing of a folder (the feed, which is made after the drive)."""
-        self._refresh = refresh
+    def follow(self, feed: Feed) -> None:
+        """Who gets fresh listings: made after the drive."""
+        self._feed = feed
+
+    def _followed(self) -> Feed:
+        if self._feed is None:
+            raise Unavailable("the drive is not following its cloud")
+        return self._feed
 
     async def refresh(self, ino: Ino) -> None:
         """Have the cloud list a folder now, and wait until what it says is in the tree. NotFound for one that is not in
         the cloud yet."""
-        if self._refresh is None:
-            raise Unavailable("the drive is not following its cloud")
-        await self._refresh(self._folder(ino).ino)
+        await self._followed().refresh(self._folder(ino).ino)
+
+    async def reload(self) -> None:
+        """Have the cloud fetch everything anew, and wait until what it says is in the tree, for as long as that takes.
+        Inodes of what is still there stay."""
+        await self._followed().reload()
+
+    def reloading(self) -> tuple[int, int]:
+        """Two numbers that grow while something is heard of the cloud (``Cloud.observed``), and with each folder that
+        is compared with its listing."""
+        feed = self._followed()
+        return feed.observed, feed.compared
 
     # uploads as a whole
 

@@ -79,7 +79,7 @@ async def open_drive(
                 store.put_node(NodeRow(ROOT_INO, Ino(0), cloud.root, "", Revision(""), 0, NO_CONTENT))
         drive = Drive(cloud, store, ledger, contents, cache, options)
         feed = Feed(store, cloud, drive)
-        drive.on_refresh(feed.refresh)
+        drive.follow(feed)
         replay = Replay(
             cloud, store, ledger, contents, feed, drive, workers=options.uploads, host=options.host
         )

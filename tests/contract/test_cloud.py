@@ -695,6 +695,7 @@ class Watch:
         self.cloud = cloud
         self.listings: dict[NodeId, tuple[NodeInfo, ...]] = {}
         self.batches = 0
+        self.complete_since = -float("inf")
         self.changed = trio.Event()
 
     async def run(self) -> None:
@@ -705,6 +706,8 @@ class Watch:
                 assert batch.started <= trio.current_time()
                 await self.apply(batch)
                 self.batches += 1
+                if batch.complete:
+                    self.complete_since = batch.started
                 self.changed.set()
                 self.changed = trio.Event()
 
@@ -783,5 +786,24 @@ async def test_recheck_sends_a_folder_again(cloud: Cloud, other: Cloud) -> None:
         with trio.fail_after(PATIENCE):
             while folder.id not in watch.listings:
                 await watch.changed.wait()
+
+    await watching(cloud, other, act)
+
+
+async def test_reload_sends_everything(cloud: Cloud, other: Cloud) -> None:
+    async def act(watch: Watch) -> None:
+        folder = await mkdir(other, other.root, "folder")
+        file = await put(other, folder.id, "file", b"1")
+        await watch.wait_until_shown({"/folder", "/folder/file:1"})
+        watch.listings.clear()
+        observed = cloud.observed
+        since = await cloud.reload()
+        assert since <= trio.current_time()
+        with trio.fail_after(PATIENCE):
+            while watch.complete_since < since:
+                await watch.changed.wait()
+        assert watch.shown() == {"/folder", "/folder/file:1"}
+        assert {child.id for children in watch.listings.values() for child in children} == {folder.id, file.id}
+        assert cloud.observed > observed
 
     await watching(cloud, other, act)

@@ -184,6 +184,13 @@ class FaultyCloud(Cloud):
     def recheck(self, directory: NodeId) -> None:
         self._cloud.recheck(directory)
 
+    async def reload(self) -> float:
+        return await self._call("reload", self._cloud.reload)
+
+    @property
+    def observed(self) -> int:
+        return self._cloud.observed
+
     async def aclose(self) -> None:
         await self._cloud.aclose()
 

@@ -334,6 +334,19 @@ class MemoryCloud(Cloud):
                 watcher.asked.add(folder)
                 watcher.wake.set()
 
+    @property
+    def observed(self) -> int:
+        return self.calls["reload"]
+
+    async def reload(self) -> float:
+        self.calls["reload"] += 1
+        await trio.lowlevel.checkpoint()
+        for watcher in self._account.watchers:
+            if watcher.client is self:
+                watcher.complete = True
+                watcher.wake.set()
+        return trio.current_time()
+
     def lose_events(self) -> None:
         """Every running ``changes`` of the account sends a complete batch next, as after a queue overflow."""
         for watcher in self._account.watchers:

@@ -203,6 +203,14 @@ class MegaCloud:
     def recheck(self, directory: NodeId) -> None:
         self._feed.recheck(directory)
 
+    async def reload(self) -> float:
+        """See Cloud.reload. Unavailable when the account's tree does not come, or not whole: what was known stays."""
+        return await self._feed.reload()
+
+    @property
+    def observed(self) -> int:
+        return self._feed.fetched
+
     async def read(self, node: NodeRef, span: Span) -> bytes:
         """See Cloud.read. Also of a file that was replaced or removed, while the account still has it."""
         if node.kind is Kind.DIRECTORY:

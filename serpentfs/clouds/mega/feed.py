@@ -61,6 +61,8 @@ class EventFeed:
         self._rechecks: set[NodeId] = set()
         self._whole_told = -math.inf
         """When (trio's time) the tree was given everything, and has not said yet that it holds it."""
+        self.fetched = 0
+        """Bytes of trees that came so far."""
 
     def recheck(self, directory: NodeId) -> None:
         self._rechecks.add(directory)
@@ -83,6 +85,7 @@ class EventFeed:
                 return
             async with send, self._api.stream_tree(_TREE) as pieces:
                 async for piece in pieces:
+                    self.fetched += len(piece)
                     await send.send(piece)
 
         self._replica.put_record(*_RESYNC, b"1")
@@ -136,6 +139,14 @@ class EventFeed:
         async with self._polling:
             await self.load()
         self.wake()
+
+    async def reload(self) -> float:
+        """Fetch the account's tree anew. The answer as of Cloud.reload."""
+        async with self._polling:
+            await self.load()
+            loaded = trio.current_time()
+        self.wake()
+        return loaded
 
     async def _follow(self) -> None:
         """Until cancelled: apply what happens, the moment it happens."""

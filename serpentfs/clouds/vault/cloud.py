@@ -99,6 +99,15 @@ class VaultCloud:
     def recheck(self, directory: NodeId) -> None:
         self._feed.recheck(directory)
 
+    async def reload(self) -> float:
+        """See Cloud.reload. Nothing of the vault is kept here but what is kept of its listings."""
+        await trio.lowlevel.checkpoint()
+        return self._feed.recheck_everything()
+
+    @property
+    def observed(self) -> int:
+        return self._feed.observed
+
     async def read(self, node: NodeRef, span: Span) -> bytes:
         """See Cloud.read. A link's content is its target."""
         if node.kind is Kind.DIRECTORY:

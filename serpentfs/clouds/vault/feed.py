@@ -52,10 +52,25 @@ class ChangeFeed:
         self._keys: set[str] = set()
         self._rechecks: set[NodeId] = set()
         self._wake = trio.Event()
+        self._listed_prefixes = 0
 
     def recheck(self, folder: NodeId) -> None:
         self._rechecks.add(folder)
         self._wake.set()
+
+    def recheck_everything(self) -> float:
+        """A look at the whole vault that begins now or later is sent soon."""
+        self._everything = True
+        self._wake.set()
+        return trio.current_time()
+
+    @property
+    def observed(self) -> int:
+        """See Cloud.observed: answers of the store to the listing of everything, and folders that were read."""
+        return self._listed_prefixes + self._lister.listed
+
+    def _count_prefix(self) -> None:
+        self._listed_prefixes += 1
 
     def _changed(self, keys: frozenset[str]) -> None:
         if not keys:
@@ -68,7 +83,7 @@ class ChangeFeed:
         """The whole vault, listed now."""
         async with self._observing:
             started = trio.current_time()
-            listings, bare = await scan(self._store, self._lister, self._names, known)
+            listings, bare = await scan(self._store, self._lister, self._names, known, self._count_prefix)
             self._folders.replace(listings)
             self.bare = bare
             self._repeated.clear()

@@ -124,6 +124,8 @@ class Lister:
         self._store = store
         self._names = names
         self._scheme = scheme
+        self.listed = 0
+        """Folders so far."""
         # A long name is addressed by its hash, so once it was found right it is right for ever.
         self._long_names: LRUCache[str, str] = LRUCache(_REMEMBERED_NAMES)
         self._warned: LRUCache[str, str] = LRUCache(_REMEMBERED_WARNINGS)
@@ -133,6 +135,7 @@ class Lister:
         found: dict[NodeId, list[_Found]] = {}
         for folder, raw in folders.items():
             found[folder] = await self._classify(folder, raw, known)
+            self.listed += 1
         incomplete = [node for nodes in found.values() for node in nodes if not node.complete]
         if incomplete:
             await for_each(self._read_missing, incomplete, limit=min(32, len(incomplete)))

@@ -6,6 +6,8 @@ the order of the walk is kept, which also keeps every folder reachable from the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from serpentfs.clouds.base import Known, Listing
 from serpentfs.clouds.blobs.base import BlobInfo, BlobStore
 from serpentfs.clouds.vault.layout import DATA, ROOT
@@ -20,15 +22,17 @@ MANY_PREFIXES = 256
 LISTINGS_IN_FLIGHT = 16
 
 
-async def list_all(store: BlobStore) -> list[BlobInfo]:
-    """Every object below ``d``."""
+async def list_all(store: BlobStore, told: Callable[[], None] = lambda: None) -> list[BlobInfo]:
+    """Every object below ``d``. ``told`` is called now and then while the store answers."""
     prefixes = await store.list_directories(DATA)
+    told()
     if len(prefixes) < MANY_PREFIXES:
         return await store.list(DATA)
     blobs: list[BlobInfo] = []
 
     async def list_prefix(prefix: str) -> None:
         blobs.extend(await store.list(prefix))
+        told()
 
     await for_each(list_prefix, prefixes, limit=LISTINGS_IN_FLIGHT)
     return blobs
@@ -69,11 +73,12 @@ def without_repeated_folders(lister: Lister, nodes: list[NodeInfo], links: dict[
 
 
 async def scan(
-    store: BlobStore, lister: Lister, names: NameCipher, known: Known
+    store: BlobStore, lister: Lister, names: NameCipher, known: Known, told: Callable[[], None] = lambda: None
 ) -> tuple[list[Listing], set[NodeId]]:
-    """The whole vault as it is now: see ``walk``. Unavailable when not even the root is there: a store that lost its
-    content for the moment (unmounted, not synchronised) must not look like an empty vault."""
-    raw = await group_by_folder(await list_all(store))
+    """The whole vault as it is now: see ``walk``, and ``list_all`` for ``told``. Unavailable when not even the root is
+    there: a store that lost its content for the moment (unmounted, not synchronised) must not look like an empty
+    vault."""
+    raw = await group_by_folder(await list_all(store, told))
     if names.directory_path(ROOT) not in raw:
         await require_root(store, names)
     return await walk(lister, names, raw, known)
