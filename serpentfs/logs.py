@@ -193,6 +193,16 @@ class _Journal(_OneLine):
         return f"<{priority}>{super().format(record)}"
 
 
+class _Terminal(_OneLine):
+    """For somebody who sits there, knows the time, and has started one process. Who asked for more gets all of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.exc_info or logging.getLogger(ROOT_LOGGER).level < logging.WARNING:
+            return super().format(record)
+        message = " | ".join(self.message_of(record).splitlines())
+        return redact(f"serpentfs: {record.levelname.lower()}: {message}")
+
+
 class _Json(_OneLine):
     """One JSON object a line: time (UTC), level, process, logger, message, and where there are any, request and
     exception (lines of its traceback)."""
@@ -301,7 +311,8 @@ def configure(
         handler.setFormatter(_Journal("%(name)s:%(request)s %(message)s", names=names))
     else:
         line = "%(asctime)sZ %(process)d %(levelname)s %(name)s:%(request)s %(message)s"
-        handler.setFormatter(_OneLine(line, names=names, datefmt="%Y-%m-%dT%H:%M:%S"))
+        shape = _Terminal if log_file is None and sys.stderr.isatty() else _OneLine
+        handler.setFormatter(shape(line, names=names, datefmt="%Y-%m-%dT%H:%M:%S"))
     handler.addFilter(_note_request)
     root = logging.getLogger()
     for old in root.handlers[:]:

@@ -7,9 +7,14 @@ the notifier must have stopped by then.
 
 from __future__ import annotations
 
+import logging
+
 import pyfuse3
 
 from serpentfs.errors import Busy, UsageError
+from serpentfs.gateways.fuse import complaints
+
+log = logging.getLogger(__name__)
 
 _taken = False
 
@@ -26,12 +31,16 @@ class PyfuseSession:
         global _taken
         if _taken:
             raise Busy("this process has a mount already; bind-mount that one to show it in a second place")
-        try:
-            pyfuse3.init(operations, mountpoint, options)
-        except RuntimeError as error:
-            # libfuse and fusermount3 have written the reason to standard error; it is not to be had otherwise.
-            shown = ",".join(sorted(options))
-            raise UsageError(f"cannot mount {mountpoint} with the options {shown}: {error}") from error
+        failure: RuntimeError | None = None
+        with complaints.listening() as heard:
+            try:
+                pyfuse3.init(operations, mountpoint, options)
+            except RuntimeError as error:
+                failure = error
+        if failure is not None:
+            raise UsageError(f"cannot mount {mountpoint}: {'; '.join(heard) or failure}") from failure
+        for line in heard:
+            log.warning("libfuse: %s", line)
         _taken = self._open = True
 
     async def run(self) -> None:

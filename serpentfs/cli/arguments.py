@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -50,6 +51,25 @@ class Parser(argparse.ArgumentParser):
         waiting = {name: action for name, action in present.items() if getattr(arguments, action.dest) is None}
         environment.apply(self, arguments, waiting)
         return arguments, rest
+
+    def parse_args(    # type: ignore[override]    # as above
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        arguments, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(self._surplus(unknown))
+        return arguments
+
+    def _surplus(self, unknown: Sequence[str]) -> str:
+        """What is wrong with words that no option and no argument takes. Only the name of an option is repeated: the
+        rest may be a passphrase, in the wrong place."""
+        option = next((word.partition("=")[0] for word in unknown if word.startswith("-")), None)
+        if option is None:
+            places = " ".join(str(action.metavar or action.dest) for action in self._get_positional_actions())
+            many = "1 argument" if len(unknown) == 1 else f"{len(unknown)} arguments"
+            return f"{many} too many: {self.prog} takes {places or 'none'}"
+        near = difflib.get_close_matches(option, [name for name in self._option_string_actions if len(name) > 2], 1)
+        return f"there is no option {option}" + (f"; did you mean {near[0]}?" if near else "")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")

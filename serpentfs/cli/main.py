@@ -21,6 +21,7 @@ from serpentfs.cli import arguments as options
 from serpentfs.cli import environment
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.failures import explain
+from serpentfs.cli.output import printable
 from serpentfs.credentials import keep_memory_private
 from serpentfs.errors import UsageError
 
@@ -205,6 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> ExitCode:
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [*words[1:], "--help"]    # as others have it
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return ExitCode.OK if words else ExitCode.USAGE
@@ -244,5 +247,5 @@ def _fail(error: BaseException, verbosity: int) -> ExitCode:
         traceback.print_exception(error)
     elif not foreseen:
         logger.debug("unforeseen", exc_info=error)
-    print(f"serpentfs: {message}", file=sys.stderr)
+    print(f"serpentfs: {printable(message)}", file=sys.stderr)
     return code

@@ -13,6 +13,7 @@ import trio
 
 from serpentfs.bridge import Pace
 from serpentfs.daemon.control import Emit
+from serpentfs.daemon.listing import resolve
 from serpentfs.errors import IntegrityError, PermanentError, SerpentError, Unavailable
 from serpentfs.model import Attributes, Ino, Kind
 from serpentfs.vfs.drive import Drive
@@ -30,7 +31,7 @@ Request = Mapping[str, Any]
 
 def _find(drive: Drive, request: Request) -> tuple[Attributes, str]:
     """What the request's path names, and that path as it is shown. NotFound."""
-    found = drive.resolve(str(request.get("path", "/")))
+    found = resolve(drive, str(request.get("path", "/")))
     return found, drive.path_of(found.ino)
 
 

@@ -14,10 +14,12 @@ from typing import Any, Protocol, assert_never
 import trio
 
 from serpentfs.daemon.door_options import DoorOptions
-from serpentfs.errors import Unsupported
+from serpentfs.daemon.listing import resolve
+from serpentfs.errors import NotADirectory, Unsupported
 from serpentfs.gateways import fuse
 from serpentfs.gateways.access import FtpOptions, ServerOptions
 from serpentfs.gateways.fuse import MountOptions, mountpoint
+from serpentfs.model import Kind
 from serpentfs.vfs.core import Vfs
 
 
@@ -58,6 +60,7 @@ def mount_door(options: MountOptions) -> Door:
     )
 
     async def serve(vfs: Vfs, *, task_status: trio.TaskStatus[Any]) -> None:
+        _check_root(vfs, options.root)
         await fuse.serve(vfs, options, task_status=task_status)
 
     return Door("mount", serve, lambda _: path)
@@ -67,6 +70,7 @@ def webdav_door(options: ServerOptions) -> Door:
     from serpentfs.gateways import webdav
 
     async def serve(vfs: Vfs, *, task_status: trio.TaskStatus[Any]) -> None:
+        _check_root(vfs, options.root)
         await webdav.serve(vfs, options, task_status=task_status)
 
     return Door("webdav", serve, str)
@@ -76,6 +80,13 @@ def ftp_door(options: FtpOptions) -> Door:
     from serpentfs.gateways import ftp
 
     async def serve(vfs: Vfs, *, task_status: trio.TaskStatus[Any]) -> None:
+        _check_root(vfs, options.server.root)
         await ftp.serve(vfs, options, task_status=task_status)
 
     return Door("ftp", serve, str)
+
+
+def _check_root(vfs: Vfs, root: str) -> None:
+    """NotFound, NotADirectory, which name the folder."""
+    if resolve(vfs, root).kind is not Kind.DIRECTORY:
+        raise NotADirectory(f"{root} is not a folder")

@@ -51,9 +51,9 @@ def _folder(vfs: Vfs, path: str) -> Attributes:
     try:
         found = vfs.resolve(path)
     except NotFound as error:
-        raise NotFound("no such folder") from error
+        raise NotFound(f"no such folder: {path}") from error
     if found.kind is not Kind.DIRECTORY:
-        raise NotADirectory("not a folder")
+        raise NotADirectory(f"not a folder: {path}")
     return found
 
 
@@ -79,7 +79,7 @@ def _target(vfs: Vfs, request: Request) -> str:
         source = str(request["source"])
         return target if source == "/" else joined(target, _split(source)[1])
     if request.get("into_folder"):
-        raise NotFound("no such folder") if found is None else NotADirectory("not a folder")
+        raise NotFound(f"no such folder: {target}") if found is None else NotADirectory(f"not a folder: {target}")
     return target
 
 

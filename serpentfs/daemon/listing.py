@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from serpentfs.errors import NotADirectory, NotFound
 from serpentfs.model import Attributes, Kind
 from serpentfs.vfs.core import Vfs
 
@@ -20,9 +21,17 @@ class ListedEntry:
     target: str | None = None
 
 
+def resolve(vfs: Vfs, path: str) -> Attributes:
+    """What ``path`` names. NotFound, which says so."""
+    try:
+        return vfs.resolve(path)
+    except (NotFound, NotADirectory) as error:
+        raise NotFound(f"{path}: no such file or folder") from error
+
+
 def list_entries(vfs: Vfs, path: str) -> Iterator[list[ListedEntry]]:
     """What is in a folder (or the one file that ``path`` names), page by page, in the order of the drive. NotFound."""
-    attributes = vfs.resolve(path)
+    attributes = resolve(vfs, path)
     if attributes.kind is not Kind.DIRECTORY:
         yield [_entry(vfs, path.rstrip("/").rpartition("/")[2], attributes)]
         return

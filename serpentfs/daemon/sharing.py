@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from serpentfs.daemon.listing import resolve
 from serpentfs.errors import Busy, IsADirectory, NotADirectory, NotFound, ReadOnly, Unsupported
 from serpentfs.model import Attributes, Ino, Kind, NodeId
 from serpentfs.vfs.drive import Drive
@@ -106,7 +107,7 @@ Request = Mapping[str, Any]
 def _find(drive: Drive, request: Request) -> tuple[Attributes, NodeId]:
     """The entry that the request names, by its path in the drive or by its inode, and its node. NotFound, also for
     what is not uploaded yet."""
-    found = drive.getattr(Ino(int(request["ino"]))) if "ino" in request else drive.resolve(str(request["path"]))
+    found = drive.getattr(Ino(int(request["ino"]))) if "ino" in request else resolve(drive, str(request["path"]))
     node = drive.node_of(found.ino)
     if node is None:
         raise NotFound("not uploaded yet: serpentfs flush waits until it is")

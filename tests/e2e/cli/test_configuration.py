@@ -86,7 +86,7 @@ def test_the_first_remote_makes_the_file(machine: Machine) -> None:
     (2, ("add", "new", "vault+file:///x", "--settle", "soon"), "--settle must be a number of seconds"),
     (2, ("add", "new", "vault+file:///x", "--cache-disk", "huge"), "--cache-disk must be a size"),
     (2, ("add", "new", "vault+file:///x", "--thumbnails"), "--thumbnails is for MEGA accounts"),
-    (2, ("add", "new", "vault+file:///x", "--password", "s"), "unrecognized arguments"),
+    (2, ("add", "new", "vault+file:///x", "--password", "s"), "there is no option --password"),
     (2, ("add", "new", "vault+file:///x", "--password-file", "a", "--password-command", "b"), "has both"),
     (4, ("remove", "hme"), 'did you mean "home"'),
     (4, ("show", "lst"), 'did you mean "last"'),

@@ -104,7 +104,11 @@ def test_examples_can_be_parsed(command: object) -> None:
     (["ftp", "a:", "--data-ports", "9-1"], "is not a range of ports"),
     (["init", "a:", "--cipher-combo", "ROT13"], "invalid choice"),
     (["ls", "a:", "--password-file", "x", "--password-command", "y"], "not allowed with"),
-    (["ls", "a:", "--passphrase", "secret"], "unrecognized arguments"),
+    (["ls", "a:", "--passphrase", "secret"], "there is no option --passphrase"),
+    (["mount", "a:", "/m", "--deamon"], "there is no option --deamon; did you mean --daemon?"),
+    (["mount", "a:", "/m", "--cahe-disk=5G"], "there is no option --cahe-disk; did you mean --cache-disk?"),
+    (["ls", "a:", "-z"], "there is no option -z (see serpentfs ls --help)"),
+    (["login", "me@example.org", "secret"], "1 argument too many: serpentfs login takes EMAIL|LINK"),
 ])
 def test_mistakes_are_one_line_and_code_2(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
@@ -115,12 +119,19 @@ def test_mistakes_are_one_line_and_code_2(
     assert printed.err.startswith("serpentfs: ")
     assert printed.err.count("\n") == 1
     assert message in printed.err
+    assert "secret" not in printed.err
 
 
 def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "usage: serpentfs COMMAND" in capsys.readouterr().out
     assert main([]) == ExitCode.USAGE
+    assert main(["help"]) == 0
+    capsys.readouterr()
+    assert main(["help", "remote", "add"]) == main(["remote", "add", "--help"]) == 0
+    first, again = capsys.readouterr().out.split("example:")[:2]
+    assert first.splitlines()[0] in again
+    assert main(["help", "mout"]) == ExitCode.USAGE
     capsys.readouterr()
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == "serpentfs 0.1.0\n"
