@@ -1,4 +1,4 @@
-"""What a user's program does below a mount, as a process of its own: ``client.py OPERATION PATH NUMBERS…``.
+"""What a user's program does below a mount, as a process of its own: ``-m tests.bench.client OPERATION PATH NUMBERS…``.
 
 Prints ``{"began": …, "seconds": …}``, both of CLOCK_MONOTONIC, which all processes share. Only the work itself is
 timed, not the start of this process. It uses the standard library only and knows nothing of who serves the mount.
@@ -12,8 +12,9 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import NoReturn
 
 BLOCK_SIZE = 1024 * 1024
 _STAMP_SIZE = 8
@@ -29,6 +30,27 @@ def _block() -> bytearray:
 
 def _stamp(index: int) -> bytes:
     return index.to_bytes(_STAMP_SIZE, "little")
+
+
+class Content:
+    """What ``write`` makes, block by block. ``one_block``: what ``create`` makes, which is one block at most and has
+    no index."""
+
+    def __init__(self, *, one_block: bool = False) -> None:
+        self._block = _block()
+        self._has_index = not one_block
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        for index, start in enumerate(range(0, size, BLOCK_SIZE)):
+            self._block[:_STAMP_SIZE] = _stamp(index)
+            yield bytes(memoryview(self._block)[: size - start])
+
+    def compare_stamp(self, index: int, block: memoryview) -> None:
+        """ValueError when ``block`` does not begin as block ``index`` does."""
+        if self._has_index:
+            self._block[:_STAMP_SIZE] = _stamp(index)
+        if block[:_STAMP_SIZE] != self._block[:_STAMP_SIZE]:
+            raise ValueError(f"wrong bytes near {index * BLOCK_SIZE}")
 
 
 def _write_all(descriptor: int, data: memoryview | bytes) -> None:
@@ -147,12 +169,16 @@ def long_list(root: str, files: str) -> Callable[[], None]:
     return work
 
 
-def heads(folder: str, files: str, length: str) -> Callable[[], None]:
-    """The first bytes of each of the files of such a folder, one after the other."""
+def heads(folder: str, files: str, length: str, shuffled: str = "0") -> Callable[[], None]:
+    """The first bytes of each of the files of such a folder, one after the other; ``shuffled``: in an order that is
+    the same every time."""
     expected = small_content(int(length))
+    numbers = list(range(int(files)))
+    if int(shuffled):
+        random.Random(21).shuffle(numbers)
 
     def work() -> None:
-        for number in range(int(files)):
+        for number in numbers:
             path = f"{folder}/{small_name(number)}"
             descriptor = os.open(path, os.O_RDONLY)
             try:
@@ -191,6 +217,116 @@ def appear(path: str, patience: str) -> Callable[[], None]:
     return work
 
 
+def random_reads(path: str, size: str, length: str, count: str, readers: str) -> Callable[[], None]:
+    """``count`` reads of ``length`` bytes at random aligned places of what ``write`` made, shared by processes that
+    read side by side."""
+    block, slots, each = int(length), int(size) // int(length), int(count) // int(readers)
+    expected = bytes(_block())
+
+    def reader(number: int) -> None:
+        places = random.Random(22 + number)
+        descriptor = os.open(path, os.O_RDONLY)
+        for _ in range(each):
+            at = places.randrange(slots) * block
+            data = os.pread(descriptor, block, at)
+            start = at % BLOCK_SIZE
+            if data[_STAMP_SIZE:] != expected[start + _STAMP_SIZE : start + block]:
+                raise ValueError(f"{path} has wrong bytes near {at}")
+
+    def work() -> None:
+        if int(readers) == 1:
+            reader(0)
+            return
+        children = []
+        for number in range(int(readers)):
+            child = os.fork()
+            if not child:
+                code = 1
+                try:
+                    reader(number)
+                    code = 0
+                except (OSError, ValueError):
+                    traceback.print_exc()
+                finally:
+                    os._exit(code)
+            children.append(child)
+        # All are waited for, also when one failed.
+        failed = [child for child in children if os.waitpid(child, 0)[1]]
+        if failed:
+            raise ValueError(f"{len(failed)} of {readers} readers failed")
+
+    return work
+
+
+def video(path: str, size: str) -> Callable[[], None]:
+    """As a player begins: a mebibyte at the start, one at 90 %, one at the middle, of what ``write`` made."""
+    block, expected = bytearray(BLOCK_SIZE), _block()
+
+    def work() -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        for percent in (0, 90, 50):
+            index = int(size) * percent // 100 // BLOCK_SIZE
+            os.lseek(descriptor, index * BLOCK_SIZE, os.SEEK_SET)
+            expected[:_STAMP_SIZE] = _stamp(index)
+            if _read_full(descriptor, block) != BLOCK_SIZE or block != expected:
+                raise ValueError(f"{path} has wrong bytes at {percent} %")
+        os.close(descriptor)
+
+    return work
+
+
+def untar(folder: str, archive: str) -> Callable[[], None]:
+    def work() -> None:
+        os.mkdir(folder)
+        subprocess.run(["tar", "xf", archive, "-C", folder], check=True)
+
+    return work
+
+
+def remove(folder: str) -> Callable[[], None]:
+    """``rm -rf``."""
+    def work() -> None:
+        subprocess.run(["rm", "-rf", folder], check=True)
+        if os.path.exists(folder):
+            raise ValueError(f"{folder} is still there")
+
+    return work
+
+
+def mixed(folder: str, seconds: str) -> Callable[[], None]:
+    """For that long, what people do all day, at random: files are written, read, listed, renamed and deleted."""
+    os.mkdir(folder)
+    dice, content = random.Random(23), bytes(_block())
+
+    def work() -> None:
+        deadline, made = time.monotonic() + float(seconds), 0
+        names: list[str] = []
+        while time.monotonic() < deadline:
+            deed = dice.random()
+            if deed < 0.3 or len(names) < 10:
+                made += 1
+                names.append(f"{folder}/{made}")
+                with open(names[-1], "xb") as file:
+                    for _ in range(dice.choice((1, 1, 1, 4, 16))):
+                        file.write(content[: dice.randrange(1, BLOCK_SIZE)])
+            elif deed < 0.7:
+                with open(dice.choice(names), "rb") as file:
+                    while file.read(BLOCK_SIZE):
+                        pass
+            elif deed < 0.8:
+                for entry in os.scandir(folder):
+                    entry.stat()
+            elif deed < 0.9:
+                at = dice.randrange(len(names))
+                made += 1
+                os.rename(names[at], f"{folder}/{made}")
+                names[at] = f"{folder}/{made}"
+            else:
+                os.unlink(names.pop(dice.randrange(len(names))))
+
+    return work
+
+
 def forget_pages(path: str) -> Callable[[], None]:
     """Drop one file's page cache, for those who may not drop the machine's."""
     def work() -> None:
@@ -205,19 +341,30 @@ def forget_pages(path: str) -> Callable[[], None]:
 
 OPERATIONS: dict[str, Callable[..., Callable[[], None]]] = {
     one.__name__: one
-    for one in (write, read, compare, create, tree, long_list, heads, compare_all, appear, forget_pages)
+    for one in (
+        write, read, compare, create, tree, long_list, heads, compare_all, appear, random_reads, video, untar, remove,
+        mixed, forget_pages,
+    )
 }
 
 
-def command(operation: Callable[..., Callable[[], None]], path: Path, *numbers: int) -> list[str]:
-    """The command line that runs an operation of this module."""
-    return [sys.executable, __file__, operation.__name__, str(path), *map(str, numbers)]
+Operation = Callable[..., Callable[[], None]]
 
 
-if __name__ == "__main__":
-    timed_work = OPERATIONS[sys.argv[1]](*sys.argv[2:])
+def command(operation: Operation, target: str, *numbers: int | str) -> list[str]:
+    """The command line that runs an operation of a module such as this one."""
+    return [sys.executable, "-m", operation.__module__, operation.__name__, target, *map(str, numbers)]
+
+
+def run(operations: Mapping[str, Operation]) -> NoReturn:
+    """The program: what the arguments name, timed."""
+    timed_work = operations[sys.argv[1]](*sys.argv[2:])
     began = time.monotonic()
     timed_work()
     print(json.dumps({"began": began, "seconds": time.monotonic() - began}), flush=True)
     # An interpreter takes longer to end than small uploads do, and they are timed until after it.
     os._exit(0)
+
+
+if __name__ == "__main__":
+    run(OPERATIONS)

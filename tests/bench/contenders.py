@@ -21,15 +21,19 @@ from typing import Any, ClassVar
 from serpentfs.daemon.asking import Connection
 from serpentfs.errors import SerpentError
 from tests.bench import processes
+from tests.bench.traffic import NO_TRAFFIC, Traffic
 from tests.mounted import PASSPHRASE, SERPENTFS, Mounted, free_port
 
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 60.0
+_FILL_TIMEOUT = 1800.0
+MOUNT, WEBDAV, FTP = "mount", "webdav", "ftp"
 # Short against what is measured, long against what asking costs the one that is asked.
 _POLL_INTERVAL = 0.005
 
 
-def _first_line(*command: str) -> str:
+def first_line(*command: str) -> str:
+    """Of what a command prints."""
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()[0]
 
 
@@ -37,10 +41,28 @@ class Contender(ABC):
     """One store with the program that serves it. All of it lies below ``work``, which is created."""
 
     name: ClassVar[str]
+    door: ClassVar[str] = MOUNT
+    """How programs reach what it serves."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
         self.point = work / "mount"
+
+    def target(self, path: str) -> str:
+        """What a program is told to reach the file or folder at ``path``."""
+        return str(self.point / path)
+
+    def traffic(self) -> Traffic:
+        """What went between it and its store so far; nothing where nobody counts."""
+        return NO_TRAFFIC
+
+    def fill(self, tree: Path) -> None:
+        """While it is stopped: take over what the folder holds. Not measured, and the folder is gone afterwards."""
+        self.start()
+        shutil.copytree(tree, self.point, dirs_exist_ok=True)
+        self.flush(0, _FILL_TIMEOUT)
+        self.stop()
+        shutil.rmtree(tree)
 
     @classmethod
     @abstractmethod
@@ -75,7 +97,9 @@ class Contender(ABC):
 
     @abstractmethod
     def clean_up(self) -> None:
-        """Whatever happened: no process and no mount is left. RuntimeError when that did not work."""
+        """Whatever happened: no process and no mount is left. RuntimeError when that did not work. Ends what there is
+        besides the mount first."""
+        processes.detach(self.point)
 
 
 class Serpent(Contender):
@@ -93,7 +117,7 @@ class Serpent(Contender):
 
     @classmethod
     def version(cls) -> str:
-        return f"{_first_line(SERPENTFS, 'version')}: vault+file://"
+        return f"{first_line(SERPENTFS, 'version')}: vault+file://"
 
     @property
     def pid(self) -> int:
@@ -130,10 +154,10 @@ class Serpent(Contender):
 
     def clean_up(self) -> None:
         self._mounted.clean_up()
-        processes.detach(self.point)
+        super().clean_up()
 
 
-class _Peer(Contender):
+class Peer(Contender):
     """A program in the foreground that unmounts and ends at SIGTERM. Its store is ``store``, its log ``log``."""
 
     def __init__(self, work: Path) -> None:
@@ -157,10 +181,13 @@ class _Peer(Contender):
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         deadline = time.monotonic() + _START_TIMEOUT
-        while not processes.is_mounted(self.point):
+        while not self._is_up():
             if self._child.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} did not start; its log ends:\n{self._log()}")
             time.sleep(_POLL_INTERVAL)
+
+    def _is_up(self) -> bool:
+        return processes.is_mounted(self.point)
 
     def stop(self) -> None:
         assert self._child is not None
@@ -182,10 +209,10 @@ class _Peer(Contender):
             self._child.kill()
             self._child.wait(timeout=_STOP_TIMEOUT)
             self._child = None
-        processes.detach(self.point)
+        super().clean_up()
 
 
-class Rclone(_Peer):
+class Rclone(Peer):
     """``rclone mount`` of a crypt remote over a folder, with its cache for reads and writes."""
 
     name = "rclone"
@@ -219,13 +246,17 @@ class Rclone(_Peer):
     @classmethod
     def version(cls) -> str:
         assert cls._program is not None
-        return f"{_first_line(cls._program, 'version')}: crypt over a folder, --vfs-cache-mode full"
+        return f"{first_line(cls._program, 'version')}: crypt over a folder, --vfs-cache-mode full"
+
+    def _serve(self) -> list[str]:
+        """The command's first words."""
+        return ["mount", "bench:", str(self.point)]
 
     def start(self) -> None:
         assert self._program is not None
         self._run(
             [
-                *(self._program, "mount", "bench:", str(self.point)),
+                *(self._program, *self._serve()),
                 *("--vfs-cache-mode", "full", "--cache-dir", str(self.work / "cache")),
                 *("--rc", "--rc-addr", f"127.0.0.1:{self._port}", "--rc-no-auth"),
             ],
@@ -274,7 +305,7 @@ class Rclone(_Peer):
             shutil.rmtree(self.work / "cache")
 
 
-class Gocryptfs(_Peer):
+class Gocryptfs(Peer):
     """gocryptfs, which keeps no cache of its own: what is closed is in the store."""
 
     name = "gocryptfs"
@@ -300,7 +331,7 @@ class Gocryptfs(_Peer):
 
     @classmethod
     def version(cls) -> str:
-        return _first_line("gocryptfs", "-version")
+        return first_line("gocryptfs", "-version")
 
     def start(self) -> None:
         self._run(

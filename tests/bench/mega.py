@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import client, processes
+from tests.bench import client
 from tests.bench.contenders import Contender
 from tests.bench.mega_contenders import CONTENDERS, Account, OnMega, RcloneOnMega, SerpentOnMega
 from tests.bench.run import add_arguments, carry_out, count
@@ -122,7 +122,7 @@ def _change(stage: Stage) -> None:
         account.server.add_file(account.email, "new", b"new", parent=parent)
 
     with stage.mounted():
-        before = processes.usage(stage.contender.pid)
+        before = stage.beginning()
         timer = threading.Timer(_BEFORE_CHANGE_S, change)
         timer.start()
         try:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -50,14 +50,16 @@ def add_arguments(
         return [known[name] for name in text.split(",")]
 
     def some_contenders(text: str) -> list[type[Contender]]:
-        known = {contender.name: contender for contender in contenders}
+        known = dict.fromkeys(contender.name for contender in contenders)
         if unknown := set(text.split(",")) - set(known):
             raise argparse.ArgumentTypeError(f"{sorted(unknown)} are none of {','.join(known)}")
-        return [known[name] for name in text.split(",")]
+        return [contender for name in text.split(",") for contender in contenders if contender.name == name]
 
-    names = ",".join(workload.name for workload in workloads)
-    parser.add_argument("--only", type=some_workloads, default=names, metavar="WORKLOAD,…", help="what to measure")
-    names = ",".join(contender.name for contender in contenders)
+    names = ",".join(workload.name for workload in workloads if not workload.seldom)
+    seldom = ",".join(workload.name for workload in workloads if workload.seldom)
+    note = "what to measure" + (f"; besides these there is {seldom}" if seldom else "")
+    parser.add_argument("--only", type=some_workloads, default=names, metavar="WORKLOAD,…", help=note)
+    names = ",".join(dict.fromkeys(contender.name for contender in contenders))
     parser.add_argument(
         "--contenders", type=some_contenders, default=names, metavar="NAME,…", help="whom, in this order"
     )
@@ -68,10 +70,12 @@ def add_arguments(
 
 
 def carry_out(
-    arguments: argparse.Namespace, sizes: Sizes, ourselves: str, *, make: Make = make_plain, remark: str = ""
+    arguments: argparse.Namespace, sizes: Sizes, ourselves: str, *, make: Make = make_plain, remark: str = "",
+    conclude: Callable[[Sequence[Sample]], str] | None = None,
 ) -> int:
     """Measure what ``arguments`` (with those of ``add_arguments``) name and print it; the exit code. ``ourselves``:
-    the contender that the others are compared with. ``remark``: printed with what is told of the machine."""
+    the contender that the others are compared with. ``remark``: printed with what is told of the machine.
+    ``conclude``: tells what is printed below the table."""
     if not Path("/dev/fuse").exists():
         print("there is no /dev/fuse", file=sys.stderr)
         return 1
@@ -107,6 +111,8 @@ def carry_out(
         if samples:
             print()
             print(table(samples, ourselves))
+            if conclude is not None:
+                print(f"\n{conclude(samples)}")
         for failure in failures:
             print(f"failed: {failure.contender} {failure.workload}, round {failure.round}: {failure.reason}")
         if arguments.json:

@@ -10,7 +10,10 @@ from typing import Any
 from tests.bench.workloads import Failure, Sample
 
 _MIB = 1024 * 1024
-_HEADINGS = ("workload", "", "seconds", "min–max", "rate", "× best peer", "CPU s", "MiB after", "MiB peak")
+_HEADINGS = (
+    "workload", "", "seconds", "min–max", "rate", "× best peer", "CPU", "requests", "MiB up", "MiB down",
+    "MiB after", "MiB peak",
+)
 _LEFT_COLUMNS = 2
 
 
@@ -25,7 +28,7 @@ def outcome(samples: Sequence[Sample], failures: Sequence[Failure], about: Mappi
 
 def table(samples: Iterable[Sample], ourselves: str) -> str:
     """Medians of the rounds. ``× best peer``: the median time, as a multiple of the fastest median among all but
-    ``ourselves``; less than 1 is faster than every peer."""
+    ``ourselves``; less than 1 is faster than every peer. ``CPU``: of the serving process, per gigabyte or per file."""
     steps: dict[tuple[str, str], dict[str, list[Sample]]] = {}
     for sample in samples:
         steps.setdefault((sample.workload, sample.step), {}).setdefault(sample.contender, []).append(sample)
@@ -40,7 +43,7 @@ def table(samples: Iterable[Sample], ourselves: str) -> str:
         for name, each in by_contender.items():
             rows.append([heading, *_row(name, each, best_peer, is_bound=is_bound and name == ourselves)])
             heading = ""
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _row(name: str, each: Sequence[Sample], best_peer: float | None, *, is_bound: bool) -> list[str]:
@@ -51,7 +54,8 @@ def _row(name: str, each: Sequence[Sample], best_peer: float | None, *, is_bound
         f"{min(one.seconds for one in each):.3f}–{max(one.seconds for one in each):.3f}",
         _rate(each[0], seconds),
         "" if best_peer is None else ("< " if is_bound else "") + _ratio(seconds / best_peer),
-        f"{median(one.cpu for one in each):.2f}",
+        _cpu(each[0], median(one.cpu for one in each)),
+        *_traffic(each),
         f"{median(one.resident for one in each) / _MIB:.0f}",
         f"{max(one.peak for one in each) / _MIB:.0f}",
     ]
@@ -73,7 +77,24 @@ def _rate(sample: Sample, seconds: float) -> str:
     return f"{sample.amount / seconds:,.0f}/s"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def _cpu(sample: Sample, seconds: float) -> str:
+    if sample.unit == "bytes":
+        return f"{seconds / sample.amount * 1e9:.2f} s/GB"
+    return f"{seconds / sample.amount * 1e6:,.0f} µs"
+
+
+def _traffic(each: Sequence[Sample]) -> list[str]:
+    if not any(one.traffic.requests for one in each):
+        return ["", "", ""]
+    return [
+        f"{median(one.traffic.requests for one in each):,.0f}",
+        f"{median(one.traffic.received for one in each) / _MIB:,.1f}",
+        f"{median(one.traffic.sent for one in each) / _MIB:,.1f}",
+    ]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as text, the first as headings."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench import client, processes
-from tests.bench.contenders import Contender
+from tests.bench.contenders import MOUNT, Contender
+from tests.bench.traffic import NO_TRAFFIC, Traffic
 
 _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 _TREE_FILE_SIZE = 100
@@ -54,6 +55,8 @@ class Sample:
     peak: int
     given_up: bool = False
     """Nobody waited for the end: it takes longer than ``seconds``."""
+    traffic: Traffic = NO_TRAFFIC
+    """Between the contender and its store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,15 @@ class Step:
     before: processes.Usage
     after: processes.Usage
     given_up: bool
+    traffic: Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Of a step: what had been used when it began."""
+
+    usage: processes.Usage
+    traffic: Traffic
 
 
 @dataclass(slots=True)
@@ -88,11 +100,12 @@ class Stage:
     amount: int = 0
     unit: str = ""
     start_seconds: float = 0.0
+    before_start: Beginning = Beginning(processes.NOTHING_USED, NO_TRAFFIC)
     seen: list[Step] = field(default_factory=list)
 
-    def run(self, operation: Callable[..., Callable[[], None]], path: str, *numbers: int) -> tuple[float, float]:
-        """One program below the mount: when it began, and how many seconds its work took."""
-        command = client.command(operation, self.contender.point / path, *numbers)
+    def run(self, operation: client.Operation, path: str, *numbers: int | str) -> tuple[float, float]:
+        """One program at the contender's door: when it began, and how many seconds its work took."""
+        command = client.command(operation, self.contender.target(path), *numbers)
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             out, err = child.communicate(timeout=self.sizes.timeout)
@@ -109,35 +122,39 @@ class Stage:
         told = json.loads(out)
         return told["began"], told["seconds"]
 
-    def measure(self, step: str, operation: Callable[..., Callable[[], None]], path: str, *numbers: int) -> None:
+    def measure(self, step: str, operation: client.Operation, path: str, *numbers: int | str) -> None:
         """One program as a step."""
-        before = processes.usage(self.contender.pid)
+        before = self.beginning()
         _, seconds = self.run(operation, path, *numbers)
         self.saw(step, seconds, before)
 
     def measure_first(
-        self, steps: tuple[str, str], operation: Callable[..., Callable[[], None]], path: str, *numbers: int
+        self, steps: tuple[str, str], operation: client.Operation, path: str, *numbers: int | str
     ) -> None:
         """The first program below a mount as a step, and as another with what the start took: who does the work
         while starting does not save it."""
         self.measure(steps[0], operation, path, *numbers)
-        self.saw(steps[1], self.start_seconds + self.seen[-1].seconds, processes.NOTHING_USED)
+        self.saw(steps[1], self.start_seconds + self.seen[-1].seconds, self.before_start)
 
     def measure_uploaded(
-        self, steps: tuple[str, str], files: int, operation: Callable[..., Callable[[], None]], path: str, *numbers: int
+        self, steps: tuple[str, str], files: int, operation: client.Operation, path: str, *numbers: int | str
     ) -> None:
         """One program as a step, and as another the program with all that its uploads take until the store has
         ``files`` files."""
-        before = processes.usage(self.contender.pid)
+        before = self.beginning()
         began, seconds = self.run(operation, path, *numbers)
         self.saw(steps[0], seconds, before)
         self.contender.flush(files, self.sizes.timeout)
         self.saw(steps[1], time.monotonic() - began, before)
 
-    def saw(self, step: str, seconds: float, before: processes.Usage, *, given_up: bool = False) -> None:
-        """A step that ends now. ``before``: the serving process's use at its beginning."""
-        now = processes.usage(self.contender.pid)
-        self.seen.append(Step(step, self.amount, self.unit, seconds, before, now, given_up))
+    def beginning(self) -> Beginning:
+        """A step begins now."""
+        return Beginning(processes.usage(self.contender.pid), self.contender.traffic())
+
+    def saw(self, step: str, seconds: float, before: Beginning, *, given_up: bool = False) -> None:
+        """A step that ends now."""
+        now, traffic = processes.usage(self.contender.pid), self.contender.traffic() - before.traffic
+        self.seen.append(Step(step, self.amount, self.unit, seconds, before.usage, now, given_up, traffic))
 
     @contextmanager
     def mounted(self) -> Iterator[None]:
@@ -146,6 +163,7 @@ class Stage:
         subprocess.run(["sync", "-f", str(self.contender.work)], timeout=self.sizes.timeout, check=True)
         if os.access(_DROP_CACHES, os.W_OK):
             _DROP_CACHES.write_text("3\n")
+        self.before_start = Beginning(processes.NOTHING_USED, self.contender.traffic())
         began = time.monotonic()
         self.contender.start()
         self.start_seconds = time.monotonic() - began
@@ -165,6 +183,11 @@ class Workload:
     name: str
     measure: Callable[[Stage], None]
     prepare: Callable[[Stage], None] | None = None
+    door: str = MOUNT
+    without: frozenset[str] = frozenset()
+    """Names of contenders that would take far too long."""
+    seldom: bool = False
+    """Measured only when it is asked for by its name."""
 
 
 def measure_write(stage: Stage) -> None:
@@ -198,7 +221,7 @@ def _prepare_list(stage: Stage) -> None:
         stage.contender.flush(sizes.listed_files, sizes.timeout)
 
 
-def _list(stage: Stage) -> None:
+def measure_list(stage: Stage) -> None:
     stage.amount, stage.unit = stage.sizes.listed_files, "files"
     stage.contender.forget()
     with stage.mounted():
@@ -221,7 +244,7 @@ def measure_create(stage: Stage) -> None:
 WORKLOADS: tuple[Workload, ...] = (
     Workload("write", measure_write),
     Workload("read", measure_read, prepare_read),
-    Workload("list", _list, _prepare_list),
+    Workload("list", measure_list, _prepare_list),
     Workload("create", measure_create),
 )
 
@@ -250,9 +273,10 @@ class Benchmark:
     def run(self, workload: Workload, contenders: list[type[Contender]]) -> None:
         """Nothing of it is left at the end: no mount, no process, no file."""
         failed: set[type[Contender]] = set()
+        those = [kind for kind in contenders if kind.door == workload.door and kind.name not in workload.without]
         try:
             for number in range(1, self._sizes.rounds + 1):
-                for kind in contenders:
+                for kind in those:
                     if kind not in failed and not self._take_turn(workload, kind, number):
                         failed.add(kind)
         finally:
@@ -277,6 +301,7 @@ class Benchmark:
                 Sample(
                     workload.name, step.name, kind.name, number, step.amount, step.unit, step.seconds,
                     step.after.cpu - step.before.cpu, step.after.resident, step.after.peak, step.given_up,
+                    step.traffic,
                 )
             )
         if workload.prepare is None:
