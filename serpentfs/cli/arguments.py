@@ -183,6 +183,12 @@ def configure_logs(arguments: argparse.Namespace, daemon_file: Path | None = Non
     )
 
 
+def add_human_readable(parser: argparse.ArgumentParser) -> None:
+    """As in coreutils: -h is not help here; that keeps its long name."""
+    group = parser.add_argument_group("sizes", conflict_handler="resolve")
+    group.add_argument("-h", "--human-readable", action="store_true", help="such as 1.5M, in powers of 1024")
+
+
 def add_passphrase(
     parser: argparse.ArgumentParser, what: str = "passphrase",
     otherwise: str = "Without these: the file that SERPENTFS_PASSWORD_FILE names, the command of "

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,12 +17,10 @@ import trio
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.opening import unlock_target
-from serpentfs.cli.output import count, human_size, print_json, printable
+from serpentfs.cli.output import StatusLine, count, human_size, print_json, printable
 from serpentfs.cli.remotes import owner_of, resolve
 from serpentfs.daemon import owner
 from serpentfs.daemon.asking import Connection
-
-_PIPE_INTERVAL = 10.0
 
 
 def add_refresh(parser: argparse.ArgumentParser) -> None:
@@ -135,32 +132,17 @@ def _code_of(answer: Mapping[str, Any]) -> ExitCode:
     return ExitCode.DAMAGED if states else ExitCode.OK
 
 
-class _Line:
-    """How far a walk is: one line that is rewritten on a terminal, a line every ten seconds else."""
+class _Line(StatusLine):
+    """How far a walk is."""
 
     def __init__(self, done: str) -> None:
+        super().__init__(at_once=False)
         self._done = done
-        self._on_terminal = sys.stderr.isatty()
-        self._shown = False
-        self._next = time.monotonic() + _PIPE_INTERVAL
-
-    def __enter__(self) -> _Line:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown and self._on_terminal:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
 
     def show(self, item: Mapping[str, Any]) -> None:
-        if not self._on_terminal and time.monotonic() < self._next:
+        if "files" not in item:
+            self.tell(f"{count(item['folders'], 'folder')} {self._done}, {item['left']} to go")
             return
-        self._next = time.monotonic() + _PIPE_INTERVAL
-        if "files" in item:
-            text = f"{item['files']} of {count(item['total_files'], 'file')} {self._done}, "
-            text += f"{human_size(item['bytes'])} of {human_size(item['total_bytes'])}"
-        else:
-            text = f"{count(item['folders'], 'folder')} {self._done}, {item['left']} to go"
-        sys.stderr.write(f"\r\x1b[K{text}" if self._on_terminal else f"{text}\n")
-        sys.stderr.flush()
-        self._shown = True
+        text = f"{item['files']} of {count(item['total_files'], 'file')} {self._done}, "
+        text += f"{human_size(item['bytes'])} of {human_size(item['total_bytes'])}"
+        self.tell(text, item["bytes"] / item["total_bytes"] if item["total_bytes"] else None)

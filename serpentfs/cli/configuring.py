@@ -14,8 +14,9 @@ from serpentfs import config as configuration
 from serpentfs import config_edits
 from serpentfs.cli import arguments as options
 from serpentfs.cli import environment
+from serpentfs.cli.display import Cell, Column, Display, Role
 from serpentfs.cli.exit_codes import ExitCode
-from serpentfs.cli.output import human_size, print_json, printable
+from serpentfs.cli.output import human_size, print_json
 from serpentfs.config import ACCOUNT_KEYS, REMOTE_KEYS, REMOTE_NAME, Config, RemoteConfig
 from serpentfs.credentials import PASSWORD_COMMAND_VARIABLE, PASSWORD_FILE_VARIABLE, ask, read_secret_file
 from serpentfs.daemon.places import known_sessions
@@ -126,9 +127,8 @@ def remote_list(arguments: argparse.Namespace) -> ExitCode:
     if arguments.json:
         print_json(found)
         return ExitCode.OK
-    width = max((len(one["name"]) for one in found), default=0) + 3
-    for one in found:
-        print(f"{one['name'] + ':':{width}}{printable(one['url'])}")
+    rows = [((f"{one['name']}:", Role.TITLE), one["url"]) for one in found]
+    Display().print_table((Column("NAME"), Column("URL")), rows)
     return ExitCode.OK
 
 
@@ -321,7 +321,7 @@ def _shown(setting: Setting) -> str:
     key = REMOTE_KEYS.get(setting.key.removeprefix("--"))
     if key is not None and key.takes == "SIZE" and isinstance(value, int):
         return human_size(value)
-    return printable(str(value))
+    return str(value)
 
 
 def _print(arguments: argparse.Namespace, path: Path, settings: list[Setting]) -> None:
@@ -329,10 +329,8 @@ def _print(arguments: argparse.Namespace, path: Path, settings: list[Setting]) -
         print_json([setting.as_item(path) for setting in settings])
         return
     with_table = len({setting.table for setting in settings}) > 1
-    rows = [
-        (f"{one.table}.{one.key}" if with_table and one.table else one.key, _shown(one), one.origin(path))
+    rows: list[tuple[Cell, ...]] = [
+        (f"{one.table}.{one.key}" if with_table and one.table else one.key, _shown(one), (one.origin(path), Role.FAINT))
         for one in settings
     ]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
-    for key, value, origin in rows:
-        print(f"{key:{widths[0]}}  {value:{widths[1]}}  {origin}".rstrip())
+    Display().print_table((Column("KEY"), Column("VALUE"), Column("FROM")), rows)

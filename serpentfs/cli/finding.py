@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from serpentfs.cli import arguments as options
+from serpentfs.cli.display import Display
+from serpentfs.cli.entries import arrow_of, long_line, name_of, size_of
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.files import add_remote_paths
 from serpentfs.cli.output import count, human_size, print_json, printable
@@ -20,6 +22,8 @@ from serpentfs.daemon.asking import Connection
 from serpentfs.errors import UsageError
 
 _KINDS = {"f": "file", "d": "directory", "l": "symlink"}
+_SIZE_WIDTH = 15
+"""Found page by page: nobody knows how wide the largest will be."""
 _AGE = re.compile(r"(\d{1,6})([smhdw])")
 _AGE_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _MOMENTS = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
@@ -74,6 +78,7 @@ def add_find(parser: argparse.ArgumentParser) -> None:
     form.add_argument("-l", "--long", action="store_true", help="with kind, size and time")
     form.add_argument("-0", "--print0", action="store_true", help="names as they are, each with a NUL at its end")
     form.add_argument("--json", action="store_true", help="print JSON")
+    options.add_human_readable(parser)
     add_remote_paths(parser)
 
 
@@ -91,10 +96,8 @@ def add_du(parser: argparse.ArgumentParser) -> None:
     deep = parser.add_mutually_exclusive_group()
     deep.add_argument("-s", "--summarize", action="store_true", help="only what is named itself")
     deep.add_argument("--depth", type=depth, metavar="N", help="folders at most N deep")
-    # As in other du, -h is not help; that keeps its long name.
-    form = parser.add_argument_group("output", conflict_handler="resolve").add_mutually_exclusive_group()
-    form.add_argument("-h", "--human-readable", action="store_true", help="sizes such as 1.5 MiB instead of bytes")
-    form.add_argument("--json", action="store_true", help="print JSON")
+    options.add_human_readable(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
     add_remote_paths(parser)
 
 
@@ -132,18 +135,12 @@ def _print_found(arguments: argparse.Namespace, page: Iterable[Mapping[str, Any]
     if arguments.print0:
         sys.stdout.buffer.write(b"".join(one["path"].encode("utf-8", "surrogateescape") + b"\0" for one in page))
         return
+    display = Display()
     for one in page:
-        print(_long_line(one) if arguments.long else printable(one["path"]))
-
-
-def _long_line(entry: Mapping[str, Any]) -> str:
-    letter = {"file": "-", "directory": "d", "symlink": "l"}[entry["kind"]]
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["mtime_ns"] // 1_000_000_000))
-    return f"{letter} {entry['size']:>15} {when} {printable(entry['path'])}{_arrow(entry)}"
-
-
-def _arrow(entry: Mapping[str, Any]) -> str:
-    return f" -> {printable(entry['target'])}" if entry["target"] is not None else ""
+        if arguments.long:
+            print(long_line(display, one, one["path"], width=_SIZE_WIDTH, human=arguments.human_readable, slash=False))
+        else:
+            print(name_of(display, one, one["path"], slash=False))
 
 
 def tree(arguments: argparse.Namespace) -> ExitCode:
@@ -163,13 +160,14 @@ def tree(arguments: argparse.Namespace) -> ExitCode:
     if arguments.json:
         print_json(tops)
         return failures.code
+    display = Display()
     folders = files = 0
     for top in tops:
-        print(printable(top["path"]))
+        print(name_of(display, top, top["path"], slash=False))
         for line, entry in _drawn(top):
             size = f"[{human_size(entry['size']):>10}]  " if arguments.size and entry["kind"] == "file" else ""
-            name = entry["path"].rpartition("/")[2]
-            print(f"{line}{size}{printable(name)}{'/' if entry['kind'] == 'directory' else ''}{_arrow(entry)}")
+            name = name_of(display, entry, entry["path"].rpartition("/")[2])
+            print(f"{line}{size}{name}{arrow_of(display, entry)}")
             folders += entry["kind"] == "directory"
             files += entry["kind"] != "directory"
     if tops:
@@ -220,6 +218,5 @@ def du(arguments: argparse.Namespace) -> ExitCode:
         print_json(sums)
         return failures.code
     for one in sums:
-        size = human_size(one["size"]) if arguments.human_readable else str(one["size"])
-        print(f"{size:<11} {printable(one['path'])}")
+        print(f"{size_of(one, human=arguments.human_readable):<11} {printable(one['path'])}")
     return failures.code

@@ -6,7 +6,6 @@ Asked of the owner where one runs (it knows what is not uploaded yet), else the 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +14,11 @@ from typing import Any
 import trio
 
 from serpentfs.cli import arguments as options
+from serpentfs.cli.display import Display, share
+from serpentfs.cli.entries import long_line, name_of, size_of
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.opening import unlock_target
-from serpentfs.cli.output import human_size, print_json, printable
+from serpentfs.cli.output import human_size, print_json, short_size
 from serpentfs.cli.remotes import owner_of, resolve
 from serpentfs.daemon import opened, owner
 from serpentfs.daemon.asking import Connection
@@ -28,6 +29,7 @@ def add_ls(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=ls)
     parser.add_argument("remote", metavar="REMOTE", help=options.REMOTE_PATH_HELP)
     parser.add_argument("-l", "--long", action="store_true", help="with kind, size and time")
+    options.add_human_readable(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     options.add_root(parser)
     options.add_passphrase(parser)
@@ -36,6 +38,7 @@ def add_ls(parser: argparse.ArgumentParser) -> None:
 def add_df(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=df)
     parser.add_argument("remote", metavar="REMOTE", help=options.REMOTE_HELP)
+    options.add_human_readable(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     options.add_root(parser)
     options.add_passphrase(parser)
@@ -60,20 +63,15 @@ def ls(arguments: argparse.Namespace) -> ExitCode:
     if arguments.json:
         print_json(entries)
         return ExitCode.OK
+    display = Display()
+    width = max((len(size_of(entry, human=arguments.human_readable)) for entry in entries), default=0)
     for entry in entries:
-        print(_long_line(entry) if arguments.long else _shown_name(entry))
+        name = str(entry["name"])
+        if arguments.long:
+            print(long_line(display, entry, name, width=width, human=arguments.human_readable))
+        else:
+            print(name_of(display, entry, name))
     return ExitCode.OK
-
-
-def _shown_name(entry: Mapping[str, Any]) -> str:
-    return printable(entry["name"]) + ("/" if entry["kind"] == "directory" else "")
-
-
-def _long_line(entry: Mapping[str, Any]) -> str:
-    letter = {"file": "-", "directory": "d", "symlink": "l"}[entry["kind"]]
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["mtime_ns"] // 1_000_000_000))
-    target = f" -> {printable(entry['target'])}" if entry["target"] is not None else ""
-    return f"{letter} {entry['size']:>15} {when} {_shown_name(entry)}{target}"
 
 
 def df(arguments: argparse.Namespace) -> ExitCode:
@@ -87,7 +85,12 @@ def df(arguments: argparse.Namespace) -> ExitCode:
     if arguments.json:
         print_json(quota)
         return ExitCode.OK
+    shown = short_size if arguments.human_readable else human_size
     for name in ("total", "used", "free"):
         value = quota[name]
-        print(f"{name:<6} {'unknown' if value is None else human_size(value)}")
+        print(f"{name:<6} {'unknown' if value is None else shown(value)}")
+    if quota["total"] and quota["used"] is not None:
+        part = share(quota["used"], quota["total"])
+        if bar := Display().bar(part):
+            print(f"{bar}{part:.0%}")
     return ExitCode.OK

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import logging
 import os
 import re
@@ -194,6 +195,8 @@ def find_command(words: Sequence[str]) -> tuple[Command, list[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the answer is the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")    # a name that the terminal's encoding lacks is no failure
     try:
         code = _run(words)
         sys.stdout.flush()

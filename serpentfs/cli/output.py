@@ -1,16 +1,24 @@
-"""What people read: sizes, times, a progress line. Machines get JSON."""
+"""What people read: sizes, times, a progress line. Machines get JSON.
+
+Quick to import: what a terminal needs is in ``display``, and loaded when there is one.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from serpentfs.cli.exit_codes import ExitCode
 
+if TYPE_CHECKING:
+    from serpentfs.cli.display import Bar
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_LETTERS = "KMGTPEZY"
 _LOG_INTERVAL = 10.0
 
 
@@ -22,6 +30,21 @@ def human_size(size: int) -> str:
             break
         value /= 1024
     return f"{int(value)} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def short_size(size: int) -> str:
+    """"1.5M" as ``ls -h`` and ``du -h`` of coreutils have it: powers of 1024, rounded up, two digits at least."""
+    if size < 1024:
+        return str(size)
+    unit = 1
+    for letter in _LETTERS:
+        unit *= 1024
+        tenths, whole = -(-size * 10 // unit), -(-size // unit)
+        if tenths < 100:
+            return f"{tenths // 10}.{tenths % 10}{letter}"
+        if whole < 1024 or letter == _LETTERS[-1]:
+            break
+    return f"{whole}{letter}"
 
 
 def human_duration(seconds: float) -> str:
@@ -62,6 +85,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
+def is_terminal(stream: TextIO) -> bool:
+    """Whether somebody looks at ``stream`` who can be shown more than lines."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
 class StatusLine:
     """How far something is: one line that is rewritten on a terminal, a line every ten seconds else.
 
@@ -71,8 +99,9 @@ class StatusLine:
     def __init__(self, stream: TextIO | None = None, *, at_once: bool = True) -> None:
         """``at_once`` False: where there is no terminal, nothing is told of what takes less than ten seconds."""
         self._stream = sys.stderr if stream is None else stream
-        self.on_terminal = self._stream.isatty()
-        self._shown = ""
+        self.on_terminal = is_terminal(self._stream)
+        self._bar: Bar | None = None
+        self._shown: tuple[str, float | None] | None = None
         self._next = 0.0 if at_once else time.monotonic() + _LOG_INTERVAL
 
     def __enter__(self) -> Self:
@@ -83,33 +112,43 @@ class StatusLine:
 
     def wipe(self) -> None:
         """Make room for a line that stays."""
-        if self.on_terminal and self._shown:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
-            self._shown = ""
+        if self._bar is not None:
+            self._bar.wipe()
+            self._shown = None
 
-    def tell(self, text: str) -> None:
+    def tell(self, text: str, part: float | None = None) -> None:
+        """``part``: how much of the whole that is, 0 to 1, where it is known."""
         if self.on_terminal:
-            if text != self._shown:
-                self._stream.write(f"\r\x1b[K{text}")
-                self._stream.flush()
+            if (text, part) != self._shown:
+                self._shown = (text, part)
+                self._drawn().show(text, part)
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + _LOG_INTERVAL
-            self._stream.write(f"{text}\n")
+            self._stream.write(f"{printable(text)}\n")
             self._stream.flush()
-        self._shown = text
+
+    def _drawn(self) -> Bar:
+        if self._bar is None:
+            from serpentfs.cli.display import Bar, Display
+
+            self._bar = Bar(Display(self._stream))
+        return self._bar
 
 
 class ProgressLine(StatusLine):
     """Uploads still to be confirmed. Takes the items that the owner sends (``daemon.progress.Progress`` as a dict).
     Nothing is printed while nothing is left."""
 
+    _most = 0
+    """Bytes that were left when most were."""
+
     def show(self, item: Mapping[str, Any]) -> None:
         if item["changes"] == 0:
             return
+        self._most = max(self._most, item["bytes"])
         text = f"uploading: {count(item['changes'], 'change')}, {human_size(item['bytes'])} left"
         if not item["online"]:
-            text += f" (offline: {printable(item['error'] or 'no connection')})"
+            text += f" (offline: {item['error'] or 'no connection'})"
         elif item["error"]:
-            text += f" ({printable(item['error'])})"
-        self.tell(text)
+            text += f" ({item['error']})"
+        self.tell(text, 1 - item["bytes"] / self._most if self._most else None)

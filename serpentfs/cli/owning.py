@@ -15,7 +15,7 @@ from serpentfs.cli.attaching import open_doors
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.failures import explain, leaves
 from serpentfs.cli.opening import unlock_target
-from serpentfs.cli.output import ProgressLine, tell_pending
+from serpentfs.cli.output import ProgressLine, printable, tell_pending
 from serpentfs.cli.remotes import Target, owner_of
 from serpentfs.daemon import owner
 from serpentfs.daemon.door_options import DoorOptions
@@ -99,7 +99,7 @@ def _own(
 
 
 def _announcements(addresses: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(f"{_WORDS.get(kind, kind)} {address}" for kind, address in addresses.items())
+    return tuple(f"{_WORDS.get(kind, kind)} {printable(address)}" for kind, address in addresses.items())
 
 
 def _relay(report: Report, log_file: Path) -> ExitCode:

@@ -15,15 +15,17 @@ from typing import Any
 
 from serpentfs import logs
 from serpentfs.cli import arguments as options
+from serpentfs.cli.display import Column, Display, Role, Screen, share
 from serpentfs.cli.exit_codes import ExitCode
-from serpentfs.cli.output import count, human_duration, human_size, print_json, printable
-from serpentfs.cli.screen import Screen
+from serpentfs.cli.output import count, human_duration, human_size, print_json
 from serpentfs.daemon.asking import Connection
 from serpentfs.daemon.lock import OwnerNote, running_owners
 from serpentfs.errors import NotFound, Unavailable, Unsupported
 
 _PATIENCE = 10.0
 _SHOWN_CHANGES = 20
+_STATES = {"running": Role.GOOD, "online": Role.GOOD, "silent": Role.BAD, "offline": Role.BAD}
+"""Of processes and stores; others are on their way from one to another."""
 _RESTLESS = ("since", "speed")
 """What of an answer changes by itself, without news."""
 
@@ -90,7 +92,7 @@ def status(arguments: argparse.Namespace) -> ExitCode:
     if arguments.json:
         print_json(answers)
     else:
-        print(*_shown(answers), sep="\n")
+        print(*_shown(answers, Display()), sep="\n")
     return ExitCode.OK
 
 
@@ -99,16 +101,17 @@ def _watch(arguments: argparse.Namespace) -> ExitCode:
     told = None
     if arguments.remote is not None:
         owner_named(arguments)    # a wrong name is told once, and at once
+    display = Display()
     try:
-        with Screen(sys.stdout) as screen:
+        with Screen(display) as screen:
             while True:
                 answers = [_status_of(note) for note in _still_running(arguments)]
                 news = json.dumps(_without_time(answers), sort_keys=True)
                 if arguments.json:
                     if news != told:
                         print(json.dumps(answers), flush=True)
-                elif screen.is_terminal or news != told:
-                    screen.show([time.strftime("%Y-%m-%d %H:%M:%S"), *_shown(answers)])
+                elif display.is_terminal or news != told:
+                    screen.show([time.strftime("%Y-%m-%d %H:%M:%S"), *_shown(answers, display)])
                 told = news
                 time.sleep(arguments.interval)
     except KeyboardInterrupt:
@@ -140,31 +143,32 @@ def _status_of(note: OwnerNote) -> dict[str, Any]:
     return answer
 
 
-def _shown(answers: list[dict[str, Any]]) -> Iterator[str]:
+def _shown(answers: list[dict[str, Any]], display: Display) -> Iterator[str]:
     if not answers:
         yield "nothing is running"
     for answer in answers:
-        yield from status_lines(answer)
+        yield from status_lines(answer, display)
 
 
-def status_lines(answer: Mapping[str, Any]) -> Iterator[str]:
+def status_lines(answer: Mapping[str, Any], display: Display) -> Iterator[str]:
     """An owner's answer as people read it."""
     since = f" for {human_duration(max(0.0, time.time() - answer['since']))}" if "since" in answer else ""
-    yield f"{printable(answer['remote'])}: {answer['phase']}{since}, process {answer['pid']}"
+    remote = display.paint(answer["remote"], Role.TITLE)
+    yield f"{remote}: {_state(display, answer['phase'])}{since}, process {answer['pid']}"
     for door, address in answer["doors"].items():
-        yield f"  {door:<8} {printable(address)}{_clients(answer.get('clients', {}).get(door))}"
+        yield f"  {door:<8} {display.paint(address)}{_clients(answer.get('clients', {}).get(door))}"
     if "error" in answer:
-        yield f"  error    {printable(answer['error'])}"
+        yield f"  error    {display.paint(answer['error'], Role.BAD)}"
     drive = answer.get("drive")
-    yield from _cloud_lines(answer, drive)
+    yield from _cloud_lines(answer, drive, display)
     if drive is None:
         return
-    yield from _upload_lines(answer, drive)
+    yield from _upload_lines(answer, drive, display)
     yield f"  cache    {_cache_line(answer, drive)}"
     if drive["dirty_bytes"]:
         yield f"  open     {human_size(drive['dirty_bytes'])} written and not closed yet"
     if drive["conflicts"]:
-        yield f"  conflict copies made: {drive['conflicts']}"
+        yield display.paint(f"  conflict copies made: {drive['conflicts']}", Role.WARNING)
     if "metrics" in answer:
         yield f"  metrics  {answer['metrics']}"
 
@@ -178,26 +182,31 @@ def _clients(clients: Mapping[str, Any] | None) -> str:
     return f"  ({', '.join(told)})" if told else ""
 
 
-def _cloud_lines(answer: Mapping[str, Any], drive: Mapping[str, Any] | None) -> Iterator[str]:
+def _state(display: Display, word: str) -> str:
+    return display.paint(word, _STATES.get(word, Role.WARNING))
+
+
+def _cloud_lines(answer: Mapping[str, Any], drive: Mapping[str, Any] | None, display: Display) -> Iterator[str]:
     account = answer.get("account")
     if account is not None and account["trouble"]:
-        yield f"  account  {printable(account['trouble'])}"
+        yield f"  account  {display.paint(account['trouble'], Role.BAD)}"
     if account is not None and account["over_quota_until"] is not None:
         wait = account["over_quota_until"] - time.time()
-        yield f"  quota    used up for now; transfers go on in {human_duration(max(0.0, wait))}"
+        words = f"used up for now; transfers go on in {human_duration(max(0.0, wait))}"
+        yield f"  quota    {display.paint(words, Role.WARNING)}"
     cloud = answer.get("cloud")
     if cloud is None:
         return
-    words = cloud["state"]
+    words = _state(display, cloud["state"])
     if cloud.get("since"):
         words += f" for {human_duration(max(0.0, time.time() - cloud['since']))}"
     error = answer.get("last_error")
     trouble = None if drive is None else drive["last_error"]
     if error is not None:
         ago = human_duration(max(0.0, time.time() - error["when"]))
-        words += f" (last error {ago} ago: {printable(error['message'])})"
+        words += f" (last error {ago} ago: {display.paint(error['message'])})"
     elif trouble:
-        words += f" (last error: {printable(trouble)})"
+        words += f" (last error: {display.paint(trouble)})"
     yield f"  store    {words}"
     speed, limits = answer["speed"], answer["limits"]
     ways = (
@@ -209,7 +218,7 @@ def _cloud_lines(answer: Mapping[str, Any], drive: Mapping[str, Any] | None) -> 
         yield f"  speed    {shown}"
 
 
-def _upload_lines(answer: Mapping[str, Any], drive: Mapping[str, Any]) -> Iterator[str]:
+def _upload_lines(answer: Mapping[str, Any], drive: Mapping[str, Any], display: Display) -> Iterator[str]:
     pending = drive["pending"]
     left = sum(max(0, change["size"] - change["sent"]) for change in pending)
     words = f"{count(len(pending), 'change')}, {human_size(left)} left" if pending else "all done"
@@ -220,20 +229,21 @@ def _upload_lines(answer: Mapping[str, Any], drive: Mapping[str, Any]) -> Iterat
         words += f"; next try in {human_duration(min(tries))}"
     yield f"  uploads  {words}"
     for change in pending[:_SHOWN_CHANGES]:
-        yield f"    {change_line(change)}"
+        yield f"    {change_line(change, display)}"
     if len(pending) > _SHOWN_CHANGES:
         yield f"    and {len(pending) - _SHOWN_CHANGES} more (--json has all)"
 
 
-def change_line(change: Mapping[str, Any]) -> str:
+def change_line(change: Mapping[str, Any], display: Display) -> str:
     """One pending change, on one line."""
-    line = f"{change['state']:<8} {change['operation']:<8} {printable(change['path'])}"
+    line = f"{change['state']:<8} {change['operation']:<8} {display.paint(change['path'])}"
     if change["size"]:
-        line += f"  {human_size(change['sent'])} of {human_size(change['size'])}"
+        line += f"  {display.bar(share(change['sent'], change['size']))}"
+        line += f"{human_size(change['sent'])} of {human_size(change['size'])}"
     if change.get("tries"):
         line += f"  failed {count(change['tries'], 'time')}"
     if change["error"]:
-        line += f"  {printable(change['error'])}"
+        line += f"  {display.paint(change['error'], Role.BAD)}"
     if change["next_try_in"] is not None:
         line += f"  next try in {human_duration(change['next_try_in'])}"
     return line
@@ -286,11 +296,10 @@ def _print_stats(families: list[Any]) -> None:
             name = f"{family.name.removeprefix('serpentfs_')}{one.suffix}"
             shown = " ".join([name, *(f"{key}={value}" for key, value in labels.items())])
             by_remote.setdefault(remote, []).append((shown, _amount(name, one.value)))
+    display = Display()
     for remote, rows in by_remote.items():
-        width = max(len(name) for name, _ in rows)
-        print(printable(remote))
-        for name, amount in rows:
-            print(f"  {printable(name):<{width}}  {amount:>12}")
+        print(display.paint(remote, Role.TITLE))
+        display.print_table((Column("COUNTED"), Column("", right=True)), rows)
 
 
 def _amount(name: str, value: float) -> str:

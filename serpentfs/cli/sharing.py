@@ -16,6 +16,7 @@ from typing import Any
 import trio
 
 from serpentfs.cli import arguments as options
+from serpentfs.cli.display import Column, Display
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.links import read_link, read_link_password
 from serpentfs.cli.opening import unlock_target
@@ -145,8 +146,11 @@ def versions(arguments: argparse.Namespace) -> ExitCode:
         return ExitCode.OK
     chosen: int | None = arguments.restore or arguments.delete
     if chosen is None:
-        for number, one in enumerate(found, 1):
-            print(f"{number:>4} {human_size(one['size']):>11} {when(one['mtime'])}  uploaded {when(one['created'])}")
+        columns = (Column("N", right=True), Column("SIZE", right=True), Column("MODIFIED"), Column(""))
+        Display().print_table(columns, [
+            (str(number), human_size(one["size"]), when(one["mtime"]), f"uploaded {when(one['created'])}")
+            for number, one in enumerate(found, 1)
+        ])
         return ExitCode.OK
     if chosen > len(found):
         raise NotFound(f"there is no version {chosen}: the file has {len(found)} old ones")

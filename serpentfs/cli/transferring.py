@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,6 @@ from serpentfs.daemon.places import cannot
 from serpentfs.errors import AlreadyExists, IsADirectory, NotADirectory, NotFound, SerpentError
 
 _INTERVAL = 0.25
-_BAR_WIDTH = 20
 _SECOND = 1_000_000_000    # nanoseconds
 
 
@@ -51,19 +49,16 @@ class Tally:
         with self._lock:
             self._files_done += 1
 
-    def text(self, *, bar: bool) -> str:
+    def show(self, line: StatusLine) -> None:
         done = min(self._moved + self._passed, self._size)
         speed = self._moved / max(time.monotonic() - self._began, 0.001)
         text = (
             f"{self._verb}: {self._files_done} of {self._files} files, {human_size(done)} of {human_size(self._size)}, "
             f"{human_size(int(speed))}/s"
         )
-        if not bar:
-            return text
-        share = done / self._size if self._size else self._files_done / max(self._files, 1)
-        drawn = "#" * int(share * _BAR_WIDTH)
-        left = f", {human_duration((self._size - done) / speed)} left" if speed >= 1 and done < self._size else ""
-        return f"[{drawn:.<{_BAR_WIDTH}}] {share:4.0%} {text}{left}"
+        if speed >= 1 and done < self._size:
+            text += f", {human_duration((self._size - done) / speed)} left"
+        line.tell(text, done / self._size if self._size else self._files_done / max(self._files, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +81,7 @@ async def transfer(
         async def show() -> None:
             while True:
                 await trio.sleep(_INTERVAL)
-                columns = shutil.get_terminal_size().columns - 1
-                line.tell(tally.text(bar=True)[:columns] if line.on_terminal else tally.text(bar=False))
+                tally.show(line)
 
         async with trio.open_nursery() as nursery:
             if not quiet:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serpentfs.cli import arguments as options
+from serpentfs.cli.display import Cell, Column, Display, Role
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.output import count, human_size, print_json, printable
 from serpentfs.cli.remotes import Target, resolve
@@ -67,8 +68,8 @@ def trash(arguments: argparse.Namespace) -> ExitCode:
             return _empty(arguments, account)
         print("serpentfs: nothing was deleted", file=sys.stderr)
         return ExitCode.OK
-    for entry in found:
-        print(_line(entry))
+    columns = (Column("SIZE", right=True), Column("REMOVED"), Column("NAME"), Column(""))
+    Display().print_table(columns, [_row(entry) for entry in found])
     return ExitCode.OK
 
 
@@ -76,14 +77,15 @@ def _name_of(entry: Mapping[str, Any]) -> str:
     return str(entry["name"])
 
 
-def _line(entry: Mapping[str, Any]) -> str:
+def _row(entry: Mapping[str, Any]) -> tuple[Cell, ...]:
     is_folder = entry["kind"] == "directory"
     size = "-" if is_folder else human_size(entry["size"])
     if entry["former"] is None:
         origin = "from a folder that is not known (any more)"
     else:
-        origin = f"from {printable(entry['former'])}{' in the bin' if entry['former_is_binned'] else ''}"
-    return f"{size:>11} {when(entry['mtime'])} {printable(entry['name'])}{'/' if is_folder else ''}  {origin}"
+        origin = f"from {entry['former']}{' in the bin' if entry['former_is_binned'] else ''}"
+    name: Cell = (f"{entry['name']}/", Role.FOLDER) if is_folder else str(entry["name"])
+    return size, when(entry["mtime"]), name, origin
 
 
 def _empty(arguments: argparse.Namespace, account: Target) -> ExitCode:

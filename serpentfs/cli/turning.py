@@ -9,6 +9,7 @@ import argparse
 from typing import Any
 
 from serpentfs.cli import arguments as options
+from serpentfs.cli.display import Display, Role
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.output import count, human_size, print_json, printable
 from serpentfs.cli.seeing import ask, change_line, owners
@@ -66,9 +67,10 @@ def _print_transfers(answer: dict[str, Any]) -> None:
         words += ", paused"
     elif answer["speed"]["up"]:
         words += f", {human_size(int(answer['speed']['up']))}/s"
-    print(f"{printable(answer['remote'])}: {words}")
+    display = Display()
+    print(f"{display.paint(answer['remote'], Role.TITLE)}: {words}")
     for change in pending:
-        print(f"  {change_line(change)}")
+        print(f"  {change_line(change, display)}")
 
 
 def speedlimit(arguments: argparse.Namespace) -> ExitCode:

@@ -11,8 +11,9 @@ from pathlib import Path
 import trio
 
 from serpentfs.cli import arguments as options
+from serpentfs.cli.display import Display, Role
 from serpentfs.cli.exit_codes import ExitCode
-from serpentfs.cli.output import count, print_json, printable
+from serpentfs.cli.output import count, print_json
 from serpentfs.cli.remotes import Target, ask_passphrase, passphrase_source, refuse_owned, resolve
 from serpentfs.clouds.registry import open_store
 from serpentfs.clouds.vault import create_vault
@@ -24,6 +25,7 @@ from serpentfs.daemon.unlock import unlocked
 from serpentfs.errors import Unsupported
 
 CIPHER_COMBOS = ("SIV_GCM", "SIV_CTRMAC")
+_ROLES = {Severity.WARN: Role.WARNING, Severity.CRITICAL: Role.BAD}
 
 
 def add_init(parser: argparse.ArgumentParser) -> None:
@@ -105,8 +107,10 @@ def check(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _report(findings: list[Finding]) -> Iterator[str]:
+    display = Display()
     for one in findings:
         state = "repaired" if one.fixed else "--fix repairs it" if one.fixable else ""
-        where = printable(one.path or one.where)
-        yield f"{one.severity.name.lower():<8} {where}: {printable(one.message)}{f' ({state})' if state else ''}"
+        where = display.paint(one.path or one.where)
+        severity = display.paint(f"{one.severity.name.lower():<8}", _ROLES.get(one.severity))
+        yield f"{severity} {where}: {display.paint(one.message)}{f' ({state})' if state else ''}"
     yield f"{count(len(findings), 'finding')}, {sum(one.fixed for one in findings)} repaired" if findings else "healthy"

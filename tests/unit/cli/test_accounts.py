@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from serpentfs.cli.display import Display
 from serpentfs.cli.links import read_link, read_link_password
 from serpentfs.cli.main import main
 from serpentfs.cli.remotes import resolve
@@ -278,11 +279,11 @@ def test_status_tells_trouble_and_quota() -> None:
     printed = "\n".join(status_lines({
         "remote": "mega+session://mega", "phase": "running", "pid": 1, "doors": {},
         "account": {"trouble": "the session has ended", "over_quota_until": 4_000_000_000.0},
-    }))
+    }, Display()))
     assert "the session has ended" in printed
     assert "transfers go on in" in printed
     quiet = list(status_lines({
         "remote": "mega+session://mega", "phase": "running", "pid": 1, "doors": {},
         "account": {"trouble": None, "over_quota_until": None},
-    }))
+    }, Display()))
     assert len(quiet) == 1
