@@ -34,6 +34,7 @@ from serpentfs.daemon.requests import OwnerRequests
 from serpentfs.daemon.signals import watch_signals
 from serpentfs.daemon.stopping import Stop
 from serpentfs.errors import SerpentError, Unsupported
+from serpentfs.model import ROOT_INO
 from serpentfs.vfs.core import Vfs
 from serpentfs.vfs.drive import Drive
 from serpentfs.vfs.opening import open_drive
@@ -48,6 +49,7 @@ _SWITCH_INTERVAL = 0.00005
 _COLLECT_EVERY = 20_000
 _ANSWER_PATIENCE = 2.0
 _DEAD_MOUNT_PATIENCE = 5.0
+_CATCH_UP_PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,19 @@ async def _borrowed(remote: Remote) -> AsyncIterator[tuple[Drive, OwnerRequests]
         stop = Stop(nursery.cancel_scope)
         requests = OwnerRequests(remote.spec.canonical, stop, serves=False)
         async with _open_owned(remote, stop, requests) as (drive, _):
+            await _catch_up(drive)
             yield drive, requests
         nursery.cancel_scope.cancel()
+
+
+async def _catch_up(drive: Drive) -> None:
+    """A mount shows what was known and hears the news a moment later; one command has that moment only."""
+    if not drive.capabilities.resumes_changes:
+        return    # was listed when it was opened
+    with trio.move_on_after(_CATCH_UP_PATIENCE) as patience:
+        await drive.refresh(ROOT_INO)
+    if patience.cancelled_caught:
+        logger.warning("the cloud does not answer: this is as it was known before")
 
 
 @contextlib.asynccontextmanager

@@ -58,14 +58,15 @@ class EventFeed:
         self._news = trio.Event()
         self._live = False
         """The server is asked to tell the moment something happens: the replica is as fresh as can be."""
-        self._rechecks: set[NodeId] = set()
+        self._rechecks: dict[NodeId, int] = {}
+        """Folders to be listed, with the number of polls that had begun when that was asked for."""
         self._whole_told = -math.inf
         """When (trio's time) the tree was given everything, and has not said yet that it holds it."""
         self.fetched = 0
         """Bytes of trees that came so far."""
 
     def recheck(self, directory: NodeId) -> None:
-        self._rechecks.add(directory)
+        self._rechecks[directory] = self._polls_begun
         self.wake()
 
     def wake(self) -> None:
@@ -156,6 +157,7 @@ class EventFeed:
                 try:
                     wait_url = await self.catch_up()
                     self._live = True
+                    self.wake()    # for who waits for a listing as of now
                     pause = _FIRST_PAUSE
                     if wait_url is not None:
                         await self._api.wait(wait_url)
@@ -215,8 +217,10 @@ class EventFeed:
                     applied=partial(self._acknowledge, unseen.serials),
                 )
             )
-        rechecks, self._rechecks = self._rechecks, set()
+        rechecks = [directory for directory, asked in self._rechecks.items() if self._is_newer_than(asked)]
         if rechecks:
+            for directory in rechecks:
+                del self._rechecks[directory]
             started = trio.current_time()
             listings = [
                 Listing(directory, tuple(children))
@@ -225,6 +229,10 @@ class EventFeed:
             ]
             await send.send(Batch(started, tuple(listings)))
         return _OWN_DELAY
+
+    def _is_newer_than(self, polls: int) -> bool:
+        """Whether the replica holds what had happened when that many polls had begun."""
+        return self._live or self._caught_up_from > polls or self._whole is not None
 
     def whole(self) -> Batch:
         """Everything, folder by folder."""

@@ -112,6 +112,21 @@ def test_log_in_and_out(account: Account) -> None:
     machine.ok("logout", "second:")
 
 
+def test_a_command_knows_what_others_did_just_now(account: Account) -> None:
+    account.log_in()
+    assert account.ls() == []
+    names = []
+    for name in "abcd":
+        account.server.add_file(account.email, name, b"content")
+        names.append(name)
+        assert account.ls() == names
+    session = json.loads(account.session_file.read_text())
+    account.session_file.write_text(json.dumps({**session, "api": "http://127.0.0.1:9"}))
+    done = account.machine.run("ls", "mega:")
+    assert done.stdout.splitlines() == names
+    assert "as it was known before" in done.stderr
+
+
 def test_version_1_accounts(machine: Machine, server: Emulator) -> None:
     server.add_account("v1@example.test", PASSWORD, version=1)
     account = Account(machine, server, "v1@example.test")
