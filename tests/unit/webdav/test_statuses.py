@@ -8,11 +8,9 @@ from serpentfs.gateways.webdav.messages import REASONS
 
 
 def test_every_error_has_a_status() -> None:
-    def below(kind: type[errors.SerpentError]) -> set[type[errors.SerpentError]]:
-        return {kind}.union(*(below(child) for child in kind.__subclasses__()))
-
-    for kind in below(errors.SerpentError):
-        assert refusal_of(kind("x")).status in REASONS
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, errors.SerpentError):
+            assert refusal_of(kind("x")).status in REASONS
     assert refusal_of(errors.NameTooLong("x")).status == 400
     assert refusal_of(errors.Unavailable("x")).status == 503
     assert refusal_of(errors.RevisionGone("x")).status == 503
