@@ -15,6 +15,7 @@ write under a lock, which holds against this process only.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import threading
 import time
@@ -90,6 +91,8 @@ _ERRORS: tuple[tuple[type[Exception], type[SerpentError]], ...] = (
     (exceptions.Error, Unavailable),
 )
 
+_SOURCE = re.compile(r"^Source:\n\s+(?:error sending request: )?(?:client error \(\w+\): )?([^\n]+)", re.MULTILINE)
+
 
 @contextmanager
 def _store_errors(key: str) -> Iterator[None]:
@@ -98,8 +101,14 @@ def _store_errors(key: str) -> Iterator[None]:
         yield
     except tuple(foreign for foreign, _ in _ERRORS) as error:
         kind = next(ours for foreign, ours in _ERRORS if isinstance(error, foreign))
-        # The lines after the first are context and a native backtrace.
-        raise kind(f"{key or 'the store'}: {str(error).partition(chr(10))[0]}") from error
+        raise kind(f"{key or 'the store'}: {_reason(str(error))}") from error
+
+
+def _reason(text: str) -> str:
+    """The line of an exception's text that tells most: under "Source:" where the connection failed ("tcp connect error:
+    Connection refused"), else the first. The rest is context, addresses and a native backtrace."""
+    source = _SOURCE.search(text)
+    return source[1] if source is not None else text.partition("\n")[0]
 
 
 @dataclass(frozen=True, slots=True)
