@@ -76,6 +76,8 @@ class DiskCache:
         self._progress = trio.lowlevel.ParkingLot()
         self._scanned = trio.Event()
         self._busy = False
+        self._over_budget = False
+        """Something may be evicted because of that."""
         self._running = False
         self._inline = True
         self.usable = True
@@ -88,6 +90,18 @@ class DiskCache:
     def taken_bytes(self) -> int:
         """Bytes of disk that count against the budget (whole pages: at least what the files really take)."""
         return self._ledger.total
+
+    def resize(self, budget: int, floor: int) -> None:
+        """Other limits. What is too much for the budget is evicted soon, and what is open then once it is closed."""
+        self._floor = floor
+        self._ledger.resize(budget)
+        self.unpinned()
+
+    def unpinned(self) -> None:
+        """Something that was open is not any more."""
+        if self.usable and self._ledger.excess(0):
+            self._over_budget = True
+            self._work.unpark_all()
 
     # look-ups
 
@@ -317,7 +331,8 @@ class DiskCache:
             self._shut_down()
 
     def _has_work(self) -> bool:
-        return bool(self._queue or self._doomed or self._closing or len(self._touched) >= TOUCHES_AT_ONCE)
+        waiting = self._queue or self._doomed or self._closing or self._over_budget
+        return bool(waiting or len(self._touched) >= TOUCHES_AT_ONCE)
 
     def _finish(self) -> None:
         self._busy = False
@@ -326,7 +341,9 @@ class DiskCache:
     async def wait_written(self) -> None:
         """Until what was queued is on disk or dropped. Does not wait when the writer does not run."""
         await trio.lowlevel.checkpoint()
-        while self._running and (self._busy or self._queue or self._doomed or not self._scanned.is_set()):
+        while self._running and (
+            self._busy or self._queue or self._doomed or self._over_budget or not self._scanned.is_set()
+        ):
             await self._progress.park()
 
     async def _scan(self) -> None:
@@ -340,18 +357,26 @@ class DiskCache:
         for content, _ in found:
             if content not in self._doomed:
                 self._files.setdefault(content, _File(None))
+        self.unpinned()  # the budget may be smaller than at the last start
         self._scanned.set()
         self._progress.unpark_all()
 
     async def _work_once(self) -> None:
+        if self._over_budget:
+            self._over_budget = False
+            for victim in self._ledger.oldest(self._ledger.excess(0), self._is_protected):
+                self._doom(victim)
         await self._remove_doomed()
         if self._touched:
             times = {self._path(content): when for content, when in self._touched.items()}
             self._touched.clear()
             await run_in_thread("disk", slots.touch, times)
         self._batch = self._next_batch()
-        if self._batch:
-            await self._write()
+        try:
+            if self._batch:
+                await self._write()
+        finally:
+            self._batch = {}  # what is written is no more protected than the rest
 
     async def _remove_doomed(self) -> None:
         """Not to be called without the lock."""

@@ -61,6 +61,10 @@ class DiskLedger:
         self._total -= amount
         return amount
 
+    def resize(self, budget: int) -> None:
+        """Another budget. Nothing leaves by that: ``excess`` tells what has to."""
+        self._budget = budget
+
     def excess(self, amount: int) -> int:
         """Bytes that must go before ``amount`` more fit into the budget; 0 when they fit."""
         return max(0, self._total + amount - self._budget)
@@ -68,6 +72,11 @@ class DiskLedger:
     def victims(self, to_free: int, spare: Callable[[ContentId], bool]) -> list[ContentId] | None:
         """The least recently used contents that together take at least ``to_free`` bytes, without those that
         ``spare`` protects. None when there are not enough: then nobody should be removed."""
+        chosen = self.oldest(to_free, spare)
+        return chosen if sum(map(self.taken, chosen)) >= to_free else None
+
+    def oldest(self, to_free: int, spare: Callable[[ContentId], bool]) -> list[ContentId]:
+        """As ``victims``, but as many as there are where they are not enough."""
         chosen: list[ContentId] = []
         for content, amount in self._taken.items():
             if to_free <= 0:
@@ -75,4 +84,4 @@ class DiskLedger:
             if not spare(content):
                 chosen.append(content)
                 to_free -= amount
-        return chosen if to_free <= 0 else None
+        return chosen

@@ -104,7 +104,7 @@ class BlockCache:
         self._board: dict[tuple[ContentId, BlockIndex], Flight] = {}
         self._approaching: set[Flight] = set()
         """Flights that took off and have not come to the gate: no read-ahead may slip in before them."""
-        self._prefetcher = Prefetcher(min(limits.prefetch_bytes, limits.memory_bytes // 2), self)
+        self._prefetcher = Prefetcher(_prefetch_budget(limits), self)
         self._nursery: trio.Nursery | None = None
         self._hits = 0
         self._misses = 0
@@ -216,6 +216,23 @@ class BlockCache:
             damaged_slots=disk.damaged_slots if disk else 0,
             unwritten_blocks=disk.unwritten_blocks if disk else 0,
         )
+
+    @property
+    def has_disk(self) -> bool:
+        return self._disk is not None
+
+    @property
+    def limits(self) -> CacheLimits:
+        return self._limits
+
+    def resize(self, limits: CacheLimits) -> None:
+        """Other budgets, of memory and of the disk, and another floor; the rest stays as it is. Memory is given back
+        at once, disk soon."""
+        self._limits = limits
+        self._memory.resize(limits.memory_bytes)
+        self._prefetcher.resize(_prefetch_budget(limits))
+        if self._disk is not None:
+            self._disk.resize(limits.disk_bytes, limits.free_space_floor)
 
     async def wait_written(self) -> None:
         """Until every block fetched so far is on disk, or dropped, and forgotten contents are gone from it."""
@@ -428,6 +445,8 @@ class BlockCache:
         self._pins[content] -= 1
         if not self._pins[content]:
             del self._pins[content]
+            if self._disk is not None:
+                self._disk.unpinned()
 
     def read_ahead(self, window: Window, stream: Stream, span: Span) -> None:
         """A reader asked for ``span``: move its window, and start or stop what follows from it."""
@@ -521,6 +540,10 @@ class Reader:
             self._open = False
             self._cache.drop_ahead(self._stream, 0)
             self._cache.closed(self._content)
+
+
+def _prefetch_budget(limits: CacheLimits) -> int:
+    return min(limits.prefetch_bytes, limits.memory_bytes // 2)
 
 
 def _cut(blocks: list[bytes], span: Span) -> bytes | memoryview:

@@ -6,6 +6,7 @@ pins this block and nothing else, and is never written over. Knows no disk and n
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 from cachetools import LRUCache
@@ -23,8 +24,9 @@ class MemoryCache:
     """Blocks of cleartext by (content id, block), at most ``budget`` bytes with ENTRY_OVERHEAD for each."""
 
     def __init__(self, budget: int) -> None:
+        self._budget = budget
         self._blocks_of: defaultdict[ContentId, set[BlockIndex]] = defaultdict(set)
-        self._entries = _Entries(budget, self._blocks_of)
+        self._entries = _Entries(self._blocks_of)
 
     @property
     def charged_bytes(self) -> int:
@@ -47,10 +49,20 @@ class MemoryCache:
 
     def put(self, content: ContentId, block: BlockIndex, data: bytes) -> None:
         """Keep a block, dropping others for it. One larger than the whole budget is not kept."""
-        if len(data) + ENTRY_OVERHEAD > self._entries.maxsize:
+        if len(data) + ENTRY_OVERHEAD > self._budget:
             return
         self._entries[content, block] = data
         self._blocks_of[content].add(block)
+        self._keep_to_budget()
+
+    def resize(self, budget: int) -> None:
+        """Another budget; what does not fit is dropped at once."""
+        self._budget = budget
+        self._keep_to_budget()
+
+    def _keep_to_budget(self) -> None:
+        while self._entries.currsize > self._budget:
+            self._entries.popitem()
 
     def forget(self, content: ContentId) -> None:
         """Drop every block of a content."""
@@ -67,10 +79,11 @@ def _charge(data: bytes) -> int:
 
 
 class _Entries(LRUCache[_Key, bytes]):
-    """The LRU, which also keeps the per-content index in step with whatever leaves it."""
+    """The LRU, which also keeps the per-content index in step with whatever leaves it. The budget is its owner's
+    business: that of cachetools cannot change."""
 
-    def __init__(self, budget: int, blocks_of: defaultdict[ContentId, set[BlockIndex]]) -> None:
-        super().__init__(budget, getsizeof=_charge)
+    def __init__(self, blocks_of: defaultdict[ContentId, set[BlockIndex]]) -> None:
+        super().__init__(math.inf, getsizeof=_charge)
         self._blocks_of = blocks_of
 
     def __delitem__(self, key: _Key) -> None:

@@ -60,7 +60,7 @@ class Launcher(Protocol):
 
 
 class Prefetcher:
-    """See the module. ``claimed`` never exceeds ``budget``."""
+    """See the module. ``claimed`` never exceeds ``budget``, but for a moment after that was made smaller."""
 
     def __init__(self, budget: int, launcher: Launcher) -> None:
         self._budget = budget
@@ -74,6 +74,11 @@ class Prefetcher:
     def claimed(self) -> int:
         """Bytes in flight for read-ahead, and landed but unread."""
         return self._claimed
+
+    def resize(self, budget: int) -> None:
+        """Another budget: what is claimed beyond it is read or given up as ever, and nothing new is begun before."""
+        self._budget = budget
+        self.pump()
 
     @property
     def warm_room(self) -> int:

@@ -9,7 +9,8 @@
     password-hash = "$scrypt$ln=16,r=8,p=1$..."
     root = "/Photos"
 
-Before the tables, ``session-store = "keyring"`` says where log-ins are kept. The tables of keys below are what the
+Before the tables, ``session-store = "keyring"`` says where log-ins are kept, and ``log-level = "INFO"`` how much
+processes that serve doors log. The tables of keys below are what the
 reader takes, what ``remote add`` has options for, and what the manual says.
 
 Whatever is wrong in the file is a UsageError of one line that names file and, where it can be found, line.
@@ -23,9 +24,12 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from serpentfs import logs
+from serpentfs.amounts import Timetable, constant_rate, parse_rate, parse_size
 from serpentfs.errors import NotFound, UsageError
 from serpentfs.password_hashes import is_password_hash
 
@@ -38,20 +42,10 @@ ACCOUNT_KEYS = ("root", "hard-delete", "thumbnails", "versions-view")
 """Keys that only a MEGA account has a use for."""
 SESSION_STORES = ("auto", "keyring", "file")
 """Where a log-in's secrets are kept: ``auto`` is the keyring where there is one that encrypts, else the file."""
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", re.IGNORECASE)
-_SIZE_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 DOORS = ("webdav", "ftp")
-_TOP_KEYS = ("remote", *DOORS, "session-store")
+_TOP_KEYS = ("remote", *DOORS, "session-store", "log-level")
 _TABLE_HEADER = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?$")
 REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "65536", "64K", "1.5GiB": units are powers of 1024. UsageError."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f'"{text}" is not a size (such as 65536, 64M or 10G)')
-    return int(float(match[1]) * _SIZE_FACTORS[match[2].upper()])
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -91,6 +85,12 @@ class RemoteConfig:
     cache_directory: Path | None = None
     poll_interval: float | None = None
     """Seconds between two listings of a store that does not report changes."""
+    limit_up: Timetable | None = None
+    limit_down: Timetable | None = None
+    upload_connections: int | None = None
+    download_connections: int | None = None
+    metrics: tuple[str, int] | None = None
+    """Where the figures are served for Prometheus."""
     root: str | None = None
     """Which tree of a MEGA account, like the rest for such accounts only."""
     hard_delete: bool | None = None
@@ -140,6 +140,8 @@ class Config:
     path: Path
     remotes: Mapping[str, RemoteConfig] = field(default_factory=dict)
     session_store: str = SESSION_STORES[0]
+    log_level: str | None = None
+    """Of processes that serve doors, unless options say it."""
     doors: Mapping[str, DoorConfig] = field(default_factory=lambda: dict.fromkeys(DOORS, DoorConfig()))
     """By ``DOORS``; every one is there."""
     lines: Mapping[tuple[str, str], int] = field(default_factory=dict, compare=False, repr=False)
@@ -245,6 +247,16 @@ def _size(value: Any) -> int:
     raise _Wrong('a size (such as 65536, "64M" or "10G")')
 
 
+def _rate(value: Any) -> Timetable:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return constant_rate(value or None)
+    return _parsed(value, parse_rate, 'a rate, or a timetable of rates (such as "2M" or "08:00,512K 19:00,off")')
+
+
+def _level(value: Any) -> str:
+    return _one_of(value.upper() if isinstance(value, str) else value, tuple(logs.LEVELS))
+
+
 def _durability(value: Any) -> str:
     if value not in DURABILITIES:
         raise _Wrong(" or ".join(f'"{known}"' for known in DURABILITIES))
@@ -314,6 +326,12 @@ REMOTE_KEYS: Mapping[str, Key] = {
     "cache-free-space": Key(_size, "SIZE", "stop filling the disk when less than this is free"),
     "cache-directory": Key(_path, "DIR", "keep sealed blocks there"),
     "poll-interval": Key(_interval, "SECONDS", "time between two listings of a store that does not report changes"),
+    "limit-up": Key(_rate, "RATE", "upload at most so many bytes a second, as 500K; or by the time of the day, as "
+                    "\"08:00,512K 19:00,off\""),
+    "limit-down": Key(_rate, "RATE", "download at most this fast"),
+    "upload-connections": Key(_count, "N", "connections that uploads use at a time"),
+    "download-connections": Key(_count, "N", "connections that downloads use at a time"),
+    "metrics": Key(_address, "HOST:PORT", "serve figures for Prometheus there, on this machine only"),
     "root": Key(_root, _ROOTS, "which tree of a MEGA account: the cloud drive (the usual one), the inbox, the rubbish "
                 "bin, or what others share"),
     "hard-delete": Key(_flag, "", "remove for good, not to the rubbish bin of the MEGA account"),
@@ -371,16 +389,22 @@ class _Reader:
         for key in tables:
             if key not in _TOP_KEYS:
                 raise self._error(key, None, f'unknown key "{key}"{_suggestion(key, dict.fromkeys(_TOP_KEYS))}')
-        try:
-            session_store = _one_of(tables.get("session-store", SESSION_STORES[0]), SESSION_STORES)
-        except _Wrong as wrong:
-            raise self._error("session-store", None, f'"session-store" must be {wrong}') from None
+        session_store = self._top_value("session-store", tables, partial(_one_of, known=SESSION_STORES))
+        log_level = self._top_value("log-level", tables, _level)
         remotes = self._table_of_tables(tables.get("remote", {}), "remote", "", "[remote.work]")
         read = {name: self._remote(name, table) for name, table in remotes.items()}
         doors = {door: self._door(door, tables.get(door, {})) for door in DOORS}
-        if "session-store" in tables:
-            self._note("session-store", "")
-        return Config(self._path, read, session_store, doors, self._found)
+        return Config(self._path, read, session_store or SESSION_STORES[0], log_level, doors, self._found)
+
+    def _top_value(self, key: str, tables: Mapping[str, Any], read: Callable[[Any], T]) -> T | None:
+        """Of a key before the tables."""
+        if key not in tables:
+            return None
+        self._note(key, "")
+        try:
+            return read(tables[key])
+        except _Wrong as wrong:
+            raise self._error(key, None, f'"{key}" must be {wrong}') from None
 
     def _table_of_tables(self, value: Any, key: str, section: str, example: str) -> Mapping[str, Any]:
         if not isinstance(value, dict):

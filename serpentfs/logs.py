@@ -225,14 +225,22 @@ class _Json(_OneLine):
 
 
 class _File(logging.handlers.WatchedFileHandler):
-    """A log file, found again after logrotate moved it."""
+    """A log file, found again after logrotate moved it. One that cannot be written is no reason for anybody to fail."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
 
     def reopen(self) -> None:
+        """OSError, and the old file stays."""
         self.acquire()
         try:
+            stream = self._open()
             if self.stream is not None:
                 self.stream.close()
-            self.stream = self._open()
+            self.stream = stream
             self._statstream()
         finally:
             self.release()
@@ -279,10 +287,14 @@ def set_level(text: str) -> None:
 
 
 def reopen() -> None:
-    """Open the log file anew, where there is one: after somebody moved it away."""
+    """Open the log file anew, where there is one: after somebody moved it away. UsageError, and the old one stays, when
+    that cannot be done."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _File):
-            handler.reopen()
+            try:
+                handler.reopen()
+            except OSError as error:
+                raise UsageError(f"cannot write the log file {handler.baseFilename}: {error.strerror}") from error
 
 
 def configure(

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from serpentfs import logs
+from serpentfs.amounts import parse_rate, parse_size
 from serpentfs.cli import environment
-from serpentfs.config import DURABILITIES, MEGA_ROOTS, parse_address, parse_port_range, parse_size
+from serpentfs.config import DURABILITIES, MEGA_ROOTS, parse_address, parse_port_range
 from serpentfs.errors import UsageError
 
 T = TypeVar("T")
@@ -145,7 +146,9 @@ numeric_id = value_of(parse_id, "id")
 seconds = value_of(parse_seconds, "seconds")
 interval = value_of(parse_interval, "seconds")
 whole_number = value_of(parse_count, "number")
+count_or_none = value_of(lambda text: 0 if text == "0" else parse_count(text), "number")
 size = value_of(parse_size, "size")
+rate = value_of(parse_rate, "rate")
 
 
 def _level_name(text: str) -> str:
@@ -228,11 +231,21 @@ def add_drive(parser: argparse.ArgumentParser) -> None:
 
 def add_seeing(parser: argparse.ArgumentParser) -> None:
     """For commands that serve a drive: its rates and its figures."""
-    group = parser.add_argument_group("transfers and figures", "Rates in bytes a second, such as 500K or 2M; 0: none.")
-    group.add_argument("--limit-up", type=size, metavar="RATE", help="upload at most this fast (see speedlimit)")
-    group.add_argument("--limit-down", type=size, metavar="RATE", help="download at most this fast")
+    group = parser.add_argument_group(
+        "transfers and figures",
+        "A RATE is bytes a second, such as 500K or 2M, or a timetable: \"08:00,512K Sat-00:00,2M 23:00,off\".",
+    )
+    group.add_argument("--limit-up", type=rate, metavar="RATE", help="upload at most this fast (see speedlimit)")
+    group.add_argument("--limit-down", type=rate, metavar="RATE", help="download at most this fast")
     group.add_argument(
-        "--metrics", type=address, metavar="HOST:PORT", help="serve metrics for Prometheus, on this machine only"
+        "--upload-connections", type=whole_number, metavar="N", help="connections that uploads use at a time"
+    )
+    group.add_argument(
+        "--download-connections", type=whole_number, metavar="N", help="connections that downloads use at a time"
+    )
+    group.add_argument(
+        "--metrics", type=address, metavar="HOST:PORT",
+        help="serve metrics for Prometheus there; others than users of this machine reach it with --public only",
     )
 
 

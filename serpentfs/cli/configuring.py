@@ -12,6 +12,7 @@ from typing import Any
 
 from serpentfs import config as configuration
 from serpentfs import config_edits
+from serpentfs.amounts import UNLIMITED
 from serpentfs.cli import arguments as options
 from serpentfs.cli import environment
 from serpentfs.cli.display import Cell, Column, Display, Role
@@ -214,6 +215,8 @@ def _value_of(key: str, said: str | bool) -> config_edits.Value:
 def _of_file(config: Config) -> Iterator[Setting]:
     line = config.lines.get(("", "session-store"))
     yield Setting("", "session-store", config.session_store, "config" if line else "default", line)
+    if config.log_level is not None:
+        yield Setting("", "log-level", config.log_level, "config", config.lines.get(("", "log-level")))
     for table in config.remotes.values():
         yield from _of_table(config, table)
     for door, values in config.doors.items():
@@ -294,6 +297,8 @@ def _defaults(is_vault: bool) -> dict[str, object]:
         "read-only": drive.read_only, "durability": drive.durability, "settle": drive.settle, "uploads": drive.uploads,
         "cache-memory": cache.memory_bytes, "cache-disk": cache.disk_bytes,
         "cache-free-space": cache.free_space_floor, "cache-directory": None,
+        "limit-up": UNLIMITED, "limit-down": UNLIMITED, "upload-connections": None, "download-connections": None,
+        "metrics": None,
     }
     if is_vault:
         return {"password-file": None, "password-command": None, **shared, "poll-interval": POLL_INTERVAL}

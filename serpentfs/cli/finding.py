@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from serpentfs.amounts import parse_size
 from serpentfs.cli import arguments as options
 from serpentfs.cli.display import Display
 from serpentfs.cli.entries import arrow_of, long_line, name_of, size_of
@@ -17,7 +18,6 @@ from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.files import add_remote_paths
 from serpentfs.cli.output import count, human_size, print_json, printable
 from serpentfs.cli.reaching import Access, Failures, matches, resolve_all, walk
-from serpentfs.config import parse_size
 from serpentfs.daemon.asking import Connection
 from serpentfs.errors import UsageError
 

@@ -68,7 +68,14 @@ COMMANDS = (
         "transfers", "turning", "List what is being uploaded and what waits; pause it, or try again.",
         "serpentfs transfers --pause",
     ),
-    Command("speedlimit", "turning", "Limit how fast uploads and downloads are.", "serpentfs speedlimit up 2M"),
+    Command(
+        "speedlimit", "limiting", "Limit how fast uploads and downloads are, and over how many connections.",
+        "serpentfs speedlimit up 2M",
+    ),
+    Command(
+        "cache", "limiting", "Tell or change how much memory and disk the cache may take.",
+        "serpentfs cache work: --disk 50G",
+    ),
     Command("log", "seeing", "Tell or change how much a running process logs.", "serpentfs log work: DEBUG"),
     Command("refresh", "caching", "Have the store list a folder anew.", "serpentfs refresh work:/Photos"),
     Command("reload", "reloading", "Have the whole tree fetched anew from the store.", "serpentfs reload mega:"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from serpentfs.cache.layers import CacheLimits
 from serpentfs.cli.remotes import Target, ask_passphrase, said_by_environment
+from serpentfs.cli.settings import read_again, said, settings_of
 from serpentfs.clouds.vault import POLL_INTERVAL
 from serpentfs.daemon.accounts import MegaAccess
 from serpentfs.daemon.metrics import check_loopback
@@ -26,25 +27,16 @@ def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: b
     from options first, then from the config."""
     table = target.config
 
-    def chosen_here(name: str) -> Any:
-        """What only the command line and the environment can say."""
-        return getattr(arguments, name, None)
-
     def chosen(name: str, default: T) -> T:
-        value = getattr(arguments, name, None)
-        if value is None and table is not None:
-            value = getattr(table, name)
+        value: T | None = said(arguments, table, name)
         return default if value is None else value
 
-    metrics: tuple[str, int] | None = chosen_here("metrics")
-    if metrics is not None:
+    metrics: tuple[str, int] | None = said(arguments, table, "metrics") if hasattr(arguments, "metrics") else None
+    is_public = bool(getattr(arguments, "public", False))
+    if metrics is not None and not is_public:
         check_loopback(metrics[0])
-    default_cache, default = CacheLimits(), DriveOptions()
-    cache = CacheLimits(
-        memory_bytes=chosen("cache_memory", default_cache.memory_bytes),
-        disk_bytes=chosen("cache_disk", default_cache.disk_bytes),
-        free_space_floor=chosen("cache_free_space", default_cache.free_space_floor),
-    )
+    settings = settings_of(arguments, target)
+    default = DriveOptions()
     access: VaultAccess | MegaAccess
     if target.spec.cloud == "vault":
         _refuse_account_options(arguments)
@@ -60,12 +52,13 @@ def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: b
         read_only=read_only or chosen("read_only", default.read_only),
         durability=chosen("durability", default.durability),
         uploads=chosen("uploads", default.uploads),
-        cache=cache,
+        cache=settings.cache,
     )
     return Remote(
         spec=target.spec, access=access, options=options, cache_directory=chosen("cache_directory", None),
         versions_view=target.spec.cloud == "mega" and chosen("versions_view", False), metrics=metrics,
-        rates={"up": chosen_here("limit_up") or None, "down": chosen_here("limit_down") or None},
+        metrics_public=is_public, limits=settings.limits, log_level=settings.log_level,
+        read_settings=partial(read_again, arguments, target),
     )
 
 

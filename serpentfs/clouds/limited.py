@@ -1,11 +1,14 @@
-"""A Cloud whose transfers keep to a rate, and can be paused: two token buckets around uploads and downloads.
+"""A Cloud whose transfers keep to a rate and a number, and can be paused: a token bucket and lanes for uploads, and for
+downloads.
 
 Waits here must not count against the deadlines of ``retrying``, so this wraps that one. A download is asked for in
 pieces of a quarter of a second; an upload waits where its content is read, when the clock of its deadline stands.
-Rates may be changed at any time, and whoever waits is told.
+Rates and numbers may be changed at any time, and whoever waits is told.
 """
 
 from __future__ import annotations
+
+import math
 
 import trio
 
@@ -86,22 +89,34 @@ class Bucket:
         return None if self._rate is None else max(1, int(self._rate * _BURST) // BLOCK_SIZE) * BLOCK_SIZE
 
 
+class Way:
+    """One direction: ``bucket`` for its bytes, and at most so many transfers at a time as ``lanes`` has tokens."""
+
+    def __init__(self) -> None:
+        self.bucket = Bucket()
+        self.lanes = trio.CapacityLimiter(math.inf)
+
+
 class LimitedCloud(ForwardingCloud):
     """``cloud`` behind ``up`` and ``down``."""
 
-    def __init__(self, cloud: Cloud, *, up: Bucket, down: Bucket) -> None:
+    def __init__(self, cloud: Cloud, *, up: Way, down: Way) -> None:
         super().__init__(cloud)
         self._up = up
         self._down = down
 
     async def read(self, node: NodeRef, span: Span) -> bytes:
-        if self._down.is_open:
+        async with self._down.lanes:
+            return await self._read(node, span, self._down.bucket)
+
+    async def _read(self, node: NodeRef, span: Span, bucket: Bucket) -> bytes:
+        if bucket.is_open:
             return await super().read(node, span)
         parts: list[bytes] = []
         start = span.start
         while start < span.stop:
-            stop = min(span.stop, start + (self._down.piece() or len(span)))
-            await self._down.take(stop - start)
+            stop = min(span.stop, start + (bucket.piece() or len(span)))
+            await bucket.take(stop - start)
             data = await super().read(node, Span(start, stop))
             parts.append(data)
             if len(data) < stop - start:
@@ -113,10 +128,11 @@ class LimitedCloud(ForwardingCloud):
         self, parent: NodeId, name: str, content: Content, *, replaces: NodeRef | None, mtime_ns: int, token: bytes,
         retry: bool = False,
     ) -> NodeInfo:
-        return await super().put(
-            parent, name, _LimitedContent(content, self._up), replaces=replaces, mtime_ns=mtime_ns, token=token,
-            retry=retry,
-        )
+        limited = _LimitedContent(content, self._up.bucket)
+        async with self._up.lanes:
+            return await super().put(
+                parent, name, limited, replaces=replaces, mtime_ns=mtime_ns, token=token, retry=retry
+            )
 
 
 class _LimitedContent:

@@ -1,8 +1,9 @@
 """The figures of an owner in Prometheus' text format, and the little HTTP server that gives them to whoever asks.
 
 The format is version 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/). The server answers GET
-and HEAD of ``/metrics`` on a loopback address; it knows nothing else of HTTP, and closes after each answer. Names of
-files are no labels: what is told here is told without a password to every user of this machine.
+and HEAD of ``/metrics``, on a loopback address unless it is told to be public; it knows nothing else of HTTP, and
+closes after each answer. Names of files are no labels: what is told here is told without a password to every user of
+this machine.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from serpentfs.errors import SerpentError, UsageError
 from serpentfs.metrics import LATENCY_BOUNDS, Metrics
 
 if TYPE_CHECKING:
+    from serpentfs.daemon.limits import Throttle
     from serpentfs.vfs.drive import Drive
 
 logger = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ def read_families(items: Iterable[Mapping[str, Any]]) -> list[Family]:
 
 
 def collect(
-    remote: str, figures: Metrics, drive: Drive, limits: Mapping[str, int | None], since: float
+    remote: str, figures: Metrics, drive: Drive, throttle: Throttle, since: float
 ) -> list[Family]:
     """All figures of one owner. ``remote`` is a label of each."""
     page = _Page(remote)
@@ -94,7 +96,13 @@ def collect(
     page.counter("upload_failures_total", "Attempts at a change that failed.", [({}, figures.failed_uploads)])
     page.counter("conflicts_total", "Conflict copies that were made.", [({}, drive.conflicts)])
     page.gauge("speed_limit_bytes", "Limits in bytes a second, where there are any.", [
-        ({"direction": direction}, rate) for direction, rate in limits.items() if rate is not None
+        ({"direction": direction}, rate) for direction, rate in throttle.rates.items() if rate is not None
+    ])
+    page.gauge("cloud_transfers", "Calls of the cloud that move content, and are under way.", [
+        ({"direction": direction}, number) for direction, number in throttle.transfers.items()
+    ])
+    page.gauge("connection_limit", "Limits of connections, where there are any.", [
+        ({"direction": direction}, most) for direction, most in throttle.connections.items() if most is not None
     ])
     return page.families
 
@@ -191,7 +199,7 @@ def _escape(value: str) -> str:
 
 
 def check_loopback(host: str) -> None:
-    """UsageError for an address that others reach: there is no password here."""
+    """UsageError for an address that other machines reach: there is no password here."""
     if host in _LOOPBACK_NAMES:
         return
     try:
@@ -199,14 +207,19 @@ def check_loopback(host: str) -> None:
     except ValueError:
         is_loopback = False
     if not is_loopback:
-        raise UsageError(f"metrics are served on this machine only, such as 127.0.0.1:9464, not on {host}")
+        raise UsageError(
+            f"metrics are served on this machine only, such as 127.0.0.1:9464, not on {host} (--public allows it)"
+        )
 
 
 async def serve(
-    page: Callable[[], str], host: str, port: int, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    page: Callable[[], str], host: str, port: int, *, public: bool = False,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve ``page`` until cancelled. Started with the URL. UsageError when the address cannot be had."""
-    check_loopback(host)
+    """Serve ``page`` until cancelled. Started with the URL. UsageError when the address cannot be had. ``public``: to
+    others than users of this machine, too."""
+    if not public:
+        check_loopback(host)
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
@@ -216,14 +229,16 @@ async def serve(
     limit = trio.CapacityLimiter(_MOST_CONNECTIONS)
     async with trio.open_nursery() as nursery:
         task_status.started(f"http://{name}:{bound[1]}/metrics")
-        await trio.serve_listeners(partial(_answer, page, limit), listeners, handler_nursery=nursery)
+        await trio.serve_listeners(partial(_answer, page, limit, public), listeners, handler_nursery=nursery)
 
 
-async def _answer(page: Callable[[], str], limit: trio.CapacityLimiter, stream: trio.SocketStream) -> None:
+async def _answer(
+    page: Callable[[], str], limit: trio.CapacityLimiter, public: bool, stream: trio.SocketStream
+) -> None:
     async with stream, limit:
         with trio.move_on_after(_PATIENCE):
             try:
-                await stream.send_all(_response(page, await _head(stream)))
+                await stream.send_all(_response(page, await _head(stream), public))
                 await stream.send_eof()
             except trio.BrokenResourceError:
                 logger.debug("who asked for the metrics went away")
@@ -240,7 +255,7 @@ async def _head(stream: trio.SocketStream) -> bytes:
     return head
 
 
-def _response(page: Callable[[], str], head: bytes) -> bytes:
+def _response(page: Callable[[], str], head: bytes, public: bool) -> bytes:
     method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
     target = rest.partition(b" ")[0].partition(b"?")[0]
     # A page in a browser must not reach this by a name of its own that leads to this machine.
@@ -250,7 +265,7 @@ def _response(page: Callable[[], str], head: bytes) -> bytes:
     status, body = "200 OK", ""
     if b"\r\n\r\n" not in head or not rest.startswith(b"/"):
         status = "400 Bad Request"
-    elif host and not _is_our_name(host.decode("latin-1")):
+    elif host and not public and not _is_our_name(host.decode("latin-1")):
         status = "421 Misdirected Request"
     elif method not in (b"GET", b"HEAD"):
         status = "405 Method Not Allowed"

@@ -7,7 +7,7 @@ files must not be opened before the lock is held. What comes out is the same, an
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
@@ -18,8 +18,10 @@ from serpentfs.clouds.registry import RemoteSpec
 from serpentfs.clouds.vault import POLL_INTERVAL
 from serpentfs.daemon import accounts
 from serpentfs.daemon.accounts import MegaAccess
+from serpentfs.daemon.limits import LimitConnections, Limits
 from serpentfs.daemon.lock import OwnerLock
 from serpentfs.daemon.places import RemotePlaces, make_places, remember_url
+from serpentfs.daemon.settings import Read
 from serpentfs.daemon.sharing import Account
 from serpentfs.daemon.unlock import keep_for_offline, unlocked
 from serpentfs.model import Quota
@@ -47,9 +49,14 @@ class Remote:
     versions_view: bool = False
     """Doors show old versions below ``.versions``."""
     metrics: tuple[str, int] | None = None
-    """Where to serve metrics over HTTP: host, which is this machine, and port."""
-    rates: Mapping[str, int | None] = field(default_factory=dict)
-    """Bytes a second at most, ``up`` and ``down``."""
+    """Where to serve metrics over HTTP: host and port."""
+    metrics_public: bool = False
+    """The host may be one that other machines reach."""
+    limits: Limits = field(default_factory=Limits)
+    log_level: str | None = None
+    """None: the level stays as it is."""
+    read_settings: Read | None = None
+    """Tells what of this a start would have at the moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,8 @@ class OpenedCloud:
     lock: OwnerLock
     account: Account | None = None
     """What it can do beyond a drive; None for a vault."""
+    limit_connections: LimitConnections | None = None
+    """Where one file may take several connections."""
 
     @property
     def remote_id(self) -> str:
@@ -102,7 +111,9 @@ async def _open_mega(spec: RemoteSpec, access: MegaAccess) -> AsyncIterator[Open
     with await run_in_thread("disk", OwnerLock.acquire, places.lock, spec.canonical) as lock:
         await run_in_thread("disk", remember_url, spec.canonical, places.remote_id)
         async with open_mega(access.session, directory=places.state, options=options) as mega:
-            yield OpenedCloud(mega, mega.secret, places, lock, account=mega)
+            yield OpenedCloud(
+                mega, mega.secret, places, lock, account=mega, limit_connections=mega.limit_connections
+            )
 
 
 async def room_of(remote: Remote) -> Quota:

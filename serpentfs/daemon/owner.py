@@ -31,6 +31,7 @@ from serpentfs.daemon.opened import Remote, open_cloud
 from serpentfs.daemon.places import RemotePlaces, make_private_directory
 from serpentfs.daemon.progress import Progress, upload_all
 from serpentfs.daemon.requests import OwnerRequests
+from serpentfs.daemon.settings import Settings
 from serpentfs.daemon.signals import watch_signals
 from serpentfs.daemon.stopping import Stop
 from serpentfs.errors import SerpentError, Unsupported
@@ -77,11 +78,15 @@ async def serve(remote: Remote, doors: Sequence[Door], announce: Announce, show:
     async with trio.open_nursery() as nursery:
         stop = Stop(nursery.cancel_scope)
         requests = OwnerRequests(remote.spec.canonical, stop, serves=True)
-        nursery.start_soon(watch_signals, stop, requests.refresh_everything, requests.dump_state)
+        settings = requests.settings
+        nursery.start_soon(watch_signals, stop, settings.reread, requests.refresh_everything, requests.dump_state)
+        nursery.start_soon(settings.throttle.keep_time)
         async with _open_owned(remote, stop, requests) as (drive, note):
             if remote.metrics is not None:
                 watch = requests.watch
-                watch.endpoint = await nursery.start(partial(metrics.serve, watch.exposition, *remote.metrics))
+                watch.endpoint = await nursery.start(
+                    partial(metrics.serve, watch.exposition, *remote.metrics, public=remote.metrics_public)
+                )
 
             def ready(addresses: dict[str, str]) -> None:
                 announce(addresses)
@@ -124,6 +129,7 @@ async def _borrowed(remote: Remote) -> AsyncIterator[tuple[Drive, OwnerRequests]
     async with trio.open_nursery() as nursery:
         stop = Stop(nursery.cancel_scope)
         requests = OwnerRequests(remote.spec.canonical, stop, serves=False)
+        nursery.start_soon(requests.settings.throttle.keep_time)
         async with _open_owned(remote, stop, requests) as (drive, _):
             await _catch_up(drive)
             yield drive, requests
@@ -157,10 +163,11 @@ async def _open_owned(
         async with control.listening(places.socket, requests.handlers()) as server:
             requests.account = opened.account
             requests.state_directory = places.state
-            for direction, rate in remote.rates.items():
-                requests.watch.set_rate(direction, rate)
+            requests.settings.begin(
+                Settings(remote.limits, remote.options.cache, remote.log_level), remote.read_settings
+            )
             async with open_drive(
-                requests.watch.wrap(opened.cloud),
+                requests.watch.wrap(opened.cloud, opened.limit_connections),
                 remote_id=places.remote_id,
                 secret=opened.secret,
                 state_directory=places.state,

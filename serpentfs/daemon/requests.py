@@ -21,6 +21,7 @@ from serpentfs.daemon.listing import list_entries
 from serpentfs.daemon.open_doors import OpenDoors
 from serpentfs.daemon.places import write_private
 from serpentfs.daemon.progress import Progress, upload_all
+from serpentfs.daemon.settings import LiveSettings
 from serpentfs.daemon.sharing import Account
 from serpentfs.daemon.stopping import Stop
 from serpentfs.daemon.watching import Watch
@@ -53,7 +54,8 @@ class OwnerRequests:
         """Once the remote is owned."""
         self.vfs: Drive | None = None
         self.account: Account | None = None
-        self.watch = Watch(remote, self._drive, lambda: self.account)
+        self.settings = LiveSettings(self._drive)
+        self.watch = Watch(remote, self._drive, lambda: self.account, self.settings.throttle)
 
     @property
     def doors(self) -> dict[str, str]:
@@ -77,6 +79,7 @@ class OwnerRequests:
             "quota": self._quota,
             "reload": self._reload,
             **self.watch.handlers(),
+            **self.settings.handlers(),
             **dict.fromkeys(caching.ANSWERS, self._keep),
             **dict.fromkeys(sharing.NAMES, self._share),
             **dict.fromkeys(files.NAMES, self._work_on_files),

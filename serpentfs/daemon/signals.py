@@ -1,8 +1,9 @@
 """What signals make an owner do.
 
     SIGINT, SIGTERM   upload what is left and end; once more: end now
-    SIGHUP            open the log file anew and have the cloud list every folder again; but when it comes from the
-                      end of the terminal that this process was started on: as SIGTERM
+    SIGHUP            open the log file anew, take over what the configuration says now (``settings``) and have the
+                      cloud list every folder again; but when it comes from the end of the terminal that this process
+                      was started on: as SIGTERM
     SIGUSR1           write the state of the process to a file (``dumping``)
 """
 
@@ -17,6 +18,7 @@ import trio
 
 from serpentfs import logs
 from serpentfs.daemon.stopping import Stop
+from serpentfs.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -27,39 +29,37 @@ _WATCHED = tuple(
 Work = Callable[[], Awaitable[None]]
 
 
-async def watch_signals(stop: Stop, refresh: Work, dump: Work) -> None:
-    """Answer signals until cancelled. ``refresh`` and ``dump`` tell in the log what they cannot do."""
+async def watch_signals(stop: Stop, reread: Work, refresh: Work, dump: Work) -> None:
+    """Answer signals until cancelled. ``reread``, ``refresh`` and ``dump`` tell in the log what they cannot do. The
+    first is begun by every signal; the others are not, while they run."""
     had_terminal = _has_terminal()
-    refreshing = dumping = False
+    running: set[Work] = set()
 
-    async def refresh_once() -> None:
-        nonlocal refreshing
+    async def run(work: Work) -> None:
         try:
-            await refresh()
+            await work()
         finally:
-            refreshing = False
+            running.discard(work)
 
-    async def dump_once() -> None:
-        nonlocal dumping
-        try:
-            await dump()
-        finally:
-            dumping = False
+    def begin(work: Work) -> None:
+        if work not in running:
+            running.add(work)
+            nursery.start_soon(run, work)
 
     with trio.open_signal_receiver(*_WATCHED) as received:
         async with trio.open_nursery() as nursery:
             async for number in received:
                 name = signal.Signals(number).name
                 if name == "SIGUSR1":
-                    if not dumping:
-                        dumping = True
-                        nursery.start_soon(dump_once)
+                    begin(dump)
                 elif name == "SIGHUP" and not (had_terminal and not _has_terminal()):
-                    logs.reopen()
-                    logger.info("SIGHUP: the log file is opened anew, folders are listed again")
-                    if not refreshing:
-                        refreshing = True
-                        nursery.start_soon(refresh_once)
+                    try:
+                        logs.reopen()
+                    except UsageError as error:
+                        logger.warning("%s", error)
+                    logger.info("SIGHUP: the log file is opened anew, the configuration read, folders are listed again")
+                    nursery.start_soon(reread)
+                    begin(refresh)
                 else:
                     again = stop.asked.is_set()
                     logger.info("%s: stopping%s", name, " now" if again else "")

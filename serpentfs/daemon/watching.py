@@ -1,7 +1,7 @@
-"""What an owner lets others see of itself, and what they may turn while it runs: figures, transfers, rates, the log.
+"""What an owner lets others see of itself: figures, transfers, the log.
 
 One ``Watch`` belongs to one owner. It wraps the cloud (limits outside of deadlines outside of counts), completes the
-answer to ``status`` and answers the requests ``metrics``, ``transfers``, ``speedlimit`` and ``log``.
+answer to ``status`` and answers the requests ``metrics``, ``transfers`` and ``log``.
 """
 
 from __future__ import annotations
@@ -15,45 +15,37 @@ import trio
 
 from serpentfs import logs, metrics
 from serpentfs.clouds.base import Cloud
-from serpentfs.clouds.limited import Bucket, LimitedCloud
 from serpentfs.clouds.metered import MeteredCloud
 from serpentfs.clouds.retrying import RetryingCloud
 from serpentfs.daemon import metrics as exposition
 from serpentfs.daemon.control import Emit, Handler
+from serpentfs.daemon.limits import LimitConnections, Throttle
 from serpentfs.daemon.sharing import Account
 from serpentfs.errors import UsageError
 from serpentfs.vfs.drive import Drive
-
-DIRECTIONS = ("up", "down")
 
 
 class Watch:
     """``drive`` gives the open drive, or raises Busy; ``account`` is None for a vault."""
 
-    def __init__(self, remote: str, drive: Callable[[], Drive], account: Callable[[], Account | None]) -> None:
+    def __init__(
+        self, remote: str, drive: Callable[[], Drive], account: Callable[[], Account | None], throttle: Throttle
+    ) -> None:
         self._remote = remote
         self._drive = drive
         self._account = account
         self._figures = metrics.current()
-        self._buckets = {direction: Bucket() for direction in DIRECTIONS}
+        self._throttle = throttle
         self._since = time.time()
         self.endpoint: str | None = None
         """URL of the metrics, where they are served."""
 
-    def wrap(self, cloud: Cloud) -> Cloud:
+    def wrap(self, cloud: Cloud, limit_connections: LimitConnections | None) -> Cloud:
         """``cloud`` as a drive may use it."""
-        buckets = self._buckets
-        retrying = RetryingCloud(MeteredCloud(cloud, self._figures))
-        return LimitedCloud(retrying, up=buckets["up"], down=buckets["down"])
-
-    def set_rate(self, direction: str, rate: int | None) -> None:
-        """Bytes a second, None: as fast as it goes."""
-        self._buckets[direction].rate = rate
+        return self._throttle.wrap(RetryingCloud(MeteredCloud(cloud, self._figures)), limit_connections)
 
     def handlers(self) -> Mapping[str, Handler]:
-        return {
-            "metrics": self._metrics, "transfers": self._transfers, "speedlimit": self._speedlimit, "log": self._log,
-        }
+        return {"metrics": self._metrics, "transfers": self._transfers, "log": self._log}
 
     # status
 
@@ -63,7 +55,7 @@ class Watch:
         facts: dict[str, Any] = {
             "cloud": self._cloud_state(drive),
             "speed": {"up": figures.uploaded.speed(), "down": figures.downloaded.speed()},
-            "limits": self._limits(),
+            "limits": self._throttle.facts(),
             "log_level": logs.level(),
         }
         if figures.last_error is not None:
@@ -93,9 +85,6 @@ class Watch:
             return {"state": "over quota", "until": until}
         return {"state": "online"}
 
-    def _limits(self) -> dict[str, int | None]:
-        return {direction: bucket.rate for direction, bucket in self._buckets.items()}
-
     # requests
 
     async def _metrics(self, request: dict[str, Any], emit: Emit) -> Any:
@@ -105,7 +94,7 @@ class Watch:
         return {"text": exposition.render(families), "families": [asdict(family) for family in families]}
 
     def _families(self) -> list[exposition.Family]:
-        return exposition.collect(self._remote, self._figures, self._drive(), self._limits(), self._since)
+        return exposition.collect(self._remote, self._figures, self._drive(), self._throttle, self._since)
 
     def exposition(self) -> str:
         """The figures as Prometheus reads them."""
@@ -118,7 +107,7 @@ class Watch:
         what = request.get("do")
         if what in ("pause", "resume"):
             drive.pause_uploads(what == "pause")
-            self._buckets["up"].paused = what == "pause"
+            self._throttle.pause_uploads(what == "pause")
         elif what == "retry":
             drive.retry_uploads()
         elif what is not None:
@@ -128,16 +117,6 @@ class Watch:
             "transfers": [asdict(change) for change in drive.status().pending],
             "speed": {"up": self._figures.uploaded.speed(), "down": self._figures.downloaded.speed()},
         }
-
-    async def _speedlimit(self, request: dict[str, Any], emit: Emit) -> Any:
-        """``direction`` and ``rate`` (bytes a second, None: none) set a limit. The answer: both as they are now."""
-        await trio.lowlevel.checkpoint()
-        if "rate" in request:
-            direction, rate = request.get("direction"), request["rate"]
-            if direction not in DIRECTIONS or not (rate is None or (isinstance(rate, int) and rate > 0)):
-                raise UsageError("a limit has a direction, up or down, and a number of bytes a second")
-            self.set_rate(direction, rate)
-        return self._limits()
 
     async def _log(self, request: dict[str, Any], emit: Emit) -> Any:
         """``level``: the new one. The answer: the present one, and the one before."""

@@ -12,7 +12,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import trio
@@ -1146,7 +1146,17 @@ class Drive:
 
     @property
     def cache_limits(self) -> CacheLimits:
-        return self._options.cache
+        return self._cache.limits
+
+    def resize_cache(self, *, memory_bytes: int, disk_bytes: int, free_space_floor: int) -> None:
+        """Other limits of the cache, from now on. Unsupported for room on a disk where no cache is kept on one."""
+        if disk_bytes and not self._cache.has_disk:
+            raise Unsupported("there is no cache on disk to be made larger: it was started without one")
+        self._cache.resize(
+            replace(
+                self._cache.limits, memory_bytes=memory_bytes, disk_bytes=disk_bytes, free_space_floor=free_space_floor
+            )
+        )
 
     def open_files(self) -> Counter[str]:
         """Handles that are open now, by door."""

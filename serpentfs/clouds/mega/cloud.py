@@ -130,6 +130,10 @@ class MegaCloud:
         """Downloads under way."""
         return self._downloads.in_use
 
+    def limit_connections(self, direction: str, most: int | None) -> None:
+        """To storage servers, from now on, ``up`` or ``down``. None: as many as at the start."""
+        (self._uploads if direction == "up" else self._downloads).limit_connections(most)
+
     @property
     def is_link(self) -> bool:
         return self._session.kind != "account"

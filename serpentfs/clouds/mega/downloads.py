@@ -74,6 +74,10 @@ class Downloads:
         """Connections that are being read from."""
         return self._fetcher.in_use
 
+    def limit_connections(self, most: int | None) -> None:
+        """See ``Fetcher``."""
+        self._fetcher.limit_connections(most)
+
     def note_macs(self, handle: str, macs: Sequence[bytes]) -> None:
         """The chunk MACs of a file that was uploaded from here."""
         self._ledger.note(handle, macs)

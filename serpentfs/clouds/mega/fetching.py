@@ -48,6 +48,7 @@ class Fetcher:
         self._api = api
         self._transport = transport
         self._public_file = public_file
+        self._connections = connections
         self._limiter = trio.CapacityLimiter(connections)
         self._urls: dict[str, _Urls] = {}
         self._asking: dict[str, trio.Lock] = {}
@@ -56,6 +57,10 @@ class Fetcher:
     def in_use(self) -> int:
         """Connections that are being read from."""
         return int(self._limiter.borrowed_tokens)
+
+    def limit_connections(self, most: int | None) -> None:
+        """From now on; what runs goes on. None: as many as at the start."""
+        self._limiter.total_tokens = self._connections if most is None else min(most, self._connections)
 
     def forget(self, node: Node) -> None:
         """The next fetch asks for a new URL."""

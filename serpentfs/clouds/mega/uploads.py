@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 import time
 from bisect import bisect_right
@@ -106,6 +107,7 @@ class Uploads:
         self._replica = replica
         self._master_key = master_key
         self._connections = connections
+        self._slots = trio.CapacityLimiter(math.inf)
         self._note_macs = note_macs
         for record, value in list(replica.records(_KIND)):
             if json.loads(value)["created"] < time.time() - _KEPT:
@@ -146,6 +148,10 @@ class Uploads:
         self._note_macs(str(made["h"]), upload.macs)
         return made
 
+    def limit_connections(self, most: int | None) -> None:
+        """Of all files together, from now on; None: only those of each file are limited."""
+        self._slots.total_tokens = math.inf if most is None else most
+
     # what was sent before
 
     def _recall(self, upload: _Upload) -> None:
@@ -182,13 +188,14 @@ class Uploads:
 
         async def work() -> None:
             while True:
-                async with reading:  # in order, and no more than one ahead of each connection
-                    span = next(pending, None)
-                    if span is None:
-                        return
-                    data = await upload.content.read(span) if span else b""
-                self._take_samples(upload, span, data)
-                await self._send_piece(upload, span, data)
+                async with self._slots:
+                    async with reading:  # in order, and no more than one ahead of each connection
+                        span = next(pending, None)
+                        if span is None:
+                            return
+                        data = await upload.content.read(span) if span else b""
+                    self._take_samples(upload, span, data)
+                    await self._send_piece(upload, span, data)
 
         try:
             async with trio.open_nursery() as nursery:

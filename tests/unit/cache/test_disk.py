@@ -231,6 +231,47 @@ async def test_an_open_content_is_not_evicted(tmp_path: Path) -> None:
 
 
 @pytest.mark.trio
+async def test_smaller_budgets_are_obeyed_while_it_runs(tmp_path: Path) -> None:
+    store = Store()
+    async with running(tmp_path, limits()) as cache:
+        for content in range(1, 9):
+            await read_all(cache, store, content, 4 * BLOCK_SIZE)
+        await settle(cache)
+        before = cache.statistics()
+        pinned = cache.reader(ContentId(1), 4 * BLOCK_SIZE, store.fetch_of(1, 4 * BLOCK_SIZE))
+        cache.resize(limits(memory=2 * BLOCK_SIZE, disk=before.disk_bytes // 2))
+        assert cache.statistics().memory_bytes <= 2 * BLOCK_SIZE
+        await settle(cache)
+        assert 0 < cache.statistics().disk_bytes <= before.disk_bytes // 2
+        assert slot_file(tmp_path, 1).exists()
+        assert not slot_file(tmp_path, 2).exists()
+        cache.resize(limits(disk=0))
+        await settle(cache)
+        assert slot_files(tmp_path) == [slot_file(tmp_path, 1)]    # it is open
+        pinned.close()
+        await settle(cache)
+        assert slot_files(tmp_path) == []
+        assert cache.statistics().disk_bytes == 0
+        cache.resize(limits())
+        await read_all(cache, store, 2, 4 * BLOCK_SIZE)
+        await settle(cache)
+        assert slot_files(tmp_path) == [slot_file(tmp_path, 2)]
+
+
+@pytest.mark.trio
+async def test_a_smaller_budget_is_obeyed_after_a_start(tmp_path: Path) -> None:
+    store = Store()
+    async with running(tmp_path, limits()) as cache:
+        for content in range(1, 9):
+            await read_all(cache, store, content, 4 * BLOCK_SIZE)
+        await settle(cache)
+        budget = cache.statistics().disk_bytes // 4
+    async with running(tmp_path, limits(disk=budget)) as cache:
+        await settle(cache)
+        assert 0 < cache.statistics().disk_bytes <= budget
+
+
+@pytest.mark.trio
 async def test_a_content_larger_than_the_budget_keeps_what_came_first(tmp_path: Path) -> None:
     size = 60 * B
     store = Store()

@@ -28,6 +28,19 @@ def test_a_block_larger_than_the_budget_is_not_kept() -> None:
     assert memory.charged_bytes == 0
 
 
+def test_another_budget_counts_at_once() -> None:
+    memory = MemoryCache(10 * (ENTRY_OVERHEAD + 10))
+    for content in range(10):
+        memory.put(*key(content), bytes(10))
+    memory.resize(3 * (ENTRY_OVERHEAD + 10))
+    assert [content for content in range(10) if key(content) in memory] == [7, 8, 9]
+    memory.resize(4 * (ENTRY_OVERHEAD + 10))
+    memory.put(*key(10), bytes(10))
+    assert len(memory) == 4
+    memory.resize(0)
+    assert memory.charged_bytes == len(memory) == 0
+
+
 def test_many_tiny_blocks_are_charged_for_more_than_their_bytes() -> None:
     memory = MemoryCache(10 * ENTRY_OVERHEAD)
     for content in range(100):

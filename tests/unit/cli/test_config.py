@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serpentfs import config
+from serpentfs.amounts import parse_size
 from serpentfs.errors import NotFound, UsageError
 
 
@@ -110,13 +111,13 @@ def test_default_path_follows_xdg() -> None:
     ("0", 0), ("65536", 65536), ("64K", 65536), ("64k", 65536), ("1.5GiB", 3 << 29), (" 2 TB ", 2 << 40),
 ])
 def test_sizes(text: str, size: int) -> None:
-    assert config.parse_size(text) == size
+    assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1X", "M", "1e3", "64 K B", "nan"])
 def test_bad_sizes(text: str) -> None:
     with pytest.raises(UsageError):
-        config.parse_size(text)
+        parse_size(text)
 
 
 @given(st.dictionaries(st.text(max_size=12), st.one_of(st.integers(), st.booleans(), st.text(max_size=9)), max_size=4))

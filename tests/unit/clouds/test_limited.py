@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock
 
 from serpentfs import logs, metrics
-from serpentfs.clouds.limited import Bucket, LimitedCloud
+from serpentfs.clouds.limited import LimitedCloud, Way
 from serpentfs.clouds.metered import MeteredCloud
 from serpentfs.clouds.retrying import Deadlines, RetryingCloud
 from serpentfs.errors import AlreadyExists, RevisionGone, Unavailable
@@ -28,12 +31,13 @@ class Bench:
     def __init__(self) -> None:
         self.memory = MemoryCloud()
         self.faulty = FaultyCloud(self.memory)
-        self.up, self.down = Bucket(), Bucket()
+        self.ways = Way(), Way()
+        self.up, self.down = (way.bucket for way in self.ways)
         self.figures = metrics.Metrics()
         metered = MeteredCloud(self.faulty, self.figures)
         deadlines = Deadlines(read=2, change=2, stall=2)
         self.cloud = LimitedCloud(
-            RetryingCloud(metered, deadlines=deadlines, jitter=lambda: 0.5), up=self.up, down=self.down
+            RetryingCloud(metered, deadlines=deadlines, jitter=lambda: 0.5), up=self.ways[0], down=self.ways[1]
         )
         self.data = bytes(range(256)) * (32 * 1024)    # 8 MiB
         self.file = self.memory.external_put("/file", self.data)
@@ -105,6 +109,40 @@ async def test_a_new_rate_counts_at_once_and_a_pause_holds_everything(
         assert not ended
         bench.up.paused = False
     assert ended[0] - began == pytest.approx(1100, abs=1)
+
+
+async def test_no_more_transfers_at_a_time_than_lanes(autojump_clock: MockClock, bench: Bench) -> None:
+    running = most = 0
+    read, put = bench.memory.read, bench.memory.put
+
+    async def counted(call: Callable[[], Awaitable[Any]]) -> Any:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await trio.sleep(1)    # longer than the patience of one call, with all of them
+        running -= 1
+        return await call()
+
+    bench.memory.read = lambda *a: counted(lambda: read(*a))    # type: ignore[method-assign]
+    bench.memory.put = lambda *a, **k: counted(lambda: put(*a, **k))    # type: ignore[method-assign]
+
+    async def transfers(upload: bool) -> int:
+        nonlocal most
+        most = 0
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                if upload:
+                    nursery.start_soon(bench.put, f"up-{most}-{trio.current_time()}-{number}", b"x")
+                else:
+                    nursery.start_soon(bench.cloud.read, bench.file.ref, Span(number, number + 1))
+        return most
+
+    for upload, way in ((True, bench.ways[0]), (False, bench.ways[1])):
+        assert await transfers(upload) == 8
+        way.lanes.total_tokens = 2
+        assert await transfers(upload) == 2
+        way.lanes.total_tokens = 3
+        assert await transfers(upload) == 3
 
 
 async def test_calls_are_counted_with_their_outcome(autojump_clock: MockClock, bench: Bench) -> None:
