@@ -9,6 +9,8 @@ from __future__ import annotations
 import bisect
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -51,10 +53,10 @@ class Meter:
                 del by_second[old]
 
     def speed(self) -> float:
-        """Bytes a second, over the last five whole seconds."""
+        """Bytes a second, over the last five whole seconds, or since something moved again within them."""
         now = int(time.monotonic())
-        recent = sum(size for second, size in self._by_second.items() if now - _SPEED_SECONDS <= second < now)
-        return recent / _SPEED_SECONDS
+        recent = {second: size for second, size in self._by_second.items() if now - _SPEED_SECONDS <= second < now}
+        return sum(recent.values()) / (now - min(recent)) if recent else 0.0
 
 
 @dataclass(slots=True)
@@ -94,6 +96,15 @@ class Metrics:
         self.offline_since: float | None = None
         """Unix time of the first call that the cloud did not answer, None when it answered the last one."""
         self.last_error: Trouble | None = None
+
+    @contextmanager
+    def client_of(self, door: str) -> Iterator[None]:
+        """A connection to a network door, while it lasts."""
+        self.clients[door] += 1
+        try:
+            yield
+        finally:
+            self.clients[door] -= 1
 
     def cloud_answered(self) -> None:
         self.offline_since = None

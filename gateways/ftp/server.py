@@ -18,6 +18,7 @@ from typing import Self
 import trio
 from pyftpdlib.ioloop import IOLoop
 
+from serpentfs import metrics
 from serpentfs.bridge import LoopPortal, limiter, run_in_thread
 from serpentfs.errors import Busy, NotADirectory, SerpentError, UsageError
 from serpentfs.gateways.access import (
@@ -132,7 +133,8 @@ class _Sessions:
                 return
             self._from[address] += 1
             try:
-                await self._run_in_thread(connection)
+                with metrics.current().client_of("ftp"):
+                    await self._run_in_thread(connection)
             except Exception:   # noqa: BLE001 - one session must not end the others
                 _log.exception("an FTP session ended unexpectedly")
             finally:

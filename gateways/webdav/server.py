@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import trio
 
+from serpentfs import metrics
 from serpentfs.bridge import run_in_thread
 from serpentfs.errors import UsageError
 from serpentfs.gateways import access
@@ -83,7 +84,8 @@ async def serve(
         connection = Connection(secured, peer, door.answer)
         connections.add(connection)
         try:
-            await connection.run()
+            with metrics.current().client_of("webdav"):
+                await connection.run()
         except Exception:   # noqa: BLE001   # one connection must not end the door
             _log.exception("a connection from %s failed", peer)
         finally:

@@ -160,7 +160,7 @@ def status_lines(answer: Mapping[str, Any], display: Display) -> Iterator[str]:
     if "error" in answer:
         yield f"  error    {display.paint(answer['error'], Role.BAD)}"
     drive = answer.get("drive")
-    yield from _cloud_lines(answer, drive, display)
+    yield from _cloud_lines(answer, display)
     if drive is None:
         return
     yield from _upload_lines(answer, drive, display)
@@ -186,28 +186,28 @@ def _state(display: Display, word: str) -> str:
     return display.paint(word, _STATES.get(word, Role.WARNING))
 
 
-def _cloud_lines(answer: Mapping[str, Any], drive: Mapping[str, Any] | None, display: Display) -> Iterator[str]:
+def _moment(when: float) -> str:
+    """The day is told where it is not today."""
+    local = time.localtime(when)
+    return time.strftime("%H:%M:%S" if local[:3] == time.localtime()[:3] else "%Y-%m-%d %H:%M:%S", local)
+
+
+def _cloud_lines(answer: Mapping[str, Any], display: Display) -> Iterator[str]:
     account = answer.get("account")
     if account is not None and account["trouble"]:
         yield f"  account  {display.paint(account['trouble'], Role.BAD)}"
-    if account is not None and account["over_quota_until"] is not None:
-        wait = account["over_quota_until"] - time.time()
-        words = f"used up for now; transfers go on in {human_duration(max(0.0, wait))}"
-        yield f"  quota    {display.paint(words, Role.WARNING)}"
     cloud = answer.get("cloud")
     if cloud is None:
         return
     words = _state(display, cloud["state"])
     if cloud.get("since"):
-        words += f" for {human_duration(max(0.0, time.time() - cloud['since']))}"
-    error = answer.get("last_error")
-    trouble = None if drive is None else drive["last_error"]
-    if error is not None:
-        ago = human_duration(max(0.0, time.time() - error["when"]))
-        words += f" (last error {ago} ago: {display.paint(error['message'])})"
-    elif trouble:
-        words += f" (last error: {display.paint(trouble)})"
+        words += f" since {_moment(cloud['since'])}, for {human_duration(max(0.0, time.time() - cloud['since']))}"
+    if cloud.get("until"):
+        words += f" until {_moment(cloud['until'])}, for {human_duration(max(0.0, cloud['until'] - time.time()))}"
     yield f"  store    {words}"
+    if (error := answer.get("last_error")) is not None:
+        ago = human_duration(max(0.0, time.time() - error["when"]))
+        yield f"  last error {ago} ago: {display.paint(error['message'])}"
     speed, limits = answer["speed"], answer["limits"]
     ways = (
         f"{way} {human_size(int(speed[way]))}/s" + (f" of {human_size(limits[way])}/s" if limits[way] else "")
@@ -222,6 +222,8 @@ def _upload_lines(answer: Mapping[str, Any], drive: Mapping[str, Any], display: 
     pending = drive["pending"]
     left = sum(max(0, change["size"] - change["sent"]) for change in pending)
     words = f"{count(len(pending), 'change')}, {human_size(left)} left" if pending else "all done"
+    if left and answer["speed"]["up"]:
+        words += f", about {human_duration(left / answer['speed']['up'])} at this speed"
     if answer.get("uploads_paused"):
         words += "; paused (serpentfs transfers --resume)"
     tries = [change["next_try_in"] for change in pending if change["next_try_in"] is not None]

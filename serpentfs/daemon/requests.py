@@ -148,7 +148,7 @@ class OwnerRequests:
             "since": self._since,
             "phase": phase,
             "doors": self.doors,
-            **self.watch.facts(self.vfs),
+            **self.watch.facts(self.vfs, self.doors),
         }
         if self.vfs is not None:
             answer["drive"] = asdict(self.vfs.status())

@@ -7,7 +7,7 @@ answer to ``status`` and answers the requests ``metrics``, ``transfers`` and ``l
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -49,8 +49,9 @@ class Watch:
 
     # status
 
-    def facts(self, drive: Drive | None) -> dict[str, Any]:
-        """What ``status`` tells beside the drive's own. Speeds are bytes a second, times Unix time."""
+    def facts(self, drive: Drive | None, doors: Iterable[str]) -> dict[str, Any]:
+        """What ``status`` tells beside the drive's own. Speeds are bytes a second, times Unix time. ``doors``: the open
+        ones."""
         figures = self._figures
         facts: dict[str, Any] = {
             "cloud": self._cloud_state(drive),
@@ -66,8 +67,8 @@ class Watch:
             return facts
         opened = drive.open_files()
         facts["clients"] = {
-            door: {"connections": figures.clients.get(door), "open_files": opened[door]}
-            for door in sorted({*figures.clients, *opened})
+            door: {"connections": figures.clients[door], "open_files": opened[door]}
+            for door in sorted({*doors, *+figures.clients, *opened})
         }
         facts["uploads_paused"] = drive.uploads_paused
         facts["cache"] = _cache_facts(drive)
@@ -81,7 +82,7 @@ class Watch:
             return {"state": "offline", "since": since}
         if drive is not None and not drive.online:
             return {"state": "offline", "since": None}
-        if until is not None:
+        if until is not None and until > time.time():
             return {"state": "over quota", "until": until}
         return {"state": "online"}
 

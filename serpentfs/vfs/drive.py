@@ -786,7 +786,7 @@ class Drive:
             try:
                 await self._commit(file)
             except SerpentError as error:
-                self.last_error = str(error)
+                self._note(error)
 
     async def commit_everything(self) -> None:
         """At the end: whatever is open and dirty is journalled as if it had been closed."""
@@ -1063,8 +1063,12 @@ class Drive:
         else:
             self._login_required |= isinstance(error, LoginRequired)
             self._figures.failed_uploads += 1
-            self.last_error = str(error)
+            self._note(error)
             self.online = not isinstance(error, Unavailable)
+
+    def _note(self, error: SerpentError) -> None:
+        self.last_error = str(error)
+        self._figures.last_error = metrics.Trouble(str(error), time.time())
 
     def note_sent(self, seq: int, sent: int | None) -> None:
         if sent is None:

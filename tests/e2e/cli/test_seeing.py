@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import json
 import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -143,11 +145,71 @@ def test_status_tells_clients_cache_and_since_when_the_store_is_gone(with_vault:
         assert before - 1 <= answer["cloud"]["since"] <= time.time()
         assert answer["last_error"]["message"]
         wait_for(lambda: any(one["tries"] for one in status(with_vault)["drive"]["pending"]), "an attempt to fail")
-        assert "offline for" in with_vault.ok("status")
-        assert "next try in" in with_vault.ok("transfers") or "sending" in with_vault.ok("transfers")
+        assert re.search(r"offline since \d\d:\d\d:\d\d, for \d+ s", with_vault.ok("status"))
+        wait_for(lambda: "next try in" in with_vault.ok("status"), "the next attempt to be told")
+        assert re.search(r"last error \d+ s ago: .", with_vault.ok("status"))
+        (change,) = status(with_vault)["drive"]["pending"]
+        assert change["error"]
+        assert change["path"] == "/second"
     with_vault.ok("transfers", "--retry")
     with_vault.ok("flush", with_vault.url)
     assert status(with_vault)["cloud"] == {"state": "online"}
+
+
+def test_status_tells_progress_speed_connections_and_hits(with_vault: Machine) -> None:
+    machine = with_vault
+    address = f"127.0.0.1:{free_port()}"
+    machine.mount("--settle", "0.05", "--limit-up", "400K", "--webdav", address, "--no-auth")
+    (machine.mountpoint / "small").write_bytes(os.urandom(100_000))
+    machine.ok("flush", machine.url)
+    machine.ok("evict", f"{machine.url}#/small")
+    client = http.client.HTTPConnection(address, timeout=TIMEOUT)
+    try:
+        for _ in range(2):    # from the store, then from memory
+            client.request("GET", "/small")
+            assert len(client.getresponse().read()) == 100_000
+        answer = status(machine)
+        assert answer["clients"] == {
+            "mount": {"connections": 0, "open_files": 0}, "webdav": {"connections": 1, "open_files": 0},
+        }
+        assert 0 < answer["cache"]["hit_rate"] < 1
+        assert answer["cache"]["memory_bytes"] > 100_000
+        shown = machine.ok("status")
+        assert f"webdav   http://{address}/  (1 connection)" in shown
+        assert re.search(r"memory \S+ KiB of \S+ MiB, disk .* hits, 1 misses \(\d+%\)", shown)
+    finally:
+        client.close()
+    wait_for(lambda: status(machine)["clients"]["webdav"]["connections"] == 0, "the client to be gone")
+    (machine.mountpoint / "large").write_bytes(os.urandom(4_000_000))    # ten seconds
+    wait_for(lambda: status(machine)["drive"]["pending"][0]["sent"] > 0 and status(machine)["speed"]["up"] > 0,
+             "the upload to be on its way")
+    shown = machine.ok("status")
+    assert re.search(r"uploads  1 change, \S+ MiB left, about \d+ (s|min) at this speed", shown), shown
+    assert re.search(r"sending  \S+ +/large  \S+ \S+ of 3\.8 MiB", shown), shown
+    assert re.search(r"speed    up \S+ KiB/s of 400\.0 KiB/s", shown), shown
+    assert status(machine)["drive"]["pending"][0]["size"] == 4_000_000
+    machine.ok("speedlimit", "up", "off")
+
+
+def test_status_tells_until_when_the_transfer_quota_is_used_up(machine: Machine) -> None:
+    with emulator() as server:
+        server.add_account("canary@example.test", ACCOUNT_PASSWORD)
+        machine.passphrase_file.write_text(ACCOUNT_PASSWORD + "\n")
+        machine.extra_environment["SERPENTFS_MEGA_API"] = server.url
+        machine.ok("login", "canary@example.test")
+        server.add_file("canary@example.test", "film", os.urandom(100_000))
+        machine.ok("mount", "mega:", str(machine.mountpoint), "--daemon")
+        assert status(machine)["cloud"] == {"state": "online"}
+        server.fault("download", "quota", times=1, seconds=3 * 86400)
+        with pytest.raises(OSError, match=r"."):
+            (machine.mountpoint / "film").read_bytes()
+        cloud = status(machine)["cloud"]
+        assert cloud["state"] == "over quota"
+        assert cloud["until"] == pytest.approx(time.time() + 3 * 86400, abs=TIMEOUT)
+        shown = machine.ok("status")
+        until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(cloud["until"]))
+        assert f"over quota until {until}, for " in shown
+        machine.ok("umount", str(machine.mountpoint))
 
 
 def test_transfers_are_paused_and_go_on(with_vault: Machine) -> None:
@@ -251,6 +313,41 @@ def test_metrics_count_and_are_served_on_this_machine(with_vault: Machine) -> No
     used = set(re.findall(r"serpentfs_\w+", dashboard))
     assert used
     assert {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in used} <= set(heads)
+
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+
+
+def curl(*words: str) -> str:
+    return subprocess.run(
+        ["curl", "--silent", "--show-error", "--max-time", "30", *words], check=True, capture_output=True, text=True,
+        timeout=TIMEOUT,
+    ).stdout
+
+
+@needs_curl
+def test_metrics_by_curl_from_an_address_of_the_configuration(with_vault: Machine) -> None:
+    machine = with_vault
+    config = machine.home / "config" / "serpentfs" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'[remote.work]\nurl = "{machine.url}"\nmetrics = "127.0.0.1:0"\n')
+    machine.ok("mount", "work:", str(machine.mountpoint), "--daemon")
+    url = status(machine)["metrics"]
+    assert f"metrics  {url}" in machine.ok("status")
+    page = curl("--include", url)
+    assert page.startswith("HTTP/1.1 200 OK")
+    assert "text/plain; version=0.0.4" in page
+    assert re.search(r"^serpentfs_cloud_online\{[^}]*\} 1$", page, re.MULTILINE)
+    assert re.search(r"^# HELP serpentfs_pending_changes \S", page, re.MULTILINE)
+    assert curl("--head", url).startswith("HTTP/1.1 200 OK")
+    assert curl("--include", "--data", "x=1", url).startswith("HTTP/1.1 405 ")
+    config.write_text(f'[remote.work]\nurl = "{machine.url}"\nmetrics = "0.0.0.0:0"\n')
+    machine.ok("umount", str(machine.mountpoint))
+    machine.wait_until_gone()
+    assert "--public" in machine.fails(2, "mount", "work:", str(machine.mountpoint))
+    machine.ok("mount", "work:", str(machine.mountpoint), "--daemon", "--public")
+    port = status(machine)["metrics"].rpartition(":")[2]
+    assert "serpentfs_info" in curl("--header", "Host: nas.example", f"http://127.0.0.1:{port}")
 
 
 def test_the_level_of_the_log_changes_while_it_runs(with_vault: Machine) -> None:

@@ -279,9 +279,11 @@ def test_status_tells_trouble_and_quota() -> None:
     printed = "\n".join(status_lines({
         "remote": "mega+session://mega", "phase": "running", "pid": 1, "doors": {},
         "account": {"trouble": "the session has ended", "over_quota_until": 4_000_000_000.0},
+        "cloud": {"state": "over quota", "until": 4_000_000_000.0}, "speed": {"up": 0, "down": 0},
+        "limits": {"up": None, "down": None},
     }, Display()))
     assert "the session has ended" in printed
-    assert "transfers go on in" in printed
+    assert "over quota until 2096-10-0" in printed
     quiet = list(status_lines({
         "remote": "mega+session://mega", "phase": "running", "pid": 1, "doors": {},
         "account": {"trouble": None, "over_quota_until": None},
