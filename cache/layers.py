@@ -332,12 +332,15 @@ class BlockCache:
     def has_room(self) -> bool:
         return self._nursery is not None and self._gate.has_room_for_prefetch(self._approaching)
 
+    def has_room_for_head(self) -> bool:
+        return self._nursery is not None and self._gate.has_room_for_head(self._approaching)
+
     def is_known(self, content: ContentId, block: BlockIndex) -> bool:
         key = (content, block)
         return key in self._memory or key in self._board
 
-    def launch(self, stream: Stream, blocks: range) -> Flight:
-        flight = Flight(stream.content, stream.size, blocks, stream.fetch, demand=False)
+    def launch(self, stream: Stream, blocks: range, *, head: bool) -> Flight:
+        flight = Flight(stream.content, stream.size, blocks, stream.fetch, demand=False, head=head)
         self._take_off(flight)
         return flight
 

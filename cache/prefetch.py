@@ -50,11 +50,15 @@ class Launcher(Protocol):
         """Whether a read-ahead could start fetching now."""
         ...
 
+    def has_room_for_head(self) -> bool:
+        """Whether a head could."""
+        ...
+
     def is_known(self, content: ContentId, block: BlockIndex) -> bool:
         """Whether a block is in memory or in flight."""
         ...
 
-    def launch(self, stream: Stream, blocks: range) -> Flight:
+    def launch(self, stream: Stream, blocks: range, *, head: bool) -> Flight:
         """Start loading blocks that are not known; ``Prefetcher.landed`` must follow."""
         ...
 
@@ -153,14 +157,15 @@ class Prefetcher:
 
     def pump(self) -> None:
         """Launch whatever gate and budget allow."""
-        while self._launcher.has_room():
-            queue = self._readers or self._warm
-            if not queue:
+        while True:
+            head = not self._readers
+            queue = self._warm if head else self._readers
+            if not queue or not (self._launcher.has_room_for_head() if head else self._launcher.has_room()):
                 return
             stream = next(iter(queue))
             run, claim = self._next_run(stream)
             if run:
-                flight = self._launcher.launch(stream, run)
+                flight = self._launcher.launch(stream, run, head=head)
                 self._running[flight] = (stream, claim)
                 stream.flights.add(flight)
                 self._claimed += claim

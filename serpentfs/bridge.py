@@ -15,7 +15,7 @@ import trio
 T = TypeVar("T")
 
 _LIMITS = {
-    "store": 16,      # blocking calls of blob stores
+    "store": 48,      # blocking calls of blob stores: the cache's fetches with those of heads, and uploads
     "disk": 8,        # staging and cache files
     "crypto": 2,      # key derivation: memory-hard, so few at a time
     "sync": 2,        # fsync and checkpoints: long, and more at once make each slower

@@ -22,8 +22,9 @@ _PAUSE_S = 10.0
 """After such a pause it is another run through the folder."""
 _FREE = 2
 """Files that may be opened before it looks like a run."""
-_MOST = 8
-"""Heads asked for at one opening: enough to stay ahead of who opens one file after another."""
+_MOST = 24
+"""Heads asked for at one opening: as many as the cache fetches at a time. Who opens files in another order than the
+listing's meets one that is not here now and then, and while that comes the others do, too."""
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from serpentfs.cache.flights import FetchGate, Flight
+from serpentfs.cache.flights import MOST_HEADS, FetchGate, Flight
 from serpentfs.model import ContentId, Span
 from tests.unit.cache.harness import PATIENCE
 
@@ -13,8 +13,8 @@ async def no_fetch(span: Span) -> bytes:
     raise AssertionError(f"{span} was fetched")
 
 
-def flight(*, demand: bool) -> Flight:
-    return Flight(ContentId(1), 1, range(1), no_fetch, demand=demand)
+def flight(*, demand: bool, head: bool = False) -> Flight:
+    return Flight(ContentId(1), 1, range(1), no_fetch, demand=demand, head=head)
 
 
 class Passage:
@@ -57,6 +57,29 @@ async def test_a_demand_overtakes_read_ahead_that_waits() -> None:
             assert passage.entered == [first, demand, ahead]
             await passage.leave(ahead)
             assert passage.gate.inside == 0
+
+
+@pytest.mark.trio
+async def test_heads_take_no_slot_and_wait_for_demands() -> None:
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            passage = Passage(FetchGate(1), nursery)
+            head = flight(demand=False, head=True)
+            await passage.gate.enter(head)
+            first, second = await passage.send(demand=True), await passage.send(demand=True)
+            assert passage.entered == [first]
+            assert not passage.gate.has_room_for_head([])
+            await passage.leave(first)
+            assert passage.entered == [first, second]
+            assert passage.gate.has_room_for_head([])
+            coming = [flight(demand=False, head=True) for _ in range(MOST_HEADS - 1)]
+            assert not passage.gate.has_room_for_head(coming)
+            assert passage.gate.has_room_for_head(coming[1:])
+            passage.gate.promote(head)
+            await passage.leave(head)
+            await passage.leave(second)
+            assert passage.gate.inside == 0
+            assert passage.gate.has_room_for_prefetch(coming), "they are not in its way"
 
 
 @pytest.mark.trio

@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 
+from serpentfs.cache.flights import MOST_HEADS
 from serpentfs.cache.layers import BlockCache
 from serpentfs.cache.prefetch import LONGEST_RUN
 from serpentfs.errors import RateLimited, Unavailable
@@ -282,13 +283,16 @@ async def test_read_ahead_that_a_reader_waits_for_is_a_demand() -> None:
         cache.store(ONE, BlockIndex(1), DATA[B : 2 * B])
         store.held = True
         assert reader.read_nowait(block_span(1)) is not None
-        cache.warm(ContentId(2), B, Span(0, B), store.fetch_of(2, B))
+        other = cache.reader(ContentId(2), SIZE, store.fetch_of(2, SIZE))
+        for block in range(2):
+            cache.store(ContentId(2), BlockIndex(block), cleartext(2, SIZE)[block * B : (block + 1) * B])
+            assert other.read_nowait(block_span(block)) is not None
         await trio.testing.wait_all_tasks_blocked()
         assert store.asked[1:] == [(1, block_span(2, 8))], "the other slot is for demands"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reader.read, block_span(2))
             await store.wait_asked(3)
-            assert store.asked[2:] == [(2, block_span(0))]
+            assert store.asked[2:] == [(2, block_span(2, 8))]
             store.release()
 
 
@@ -388,6 +392,23 @@ async def test_warming_loads_a_head_and_nothing_twice() -> None:
         assert store.spans == [block_span(0)]
         assert cache.reader(ONE, SIZE, store.fetch_of(1, SIZE)).read_nowait(Span(0, 1000)) is not None
         assert cache.statistics().prefetched_bytes == 0
+
+
+@pytest.mark.trio
+async def test_many_heads_are_fetched_at_a_time_beside_a_reader() -> None:
+    store = Store()
+    async with running(None, limits(fetches=1)) as cache:
+        store.held = True
+        for content in range(2, MOST_HEADS + 4):
+            cache.warm(ContentId(content), B, Span(0, B), store.fetch_of(content, B))
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(store.asked) == MOST_HEADS
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cache.reader(ONE, SIZE, store.fetch_of(1, SIZE)).read, block_span(0))
+            await store.wait_asked(MOST_HEADS + 1)
+            assert store.asked[MOST_HEADS:] == [(1, block_span(0))], "they take no slot from it"
+            store.release()
+        await store.wait_asked(MOST_HEADS + 3)
 
 
 @pytest.mark.trio

@@ -31,11 +31,14 @@ class Runway:
     def has_room(self) -> bool:
         return len(self.flying) < self.room
 
+    def has_room_for_head(self) -> bool:
+        return len(self.flying) < self.room
+
     def is_known(self, content: ContentId, block: BlockIndex) -> bool:
         return (content, block) in self.known
 
-    def launch(self, stream: Stream, blocks: range) -> Flight:
-        flight = Flight(stream.content, stream.size, blocks, no_fetch, demand=False)
+    def launch(self, stream: Stream, blocks: range, *, head: bool) -> Flight:
+        flight = Flight(stream.content, stream.size, blocks, no_fetch, demand=False, head=head)
         assert len(blocks) <= LONGEST_RUN
         for block in blocks:
             assert (stream.content, block) not in self.known, "a block is fetched twice"
