@@ -218,7 +218,7 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("list", measure_list, _filled(_make_listed), without=frozenset({"s3fs"})),
     Workload("huge-folder", _huge, _filled(_make_huge), without=frozenset({"s3fs"})),
     Workload("write", measure_write),
-    Workload("create", measure_create),
+    Workload("create", measure_create, without=frozenset({"s3fs"})),
     Workload("untar", _unpack, without=frozenset({"s3fs"})),
     Workload("webdav-get", _fetched(door_client.get), _filled(_make_big), WEBDAV),
     Workload("webdav-put", _sent(door_client.put), door=WEBDAV),
