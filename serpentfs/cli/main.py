@@ -12,7 +12,9 @@ import io
 import logging
 import os
 import re
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -156,6 +158,11 @@ COMMANDS = (
     Command("manual", "manual", "Write the man pages into a folder.", "serpentfs manual ~/.local/share/man/man1"),
     Command("version", "about", "Print the version.", "serpentfs version"),
 )
+_HEADINGS = {
+    "init": "drives", "status": "what runs", "ls": "files, without a mount", "login": "MEGA accounts",
+    "check": "upkeep",
+}
+"""Shown above the command that is the first of its kind."""
 _BY_NAME = {command.name: command for command in COMMANDS}
 _WORDS = dict.fromkeys(word for name in _BY_NAME for word in (name, name.split()[0]))
 
@@ -163,11 +170,18 @@ _WORDS = dict.fromkeys(word for name in _BY_NAME for word in (name, name.split()
 def overview(group: str = "") -> str:
     """What ``serpentfs --help`` prints, and ``serpentfs remote --help`` of the commands of ``group``."""
     shown = [command for command in COMMANDS if not group or command.name.startswith(f"{group} ")]
-    width = max(len(command.name) for command in shown) + 2
-    lines = [f"  {command.name:{width}}{command.summary}" for command in shown]
+    width = max(len(command.name) for command in shown) + 4
+    room = max(60, shutil.get_terminal_size().columns)
+    lines: list[str] = []
+    for command in shown:
+        if heading := "commands" if group and not lines else _HEADINGS.get(command.name, ""):
+            lines += ["", f"{heading}:"]
+        name = f"  {command.name}".ljust(width)
+        lines += textwrap.wrap(command.summary, room, initial_indent=name, subsequent_indent=" " * width)
     return "\n".join(
-        ("usage: serpentfs COMMAND [OPTIONS]", "", "An end-to-end encrypted cloud as if it were a local disk.", "",
-         "commands:", *lines, "", "serpentfs COMMAND --help tells more. REMOTE is", f"  {options.REMOTE_HELP}.")
+        ("usage: serpentfs COMMAND [OPTIONS]", "", "An end-to-end encrypted cloud as if it were a local disk.",
+         *lines, "", "serpentfs COMMAND --help tells more.",
+         *textwrap.wrap(f"REMOTE is {options.REMOTE_HELP}.", room, break_on_hyphens=False))
     )
 
 

@@ -15,7 +15,7 @@ from serpentfs.cli.attaching import open_doors
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.failures import explain, leaves
 from serpentfs.cli.opening import unlock_target
-from serpentfs.cli.output import ProgressLine, printable, tell_pending
+from serpentfs.cli.output import ProgressLine, is_terminal, printable, tell_pending
 from serpentfs.cli.remotes import Target, owner_of
 from serpentfs.daemon import owner
 from serpentfs.daemon.door_options import DoorOptions
@@ -60,8 +60,13 @@ def open_or_own(arguments: argparse.Namespace, target: Target, wanted: Sequence[
         else:
             print(*lines, sep="\n", flush=True)
 
+    def stay(addresses: Mapping[str, str]) -> None:
+        announce(addresses)
+        if reporter is None and is_terminal(sys.stdout) and not arguments.quiet:
+            print("Ctrl-C uploads what is left and ends it; with --daemon it stays in the background", flush=True)
+
     try:
-        outcome = _own(remote, target, doors, wanted, announce)
+        outcome = _own(remote, target, doors, wanted, stay, announce)
     except BaseException as error:
         if reporter is not None:
             code, message, foreseen = explain(error)
@@ -75,17 +80,19 @@ def open_or_own(arguments: argparse.Namespace, target: Target, wanted: Sequence[
 
 
 def _own(
-    remote: Remote, target: Target, doors: Sequence[Door], wanted: Sequence[DoorOptions], announce: owner.Announce
+    remote: Remote, target: Target, doors: Sequence[Door], wanted: Sequence[DoorOptions], stay: owner.Announce,
+    announce: owner.Announce,
 ) -> owner.Outcome:
-    """How it ends. Somebody may own the remote in spite of the first look: under another
-    URL, which shows only once the remote is unlocked, or since a moment ago."""
+    """How it ends. ``stay`` tells the addresses when this process is the owner, ``announce`` when another one is:
+    somebody may own the remote in spite of the first look, under another URL, which shows only once the remote is
+    unlocked, or since a moment ago."""
     with ProgressLine() as line:
 
         async def show(progress: Progress) -> None:
             line.show(progress.as_item())
 
         try:
-            return trio.run(owner.serve, remote, doors, announce, show)
+            return trio.run(owner.serve, remote, doors, stay, show)
         except BaseException as error:
             owned = next((one for one in leaves(error) if isinstance(one, RemoteOwned)), None)
             if owned is None:
