@@ -34,9 +34,9 @@ class Flight:
     """One load of ``blocks`` of a content of ``size`` bytes.
 
     ``demand`` tells that a reader waits (or waited) for it, otherwise it only reads ahead; ``for_prefetch`` tells that
-    it began as read-ahead, ``head`` that it is one that no reader of its content asked for. When ``done`` is set, either
-    ``error`` is set or ``landed`` holds every block. ``keep`` is False once the content was forgotten: the readers get
-    their bytes, the cache takes none.
+    it began as read-ahead, ``head`` that it is one that no reader of its content asked for. When ``done`` is set,
+    either ``error`` is set or ``landed`` holds every block. ``keep`` is False once the content was forgotten: the
+    readers get their bytes, the cache takes none.
     """
 
     __slots__ = (
