@@ -1,20 +1,19 @@
 """The mount: FUSE requests translated to ``vfs.core`` and back.
 
 ``operations`` translates requests, ``errnos`` errors; ``notifier`` tells the kernel what changed behind its back;
-``session`` is the request loop (pyfuse3), which ``nudge`` keeps from freezing; ``mountpoint`` is what the system
-knows about a mount; ``door`` puts them together. Only this package imports pyfuse3, and only once something is to
-be mounted.
+``session`` chooses the request loop, ``pyfuse`` (which ``nudge`` keeps from freezing) or ``native``; ``mountpoint`` is
+what the system knows about a mount; ``door`` puts them together. Only this package imports pyfuse3, and only once
+something is to be mounted with it.
 """
 
 from __future__ import annotations
 
 import trio
 
-from serpentfs.errors import UsageError
-from serpentfs.gateways.fuse.mount_options import MountOptions
+from serpentfs.gateways.fuse.mount_options import LOOPS, MountOptions
 from serpentfs.vfs.core import Vfs
 
-__all__ = ["MountOptions", "serve"]
+__all__ = ["LOOPS", "MountOptions", "serve"]
 
 
 async def serve(
@@ -24,11 +23,9 @@ async def serve(
 
     Reports started once the kernel can use the mount. A cancelled mount is unmounted in good order when nobody
     uses it, else lazily; nothing stays mounted either way. Raises UsageError for what the caller can put right
-    (mount point, options, missing FUSE), Busy when this process has a mount already, Unavailable when the
+    (mount point, options, missing FUSE), Busy when this process has a mount by pyfuse3 already, Unavailable when the
     kernel's connection was aborted.
     """
-    try:
-        from serpentfs.gateways.fuse import door
-    except ImportError as error:
-        raise UsageError(f"mounting needs pyfuse3, which cannot be loaded here: {error}") from error
+    from serpentfs.gateways.fuse import door
+
     await door.serve(vfs, options, task_status=task_status)

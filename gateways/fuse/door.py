@@ -20,7 +20,7 @@ from serpentfs.gateways.fuse.mountpoint import Mount
 from serpentfs.gateways.fuse.notifier import Notifier
 from serpentfs.gateways.fuse.nudge import Nudge
 from serpentfs.gateways.fuse.operations import Operations
-from serpentfs.gateways.fuse.session import PyfuseSession
+from serpentfs.gateways.fuse.session import Session, new_session
 from serpentfs.vfs.core import Vfs
 
 log = logging.getLogger(__name__)
@@ -40,16 +40,15 @@ async def serve(vfs: Vfs, options: MountOptions, *, task_status: trio.TaskStatus
             options.mountpoint, allow_other=options.allow_other, allow_nonempty=options.allows_nonempty
         ),
     )
-    session = PyfuseSession()
+    session = new_session(options.loop)
     notifier = Notifier(session)
     try:
         operations = Operations(vfs, options, notifier, owner=(os.getuid(), os.getgid()))
     except (NotFound, NotADirectory) as error:
         raise UsageError(f"{options.root} is not a folder of the drive") from error
-    libfuse_options = options.for_libfuse(read_only=operations.read_only)
     mount: Mount | None = None
     try:
-        await run_in_thread("disk", session.mount, operations, path, libfuse_options)
+        await run_in_thread("disk", session.mount, operations, path, options)
         mount = mountpoint.find_mount(path)
         if mount is None:
             raise Unavailable(f"{path} was unmounted at once")
@@ -67,14 +66,14 @@ async def serve(vfs: Vfs, options: MountOptions, *, task_status: trio.TaskStatus
             if ours and mount is not None:
                 await run_in_thread("disk", lambda: mountpoint.unmount(path, lazy=True))
             # On the loop's thread: libfuse frees the pipes it splices through only for the thread that closes.
-            session.close(unmount=False)
+            session.close()
             if ours and mountpoint.find_mount(path) == mount:  # libfuse leaves it when the connection was aborted
                 await run_in_thread("disk", lambda: mountpoint.unmount(path, lazy=True))
             log.info("%s is unmounted", path)
 
 
 async def _run(
-    session: PyfuseSession,
+    session: Session,
     operations: Operations,
     notifier: Notifier,
     mount: Mount,
@@ -162,7 +161,7 @@ async def _write_back(operations: Operations, mount: Mount) -> None:
             return
 
 
-async def _end(session: PyfuseSession, operations: Operations, notifier: Notifier, mount: Mount) -> None:
+async def _end(session: Session, operations: Operations, notifier: Notifier, mount: Mount) -> None:
     """Refuse requests until the notifier's thread has ended, and close what is open."""
     operations.closing = True
     async with trio.open_nursery() as nursery:

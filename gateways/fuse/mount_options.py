@@ -7,6 +7,9 @@ from pathlib import Path
 
 from serpentfs.errors import UsageError
 
+LOOPS = ("pyfuse3", "native")
+"""The library of that name, and our own on /dev/fuse."""
+
 # What mount(8) and fstab add for their own use; neither libfuse nor the kernel knows these words.
 _OF_MOUNT_ITSELF = frozenset(
     {"defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev", "loud", "nonempty"}
@@ -35,6 +38,9 @@ class MountOptions:
     attribute_timeout: float = 3600.0
     """Seconds for which the kernel may believe attributes and names. What changes behind its back is told it at
     once, so this is long."""
+
+    loop: str = LOOPS[0]
+    """Which request loop serves it: one of LOOPS."""
 
     @property
     def allows_nonempty(self) -> bool:

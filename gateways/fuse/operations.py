@@ -13,33 +13,18 @@ import itertools
 import logging
 import os
 import stat
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import pyfuse3
 import trio
-from pyfuse3 import (
-    EntryAttributes,
-    FileHandleT,
-    FileInfo,
-    FileNameT,
-    FlagT,
-    FUSEError,
-    InodeT,
-    ModeT,
-    ReaddirToken,
-    RequestContext,
-    SetattrFields,
-    StatvfsData,
-    XAttrNameT,
-)
 
 from serpentfs.bridge import urgent
 from serpentfs.errors import IntegrityError, NotFound, SerpentError, Unsupported
 from serpentfs.gateways.fuse.errnos import errno_of
 from serpentfs.gateways.fuse.mount_options import MountOptions
 from serpentfs.gateways.fuse.notifier import Notifier
+from serpentfs.gateways.fuse.requests import ROOT, AddEntry, Caller, Node, Opened, Refused, Room
 from serpentfs.logs import MAX_VERBOSE, begin_request
 from serpentfs.model import Attributes, ContentId, HandleId, Ino, Kind
 from serpentfs.vfs.core import Invalidation, RenameMode, SetAttributes, Vfs
@@ -53,9 +38,12 @@ _T = TypeVar("_T")
 
 _TYPE_BITS = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.SYMLINK: stat.S_IFLNK}
 
-_BLKSIZE = 64 * 1024
+BLKSIZE = 64 * 1024
 """st_blksize, which stdio takes for its buffers: without the write-back cache each flush of a buffer is a request.
 Just under the size from which malloc asks the kernel for every single buffer."""
+
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+"""Flags of renameat2(2), as linux/fs.h has them."""
 
 _STATFS_UNIT = 4096
 _UNKNOWN_SPACE = 1 << 50
@@ -76,11 +64,10 @@ def _encode(name: str) -> bytes:
 def _answer(
     handler: Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]],
 ) -> Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]]:
-    """Turn whatever a handler raises into FUSEError: anything else would end the mount.
-
-    A cancelled request is answered, too. It may hold a page lock that the notifier's thread waits for, and that
-    thread holds the connection open: left without an answer, both would stay for ever, and SIGKILL ends neither.
-    The task is cancelled again where it waits for the next request.
+    """Turn whatever a handler raises into Refused: anything else would end the mount. What is left to the session is a
+    cancelled request: it must be answered, too. It may hold a page lock that the notifier's thread waits for, and
+    that thread holds the connection open: left without an answer, both would stay for ever, and SIGKILL ends
+    neither.
     """
 
     @functools.wraps(handler)
@@ -90,22 +77,20 @@ def _answer(
         if log.isEnabledFor(MAX_VERBOSE):
             log.log(MAX_VERBOSE, "%s", handler.__name__)
         if self.closing:
-            raise FUSEError(errno.ENOTCONN)
+            raise Refused(errno.ENOTCONN)
         try:
             return await handler(self, *args, **kwargs)
-        except FUSEError:
+        except Refused:
             raise
-        except trio.Cancelled:
-            raise FUSEError(errno.ENOTCONN) from None
         except SerpentError as error:
             if isinstance(error, IntegrityError):
                 log.error("%s: %s", handler.__name__, error)
             else:
                 log.debug("%s: %s: %s", handler.__name__, type(error).__name__, error)
-            raise FUSEError(errno_of(error)) from error
+            raise Refused(errno_of(error)) from error
         except Exception as error:
             log.exception("%s failed", handler.__name__)
-            raise FUSEError(errno.EIO) from error
+            raise Refused(errno.EIO) from error
 
     return answering
 
@@ -118,7 +103,7 @@ def _changing(
     @functools.wraps(handler)
     async def changing(self: Operations, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         if self.read_only:
-            raise FUSEError(errno.EROFS)
+            raise Refused(errno.EROFS)
         return await handler(self, *args, **kwargs)
 
     return _answer(changing)
@@ -135,7 +120,7 @@ def _of_inode(
         try:
             return await handler(self, *args, **kwargs)
         except NotFound as error:
-            raise FUSEError(errno.ESTALE) from error
+            raise Refused(errno.ESTALE) from error
 
     return asking
 
@@ -154,10 +139,8 @@ class _OpenFolder:
     """How many entries the last reply held: as many are asked for next time."""
 
 
-class Operations(pyfuse3.Operations):
+class Operations:
     """One mount of one folder of a Vfs."""
-
-    supports_dot_lookup = False
 
     def __init__(self, vfs: Vfs, options: MountOptions, notifier: Notifier, *, owner: tuple[int, int]) -> None:
         """``owner``: who mounts, (uid, gid). Raises NotFound, NotADirectory when ``options.root`` is no folder."""
@@ -168,7 +151,8 @@ class Operations(pyfuse3.Operations):
         self.read_only = options.wants_read_only or vfs.read_only
         self._vfs = vfs
         self._notifier = notifier
-        self._timeout = options.attribute_timeout
+        self.timeout = options.attribute_timeout
+        """Seconds for which the kernel may believe attributes and names, also that there is nothing."""
         self._uid = owner[0] if options.uid is None else options.uid
         self._gid = owner[1] if options.gid is None else options.gid
         self._creators_own = options.uid is None
@@ -185,42 +169,40 @@ class Operations(pyfuse3.Operations):
         self._cached: dict[Ino, tuple[ContentId, int]] = {}
 
     def init(self) -> None:
+        """The kernel begins to ask."""
         self.ready.set()
 
     # --- translation
 
     def _ino(self, kernel_ino: int) -> Ino:
-        return self._root if kernel_ino == pyfuse3.ROOT_INODE else Ino(kernel_ino)
+        return self._root if kernel_ino == ROOT else Ino(kernel_ino)
 
-    def _kernel_ino(self, ino: Ino) -> InodeT:
-        return pyfuse3.ROOT_INODE if ino == self._root else InodeT(ino)
+    def _kernel_ino(self, ino: Ino) -> int:
+        return ROOT if ino == self._root else ino
 
-    def _entry(self, attributes: Attributes) -> EntryAttributes:
-        entry = EntryAttributes()
-        entry.st_ino = self._kernel_ino(attributes.ino)
-        entry.attr_timeout = entry.entry_timeout = self._timeout
+    def _node(self, attributes: Attributes) -> Node:
         kind, mode = attributes.kind, attributes.mode
         if kind is Kind.SYMLINK:
             mode = 0o777
         elif mode is None:
             mode = self._folder_mode if kind is Kind.DIRECTORY else self._file_mode
-        entry.st_mode = ModeT(_TYPE_BITS[kind] | mode)
-        entry.st_nlink = attributes.nlink
-        entry.st_uid = self._uid if attributes.uid is None else attributes.uid
-        entry.st_gid = self._gid if attributes.gid is None else attributes.gid
-        entry.st_size = attributes.size
-        entry.st_blksize = _BLKSIZE
-        entry.st_blocks = (attributes.size + 511) // 512
-        entry.st_atime_ns = attributes.atime_ns
-        entry.st_mtime_ns = attributes.mtime_ns
-        entry.st_ctime_ns = attributes.ctime_ns
-        return entry
+        return Node(
+            self._kernel_ino(attributes.ino),
+            _TYPE_BITS[kind] | mode,
+            attributes.nlink,
+            self._uid if attributes.uid is None else attributes.uid,
+            self._gid if attributes.gid is None else attributes.gid,
+            attributes.size,
+            attributes.atime_ns,
+            attributes.mtime_ns,
+            attributes.ctime_ns,
+        )
 
-    async def _owned(self, created: Attributes, ctx: RequestContext) -> Attributes:
+    async def _owned(self, created: Attributes, caller: Caller) -> Attributes:
         """A new entry, given to its creator unless that is who owns entries anyway."""
-        if not self._creators_own or (ctx.uid, ctx.gid) == (self._uid, self._gid):
+        if not self._creators_own or caller == (self._uid, self._gid):
             return created
-        owner = SetAttributes(uid=ctx.uid, gid=ctx.gid)
+        owner = SetAttributes(uid=caller.uid, gid=caller.gid)
         return await self._vfs.setattr(created.ino, owner, door=DOOR)
 
     def on_invalidation(self, invalidation: Invalidation) -> None:
@@ -238,158 +220,119 @@ class Operations(pyfuse3.Operations):
     # --- look-ups and attributes
 
     @_answer
-    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        parent = self._ino(parent_inode)
+    async def lookup(self, parent: int, name: bytes) -> Node | None:
+        """None: there is nothing, which the kernel may remember."""
         try:
-            return self._entry(self._vfs.lookup(parent, _decode(name)).attributes)
+            return self._node(self._vfs.lookup(self._ino(parent), _decode(name)).attributes)
         except NotFound:
             if len(name) > self._vfs.capabilities.longest_name_bytes:
-                raise FUSEError(errno.ENAMETOOLONG) from None
-            absent = EntryAttributes()
-            absent.st_ino = InodeT(0)  # so that the kernel remembers that there is nothing
-            absent.entry_timeout = self._timeout
-            return absent
+                raise Refused(errno.ENAMETOOLONG) from None
+            return None
 
-    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        for inode, _ in inode_list:
+    def forget(self, inodes: Iterable[int]) -> None:
+        """The kernel no longer holds these."""
+        for inode in inodes:
             # With the inode go its pages. Should the kernel still hold some, one cache is dropped for nothing.
             self._cached.pop(self._ino(inode), None)
 
     @_answer
     @_of_inode
-    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return self._entry(self._vfs.getattr(self._ino(inode)))
+    async def getattr(self, inode: int) -> Node:
+        return self._node(self._vfs.getattr(self._ino(inode)))
 
     @_changing
     @_of_inode
-    async def setattr(
-        self,
-        inode: InodeT,
-        attr: EntryAttributes,
-        fields: SetattrFields,
-        fh: FileHandleT | None,
-        ctx: RequestContext,
-    ) -> EntryAttributes:
-        changes = SetAttributes(
-            size=attr.st_size if fields.update_size else None,
-            mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
-            uid=attr.st_uid if fields.update_uid else None,
-            gid=attr.st_gid if fields.update_gid else None,
-            atime_ns=attr.st_atime_ns if fields.update_atime else None,
-            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
-        )
+    async def setattr(self, inode: int, changes: SetAttributes, handle: int | None) -> Node:
         ino = self._ino(inode)
-        handle = None if fh is None else HandleId(fh)
-        attributes = await self._vfs.setattr(ino, changes, handle, door=DOOR)
-        if fields.update_size:
+        attributes = await self._vfs.setattr(ino, changes, None if handle is None else HandleId(handle), door=DOOR)
+        if changes.size is not None:
             self._cache_follows(attributes)
-        return self._entry(attributes)
+        return self._node(attributes)
 
     @_answer
     @_of_inode
-    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        return FileNameT(_encode(self._vfs.readlink(self._ino(inode))))
+    async def readlink(self, inode: int) -> bytes:
+        return _encode(self._vfs.readlink(self._ino(inode)))
 
     @_answer
-    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+    async def statfs(self) -> Room:
         quota = self._vfs.statfs()
         used = quota.used or 0
         free = quota.free
         if free is None:
             free = _UNKNOWN_SPACE if quota.total is None else max(quota.total - used, 0)
         total = used + free if quota.total is None else quota.total
-        data = StatvfsData()
-        data.f_bsize = data.f_frsize = _STATFS_UNIT
-        data.f_blocks = total // _STATFS_UNIT
-        data.f_bfree = data.f_bavail = free // _STATFS_UNIT
-        data.f_namemax = self._vfs.capabilities.longest_name_bytes
-        return data
+        return Room(
+            _STATFS_UNIT, total // _STATFS_UNIT, free // _STATFS_UNIT, self._vfs.capabilities.longest_name_bytes
+        )
 
     # --- namespace
 
     @_changing
-    async def mkdir(
-        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
-    ) -> EntryAttributes:
-        parent = self._ino(parent_inode)
-        created = await self._vfs.mkdir(parent, _decode(name), stat.S_IMODE(mode), door=DOOR)
-        return self._entry(await self._owned(created, ctx))
+    async def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Node:
+        created = await self._vfs.mkdir(self._ino(parent), _decode(name), stat.S_IMODE(mode), door=DOOR)
+        return self._node(await self._owned(created, caller))
 
     @_changing
-    async def mknod(
-        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
-    ) -> EntryAttributes:
+    async def mknod(self, parent: int, name: bytes, mode: int, caller: Caller) -> Node:
         if not stat.S_ISREG(mode):
-            raise FUSEError(errno.EPERM)
+            raise Refused(errno.EPERM)
         created, handle = await self._vfs.create(
-            self._ino(parent_inode), _decode(name), stat.S_IMODE(mode), exclusive=True, door=DOOR
+            self._ino(parent), _decode(name), stat.S_IMODE(mode), exclusive=True, door=DOOR
         )
         try:
-            created = await self._owned(created, ctx)
+            created = await self._owned(created, caller)
         finally:
             await self._vfs.release(handle)
-        return self._entry(created)
+        return self._node(created)
 
     @_changing
-    async def symlink(
-        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
-    ) -> EntryAttributes:
-        parent = self._ino(parent_inode)
+    async def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Node:
         try:
-            created = await self._vfs.symlink(parent, _decode(name), _decode(target), door=DOOR)
+            created = await self._vfs.symlink(self._ino(parent), _decode(name), _decode(target), door=DOOR)
         except Unsupported as error:
-            raise FUSEError(errno.EPERM) from error  # what symlink(2) says of such filesystems
-        return self._entry(await self._owned(created, ctx))
+            raise Refused(errno.EPERM) from error  # what symlink(2) says of such filesystems
+        return self._node(await self._owned(created, caller))
 
     @_changing
-    async def link(
-        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
-    ) -> EntryAttributes:
-        raise FUSEError(errno.EPERM)
+    async def link(self, inode: int, new_parent: int, new_name: bytes) -> Node:
+        raise Refused(errno.EPERM)
 
     @_changing
-    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._vfs.unlink(self._ino(parent_inode), _decode(name), door=DOOR)
+    async def unlink(self, parent: int, name: bytes) -> None:
+        await self._vfs.unlink(self._ino(parent), _decode(name), door=DOOR)
 
     @_changing
-    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._vfs.rmdir(self._ino(parent_inode), _decode(name), door=DOOR)
+    async def rmdir(self, parent: int, name: bytes) -> None:
+        await self._vfs.rmdir(self._ino(parent), _decode(name), door=DOOR)
 
     @_changing
-    async def rename(
-        self,
-        parent_inode_old: InodeT,
-        name_old: FileNameT,
-        parent_inode_new: InodeT,
-        name_new: FileNameT,
-        flags: FlagT,
-        ctx: RequestContext,
-    ) -> None:
+    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         modes = {
             0: RenameMode.REPLACE,
-            pyfuse3.RENAME_NOREPLACE: RenameMode.NO_REPLACE,
-            pyfuse3.RENAME_EXCHANGE: RenameMode.EXCHANGE,
+            RENAME_NOREPLACE: RenameMode.NO_REPLACE,
+            RENAME_EXCHANGE: RenameMode.EXCHANGE,
         }
         if flags not in modes:
-            raise FUSEError(errno.EINVAL)
+            raise Refused(errno.EINVAL)
         await self._vfs.rename(
-            self._ino(parent_inode_old),
-            _decode(name_old),
-            self._ino(parent_inode_new),
-            _decode(name_new),
+            self._ino(parent),
+            _decode(name),
+            self._ino(new_parent),
+            _decode(new_name),
             modes[flags],
             door=DOOR,
         )
 
     # --- open files
 
-    def _opened(self, handle: HandleId, flags: int) -> FileInfo:
+    def _opened(self, handle: HandleId, flags: int, *, writable: bool) -> Opened:
         attributes = self._vfs.attributes_of(handle)
         now = (attributes.content, attributes.generation)
         keep_cache = self._cached.get(attributes.ino) == now
         self._cached[attributes.ino] = now
         self._files[handle] = _OpenFile(attributes.ino, append=bool(flags & os.O_APPEND))
-        return FileInfo(fh=FileHandleT(handle), keep_cache=keep_cache)
+        return Opened(handle, keep_cache, writable)
 
     def _cache_follows(self, attributes: Attributes) -> None:
         """This content came about through the kernel, so its pages are as good as before."""
@@ -398,20 +341,18 @@ class Operations(pyfuse3.Operations):
 
     @_answer
     @_of_inode
-    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+    async def open(self, inode: int, flags: int) -> Opened:
         truncate = bool(flags & os.O_TRUNC)
         write = truncate or flags & os.O_ACCMODE != os.O_RDONLY  # O_RDONLY | O_TRUNC truncates, too
         if self.read_only and write:
-            raise FUSEError(errno.EROFS)
+            raise Refused(errno.EROFS)
         handle = await self._vfs.open(self._ino(inode), write=write, truncate=truncate, door=DOOR)
-        return self._opened(handle, flags)
+        return self._opened(handle, flags, writable=write)
 
     @_changing
-    async def create(
-        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
-    ) -> tuple[FileInfo, EntryAttributes]:
+    async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Opened, Node]:
         attributes, handle = await self._vfs.create(
-            self._ino(parent_inode),
+            self._ino(parent),
             _decode(name),
             stat.S_IMODE(mode),
             exclusive=bool(flags & os.O_EXCL),
@@ -420,16 +361,15 @@ class Operations(pyfuse3.Operations):
         try:
             if attributes.size and flags & os.O_TRUNC:  # it was there after all: somebody else was faster
                 attributes = await self._vfs.setattr(attributes.ino, SetAttributes(size=0), handle, door=DOOR)
-            attributes = await self._owned(attributes, ctx)
-            return self._opened(handle, flags), self._entry(attributes)
+            attributes = await self._owned(attributes, caller)
+            return self._opened(handle, flags, writable=True), self._node(attributes)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self._vfs.release(handle)
             raise
 
-    # pyfuse3 is content with anything that has the buffer interface, whatever its annotation says.
     @_answer
-    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]
+    async def read(self, fh: int, off: int, size: int) -> bytes | memoryview:
         handle = HandleId(fh)
         data = self._vfs.read_nowait(handle, off, size)
         if data is not None:
@@ -442,14 +382,15 @@ class Operations(pyfuse3.Operations):
             self._notifier.read_ended(ino)
 
     @_changing
-    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+    async def write(self, fh: int, off: int, data: bytes | memoryview) -> int:
+        """``data`` is not looked at any more when this has returned."""
         handle = HandleId(fh)
         file = self._files[handle]
         file.wrote = True
         self.writes_begun += 1
         self.writes_in_flight += 1
         try:
-            written = await self._vfs.write(handle, None if file.append else off, buf)
+            written = await self._vfs.write(handle, None if file.append else off, data)
         finally:
             self.writes_in_flight -= 1
         if file.append and self._vfs.attributes_of(handle).size != off + written:
@@ -459,16 +400,16 @@ class Operations(pyfuse3.Operations):
         return written
 
     @_answer
-    async def flush(self, fh: FileHandleT) -> None:
+    async def flush(self, fh: int) -> None:
         await self._vfs.flush(HandleId(fh))
         self._note_own_writes(HandleId(fh))
 
     @_answer
-    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+    async def fsync(self, fh: int, datasync: bool) -> None:
         await self._vfs.fsync(HandleId(fh))
 
     @_answer
-    async def release(self, fh: FileHandleT) -> None:
+    async def release(self, fh: int) -> None:
         handle = HandleId(fh)
         self._note_own_writes(handle)
         try:
@@ -496,20 +437,21 @@ class Operations(pyfuse3.Operations):
     # --- open folders
 
     @_answer
-    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+    async def opendir(self, inode: int) -> int:
         handle = next(self._folder_handles)
         self._folders[handle] = _OpenFolder(self._ino(inode))
-        return FileHandleT(handle)
+        return handle
 
     @_answer
     @_of_inode
-    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+    async def readdir(self, fh: int, start_id: int, add: AddEntry) -> None:
+        """Give ``add`` the entries after the cookie ``start_id`` until it takes no more."""
         folder = self._folders[fh]
-        if start_id < _DOT and not self._reply_dot(token, b".", folder.ino, _DOT):
+        if start_id < _DOT and not self._add_dot(add, b".", folder.ino, _DOT):
             return
         if start_id < _DOTDOT:
             parent = folder.ino if folder.ino == self._root else self._vfs.getattr(folder.ino).parent
-            if not self._reply_dot(token, b"..", parent, _DOTDOT):
+            if not self._add_dot(add, b"..", parent, _DOTDOT):
                 return
         after = max(start_id - _COOKIE_OFFSET, 0)
         replied = 0
@@ -518,52 +460,49 @@ class Operations(pyfuse3.Operations):
         while entries := self._vfs.readdir(folder.ino, after, folder.page + 1):
             for entry in entries:
                 after = entry.attributes.ino
-                name = FileNameT(_encode(entry.name))
-                attributes = self._entry(entry.attributes)
-                if not pyfuse3.readdir_reply(token, name, attributes, after + _COOKIE_OFFSET):
+                if not add(_encode(entry.name), self._node(entry.attributes), after + _COOKIE_OFFSET):
                     folder.page = max(replied, 1)
                     return
                 replied += 1
 
-    def _reply_dot(self, token: ReaddirToken, name: bytes, ino: Ino, cookie: int) -> bool:
-        attributes = self._entry(self._vfs.getattr(ino))
-        return pyfuse3.readdir_reply(token, FileNameT(name), attributes, cookie)
+    def _add_dot(self, add: AddEntry, name: bytes, ino: Ino, cookie: int) -> bool:
+        return add(name, self._node(self._vfs.getattr(ino)), cookie)
 
     @_answer
-    async def releasedir(self, fh: FileHandleT) -> None:
+    async def releasedir(self, fh: int) -> None:
         del self._folders[fh]
 
     @_answer
-    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
         await self._vfs.fsync_directory(self._folders[fh].ino)
 
     # --- extended attributes
 
     @_answer
-    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+    async def getxattr(self, inode: int, name: bytes) -> bytes:
         # The kernel asks for security.capability before the first write to every file, ls for ACLs and labels.
         # EOPNOTSUPP, unlike ENODATA, also keeps ls from asking for each file. ENOSYS would end user.*, too.
         if not name.startswith(b"user."):
-            raise FUSEError(errno.EOPNOTSUPP)
+            raise Refused(errno.EOPNOTSUPP)
         try:
             return self._vfs.getxattr(self._ino(inode), _decode(name))
         except NotFound:
-            raise FUSEError(pyfuse3.ENOATTR) from None
+            raise Refused(errno.ENODATA) from None
 
     @_answer
     @_of_inode
-    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        return [XAttrNameT(_encode(name)) for name in self._vfs.listxattr(self._ino(inode))]
+    async def listxattr(self, inode: int) -> list[bytes]:
+        return [_encode(name) for name in self._vfs.listxattr(self._ino(inode))]
 
     @_changing
     @_of_inode
-    async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
-        # XATTR_CREATE and XATTR_REPLACE are pyfuse3's business: it asks getxattr first.
+    async def setxattr(self, inode: int, name: bytes, value: bytes) -> None:
+        # XATTR_CREATE and XATTR_REPLACE are the session's business: it asks getxattr first.
         await self._vfs.setxattr(self._ino(inode), _decode(name), value)
 
     @_changing
-    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+    async def removexattr(self, inode: int, name: bytes) -> None:
         try:
             await self._vfs.removexattr(self._ino(inode), _decode(name))
         except NotFound:
-            raise FUSEError(pyfuse3.ENOATTR) from None
+            raise Refused(errno.ENODATA) from None

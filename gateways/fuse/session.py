@@ -1,66 +1,48 @@
-"""The request loop, here pyfuse3's: mount, answer, unmount.
+"""The seam between the mount and what carries the kernel's requests to it: one kind of session for each request loop.
 
-This is the seam behind which another loop on /dev/fuse could serve the same operations. pyfuse3 keeps its session
-in module variables, so a process has one mount at a time, and ``invalidate_*`` after ``close`` would be a crash:
-the notifier must have stopped by then.
+"pyfuse3" is the library of that name. "native" is ``native``, which speaks to /dev/fuse itself.
 """
 
 from __future__ import annotations
 
-import logging
+from typing import Protocol
 
-import pyfuse3
-
-from serpentfs.errors import Busy, UsageError
-from serpentfs.gateways.fuse import complaints
-
-log = logging.getLogger(__name__)
-
-_taken = False
+from serpentfs.errors import UsageError
+from serpentfs.gateways.fuse.mount_options import MountOptions
+from serpentfs.gateways.fuse.notifier import KernelCaches
+from serpentfs.gateways.fuse.operations import Operations
 
 
-class PyfuseSession:
-    """One mount by pyfuse3. Use in order: ``mount``, ``run``, ``close``."""
+class Session(KernelCaches, Protocol):
+    """One mount. Use in order: ``mount``, ``run`` (again, when it was cancelled), ``close``; the calls of
+    KernelCaches in between, and never on the loop's thread."""
 
-    def __init__(self) -> None:
-        self._open = False
-
-    def mount(self, operations: pyfuse3.Operations, mountpoint: str, options: set[str]) -> None:
-        """Mount. May block (it starts fusermount3 and waits). The kernel's requests are answered from ``run`` on.
-        Raises Busy when this process has a mount, UsageError when the system refuses."""
-        global _taken
-        if _taken:
-            raise Busy("this process has a mount already; bind-mount that one to show it in a second place")
-        failure: RuntimeError | None = None
-        with complaints.listening() as heard:
-            try:
-                pyfuse3.init(operations, mountpoint, options)
-            except RuntimeError as error:
-                failure = error
-        if failure is not None:
-            raise UsageError(f"cannot mount {mountpoint}: {'; '.join(heard) or failure}") from failure
-        for line in heard:
-            log.warning("libfuse: %s", line)
-        _taken = self._open = True
+    def mount(self, operations: Operations, mountpoint: str, options: MountOptions) -> None:
+        """Mount. May block (it may start fusermount3 and wait). The kernel's requests are answered from ``run`` on.
+        Raises UsageError when the system refuses."""
+        ...
 
     async def run(self) -> None:
-        """Answer requests until the kernel ends the connection. A handler that raises anything but FUSEError ends
-        it too."""
-        # Handlers waiting for the cloud hold a task each; the kernel sends only so many reads at a time by itself.
-        await pyfuse3.main(max_tasks=512)
+        """Answer requests until the kernel ends the connection. Those in flight when it is cancelled are answered
+        with ENOTCONN."""
+        ...
 
-    def close(self, *, unmount: bool) -> None:
-        """Close the connection: requests in flight end with ENOTCONN. With ``unmount`` the mount point is freed as
-        well, lazily. May block. Nothing happens when not mounted."""
-        global _taken
-        if self._open:
-            self._open = _taken = False
-            pyfuse3.close(unmount=unmount)
+    def close(self) -> None:
+        """Close the connection: requests in flight end with ENOTCONN. The mount point is not freed. May block.
+        Nothing happens when not mounted."""
+        ...
 
-    # KernelCaches, for the notifier's thread
 
-    def invalidate_inode(self, ino: int, *, data: bool) -> None:
-        pyfuse3.invalidate_inode(pyfuse3.InodeT(ino), attr_only=not data)
+def new_session(loop: str) -> Session:
+    """A session of the kind that ``MountOptions.loop`` names. UsageError when it cannot be had here."""
+    if loop == "native":
+        from serpentfs.gateways.fuse.native.session import NativeSession
 
-    def invalidate_entry(self, parent: int, name: bytes) -> None:
-        pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
+        return NativeSession()
+    if loop != "pyfuse3":
+        raise UsageError(f"there is no request loop {loop}")
+    try:
+        from serpentfs.gateways.fuse.pyfuse import PyfuseSession
+    except ImportError as error:
+        raise UsageError(f"mounting needs pyfuse3, which cannot be loaded here: {error}") from error
+    return PyfuseSession()

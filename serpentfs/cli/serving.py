@@ -13,7 +13,7 @@ from serpentfs.cli.remotes import Target, resolve
 from serpentfs.cli.running import take_away
 from serpentfs.daemon.door_options import DoorOptions
 from serpentfs.errors import UsageError
-from serpentfs.gateways.fuse import MountOptions
+from serpentfs.gateways.fuse import LOOPS, MountOptions
 
 
 def add_mount(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,10 @@ def add_mount(parser: argparse.ArgumentParser) -> None:
         "-o", dest="mount_options", action="append", default=[], metavar="A,B=C",
         help="options as mount(8) has them: ro, allow_other, uid=, gid=, umask=, fsname=, nonempty; the rest is "
         "libfuse's",
+    )
+    group.add_argument(
+        "--fuse-loop", choices=LOOPS, default=LOOPS[0],
+        help="what carries the kernel's requests: the library pyfuse3, or a faster loop of our own that is on trial",
     )
     doors = parser.add_argument_group("further doors of the same process")
     doors.add_argument("--webdav", type=options.address, metavar="HOST:PORT", help="serve over WebDAV too")
@@ -120,6 +124,7 @@ def _mount_options(arguments: argparse.Namespace, target: Target) -> MountOption
     mount = MountOptions(
         mountpoint=arguments.directory, name=target.name, root=target.path, read_only=bool(arguments.read_only),
         allow_other=arguments.allow_other, uid=arguments.uid, gid=arguments.gid,
+        loop=arguments.fuse_loop,
     )
     if arguments.umask is not None:
         mount = replace(mount, umask=arguments.umask)

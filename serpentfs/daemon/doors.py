@@ -53,7 +53,7 @@ def door_of(options: DoorOptions) -> Door:
 def mount_door(options: MountOptions) -> Door:
     """Checks the mount point now, so that a mistake is told before a passphrase is asked for; a mount that a dead
     process left there is taken away. UsageError; Unsupported where there is no FUSE."""
-    if importlib.util.find_spec("pyfuse3") is None:
+    if options.loop == "pyfuse3" and importlib.util.find_spec("pyfuse3") is None:
         raise Unsupported("mounting needs pyfuse3, which is not installed; webdav and ftp work without it")
     path = mountpoint.prepare(
         options.mountpoint, allow_other=options.allow_other, allow_nonempty=options.allows_nonempty

@@ -13,6 +13,7 @@ import faulthandler
 import importlib
 import json
 import logging
+import os
 import posixpath
 import signal
 import sys
@@ -261,6 +262,7 @@ async def main(arguments: argparse.Namespace) -> None:
         umask=arguments.umask,
         root=arguments.root,
         extra=tuple(arguments.o),
+        loop=arguments.loop,
     )
     if arguments.stuck_after is not None:
         door._STUCK_AFTER = arguments.stuck_after
@@ -291,6 +293,7 @@ def run() -> None:
     parser.add_argument("--root", default="/")
     parser.add_argument("--mkdir", action="append", default=[], help="make this folder before mounting")
     parser.add_argument("--stuck-after", type=float, help="what the watchdog takes for a deadlock, in seconds")
+    parser.add_argument("--loop", default=os.environ.get("SERPENTFS_FUSE_LOOP", "pyfuse3"), help="the request loop")
     parser.add_argument("-o", action="append", default=[])
     faulthandler.register(signal.SIGUSR1)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)

@@ -1,0 +1,271 @@
+"""Reads the kernel's requests and answers them.
+
+A worker reads a request and runs its handler itself. Most handlers end without ever waiting; then the worker goes on
+with the next request, without a task switch between, and only a device that stays empty sends it to trio's wait for
+readiness. Only when a handler does wait, another worker is called up to read on. So a worker is a task that a handler
+waits in, and there are few: one more than handlers that wait.
+
+That is seen by running the handler by hand up to its first wait (``coroutine.send``): it runs in its worker's task
+from the beginning, so nothing is different for trio.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import time
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+import trio
+
+from serpentfs.gateways.fuse.native import protocol
+from serpentfs.gateways.fuse.native.dispatch import Answer, Dispatch
+from serpentfs.gateways.fuse.native.interrupts import is_being_killed
+from serpentfs.gateways.fuse.native.protocol import Header, InitFlag, Opcode
+from serpentfs.gateways.fuse.operations import Operations
+from serpentfs.gateways.fuse.requests import Refused
+
+log = logging.getLogger(__name__)
+
+_MOST_WORKERS = 512
+"""Handlers that wait at the same time; beyond them, requests wait in the kernel."""
+_SPARE_WORKERS = 4
+"""Kept for the next handler that waits; each keeps a buffer, of which the kernel has perhaps filled all (1 MiB)."""
+_SLICE = 0.001
+"""Seconds after which requests that keep coming let other tasks run."""
+_LINGER = 0.00005
+"""Seconds that the loop stands still for the next request of a program that does one thing after another: less than
+what going through the scheduler costs."""
+_MOST_FOR_SELECT = 1024
+"""select(2) knows no higher descriptors."""
+_LOOK_AGAIN = 0.5
+"""Seconds between two looks at whether a program that got a signal is being killed."""
+
+_WANTED = (
+    InitFlag.ASYNC_READ | InitFlag.ATOMIC_O_TRUNC | InitFlag.BIG_WRITES | InitFlag.AUTO_INVAL_DATA
+    | InitFlag.DO_READDIRPLUS | InitFlag.ASYNC_DIO | InitFlag.PARALLEL_DIROPS | InitFlag.HANDLE_KILLPRIV
+    | InitFlag.MAX_PAGES
+)  # fmt: skip
+_BACKGROUND, _CONGESTED = 64, 48
+"""Read-ahead requests that the kernel has under way at a time (12 by default: eight readers of a far store want more),
+and from how many on it slows down."""
+
+_ANSWERED_TOO_LATE = (errno.ENOENT, errno.ENODEV, errno.ECONNABORTED)
+
+
+class _Waiting:
+    """A request whose handler waits."""
+
+    __slots__ = ("interrupted", "pid", "scope")
+
+    def __init__(self, pid: int, scope: trio.CancelScope) -> None:
+        self.pid = pid
+        self.scope = scope
+        self.interrupted = False
+
+
+@types.coroutine
+def _to_its_end(handler: Coroutine[Any, Any, Answer], trap: Any) -> Generator[Any, Any, Answer]:
+    """Run a handler that has begun and wants to wait for ``trap``, in the same task."""
+    try:
+        while True:
+            try:
+                happened = yield trap
+            except BaseException as error:  # noqa: BLE001  (it is the handler's)
+                trap = handler.throw(error)
+            else:
+                trap = handler.send(happened)
+    except StopIteration as ended:
+        answer: Answer = ended.value
+        return answer
+
+
+class Loop:
+    """Answers what comes through one descriptor of /dev/fuse, which does not block."""
+
+    def __init__(self, descriptor: int, operations: Operations) -> None:
+        self._descriptor = descriptor
+        self._operations = operations
+        self._dispatch = Dispatch(operations)
+        self._handlers = self._dispatch.handlers
+        self._lingers = descriptor < _MOST_FOR_SELECT
+        self._nursery: trio.Nursery
+        self._idle = trio.lowlevel.ParkingLot()
+        self._workers = 0
+        self._reader_is_due = False
+        """A worker waits for the device to become readable, or is about to look."""
+        self._waiting: dict[int, _Waiting] = {}
+
+    async def run(self) -> None:
+        """Until the kernel ends the connection. A cancelled loop answers what it has begun, and may run again."""
+        self._workers = 0
+        self._reader_is_due = False
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._call_up()
+
+    # --- workers
+
+    def _call_up(self) -> None:
+        """See to it that somebody reads the next request."""
+        if self._reader_is_due:
+            return
+        if len(self._idle):
+            self._reader_is_due = True
+            self._idle.unpark()
+        elif self._workers < _MOST_WORKERS:
+            self._reader_is_due = True
+            self._workers += 1
+            self._nursery.start_soon(self._work)
+
+    async def _work(self) -> None:
+        buffer = memoryview(bytearray(protocol.BUFFER_SIZE))
+        try:
+            with trio.CancelScope() as scope:
+                while True:
+                    self._reader_is_due = False
+                    await self._serve_ready(buffer, scope)
+                    if not self._reader_is_due:
+                        self._reader_is_due = True
+                        await trio.lowlevel.wait_readable(self._descriptor)
+                    elif len(self._idle) < _SPARE_WORKERS:
+                        await self._idle.park()
+                    else:
+                        return
+        finally:
+            self._workers -= 1
+        self._call_up()  # the scope was used to give a request up: another worker takes this one's place
+
+    async def _serve_ready(self, buffer: memoryview, scope: trio.CancelScope) -> None:
+        """Answer requests until none is there."""
+        since = time.perf_counter()
+        while True:
+            try:
+                size = os.readv(self._descriptor, (buffer,))
+            except BlockingIOError:
+                if self._lingers and not self._waiting and select.select((self._descriptor,), (), (), _LINGER)[0]:
+                    continue
+                return
+            except OSError as error:
+                if error.errno == errno.ENOENT:  # it was given up just now
+                    continue
+                if error.errno not in (errno.ENODEV, errno.ECONNABORTED):
+                    raise
+                # Unmounted: nobody waits for the answers of what is under way.
+                self._nursery.cancel_scope.cancel()
+                return
+            waited = await self._serve(buffer[:size], scope)
+            now = time.perf_counter()
+            if waited:
+                since = now
+            elif now - since > _SLICE:
+                await trio.lowlevel.checkpoint()
+                since = time.perf_counter()
+
+    # --- one request
+
+    async def _serve(self, request: memoryview, scope: trio.CancelScope) -> bool:
+        """Answer a request; the result tells whether its handler had to wait."""
+        header = Header._make(protocol.IN_HEADER.unpack_from(request))
+        body = request[protocol.IN_HEADER.size :]
+        handler = self._handlers.get(header.opcode)
+        if handler is None:
+            self._serve_session(header, body)
+            return False
+        waited = False
+        answer: Answer
+        handling = handler(header, body)
+        try:
+            try:
+                trap = handling.send(None)
+            except StopIteration as ended:
+                answer = ended.value
+            else:
+                waited = True
+                answer = await self._wait_for(handling, trap, header, scope)
+        except Refused as refused:
+            answer = protocol.error_answer(header.unique, refused.errno)
+        except Exception:
+            log.exception("a request (%d) that is not understood", header.opcode)
+            answer = protocol.error_answer(header.unique, errno.EIO)
+        if answer is not None:
+            self._send(answer)
+        return waited
+
+    async def _wait_for(
+        self, handling: Coroutine[Any, Any, Answer], trap: Any, header: Header, scope: trio.CancelScope
+    ) -> Answer:
+        waiting = self._waiting[header.unique] = _Waiting(header.pid, scope)
+        self._call_up()
+        try:
+            return await _to_its_end(handling, trap)
+        except trio.Cancelled:
+            number = errno.EINTR if waiting.interrupted else errno.ENOTCONN
+            self._send(protocol.error_answer(header.unique, number))
+            raise
+        finally:
+            del self._waiting[header.unique]
+
+    def _send(self, answer: Answer) -> None:
+        try:
+            if isinstance(answer, tuple):
+                os.writev(self._descriptor, answer)
+            elif answer is not None:
+                os.write(self._descriptor, answer)
+        except OSError as error:
+            if error.errno not in _ANSWERED_TOO_LATE:
+                log.error("the kernel does not take an answer: %s", error)
+
+    def _serve_session(self, header: Header, body: memoryview) -> None:
+        """Requests that are about the session itself, and those that are served by nobody."""
+        match header.opcode:
+            case Opcode.INTERRUPT:
+                [unique] = protocol.NUMBER.unpack_from(body)
+                self._interrupt(unique)
+            case Opcode.INIT:
+                self._init(header, body)
+            case Opcode.DESTROY:
+                self._send(protocol.error_answer(header.unique, 0))
+            case _:
+                self._send(protocol.error_answer(header.unique, errno.ENOSYS))
+
+    def _init(self, header: Header, body: memoryview) -> None:
+        init = protocol.read_init(body)
+        if (init.major, init.minor) < (protocol.MAJOR, protocol.MINOR):
+            log.error("this kernel's FUSE %d.%d is too old: %d.%d is needed", *init[:2], protocol.MAJOR, protocol.MINOR)
+            self._send(protocol.error_answer(header.unique, errno.EPROTO))
+            return
+        content = protocol.init_body(init, wanted=_WANTED, background=_BACKGROUND, congested=_CONGESTED)
+        self._send(protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(content), 0, header.unique) + content)
+        self._operations.init()
+
+    # --- interrupts
+
+    def _interrupt(self, unique: int) -> None:
+        """A program got a signal while it waits. Answering EINTR is for those that are being killed: other programs
+        do not expect that of files. The kernel does not tell again when a harmless signal is followed by another."""
+        waiting = self._waiting.get(unique)
+        if waiting is None:
+            return  # it has been answered
+        if is_being_killed(waiting.pid):
+            self._give_up(waiting)
+        else:
+            self._nursery.start_soon(self._look_after, unique, waiting)
+
+    async def _look_after(self, unique: int, waiting: _Waiting) -> None:
+        while True:
+            await trio.sleep(_LOOK_AGAIN)
+            if self._waiting.get(unique) is not waiting:
+                return
+            if is_being_killed(waiting.pid):
+                self._give_up(waiting)
+                return
+
+    @staticmethod
+    def _give_up(waiting: _Waiting) -> None:
+        waiting.interrupted = True
+        waiting.scope.cancel()
