@@ -44,7 +44,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.UNSUPPORTED: "not possible with this store, this system or this version",
     ExitCode.CONFLICT: "somebody else changed it meanwhile",
     ExitCode.PENDING: "stopped before everything was uploaded; the rest goes up at the next start",
-    ExitCode.DAMAGED: "`check` found problems that remain",
+    ExitCode.DAMAGED: "`check` or `doctor` found problems that remain",
     ExitCode.LOGIN_REQUIRED: "the account's session has ended, or the account is blocked: log out and in again",
     ExitCode.INTERRUPTED: "interrupted at a prompt or during a command",
 }

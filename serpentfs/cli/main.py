@@ -65,6 +65,10 @@ COMMANDS = (
     Command(
         "status", "seeing", "Tell what runs, and what is still to be uploaded.", "serpentfs status --watch"
     ),
+    Command(
+        "doctor", "doctor", "Tell what is wrong on this machine and with the remotes, and what to do about it.",
+        "serpentfs doctor --bundle ~/serpentfs-report.tar.gz",
+    ),
     Command("stats", "seeing", "Tell what was counted since the start.", "serpentfs stats work: --prometheus"),
     Command(
         "transfers", "turning", "List what is being uploaded and what waits; pause it, or try again.",

@@ -237,12 +237,24 @@ def open_store(spec: RemoteSpec) -> BlobStore:
     return OpendalStore(operator)
 
 
+def endpoint_of(spec: RemoteSpec, environment: Mapping[str, str]) -> str | None:
+    """The URL at which the service of an S3 store answers; None where neither a URL nor a region is known."""
+    options = spec.options
+    endpoint = options.get("endpoint") or environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    region = _region(options, environment)
+    return endpoint or (f"https://s3.{region}.amazonaws.com" if region else None)
+
+
+def _region(options: Mapping[str, str], environment: Mapping[str, str]) -> str | None:
+    return options.get("region") or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+
+
 def _s3_settings(spec: RemoteSpec, environment: Mapping[str, str]) -> dict[str, str]:
     """OpenDAL's settings for a bucket."""
     options = spec.options
     settings = {"bucket": spec.location, "root": f"/{spec.prefix}"}
     endpoint = options.get("endpoint") or environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
-    region = options.get("region") or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    region = _region(options, environment)
     if endpoint:
         settings["endpoint"] = endpoint
         # Services other than Amazon's hardly care, but a signature needs one; this is the one they take.

@@ -7,8 +7,9 @@ Read along ``opening`` → ``cloud`` → ``listing``/``scan``/``feed`` (what is 
 
 from serpentfs.clouds.vault.check import Finding, Severity, check_vault
 from serpentfs.clouds.vault.cloud import POLL_INTERVAL, VaultCloud, VaultFiles
-from serpentfs.clouds.vault.opening import create_vault, open_vault
+from serpentfs.clouds.vault.opening import create_vault, find_vault, open_vault
 
 __all__ = [
-    "POLL_INTERVAL", "Finding", "Severity", "VaultCloud", "VaultFiles", "check_vault", "create_vault", "open_vault",
+    "POLL_INTERVAL", "Finding", "Severity", "VaultCloud", "VaultFiles", "check_vault", "create_vault", "find_vault",
+    "open_vault",
 ]

@@ -74,6 +74,11 @@ async def open_vault(
     return VaultCloud(store, config, key, files, poll_interval=poll_interval)
 
 
+async def find_vault(store: BlobStore) -> None:
+    """Look whether there is a vault that the right passphrase would open. BadVault; what the store raises."""
+    await _read_files(store)
+
+
 async def _read_files(store: BlobStore) -> tuple[VaultFiles, UnverifiedConfig]:
     try:
         config = await _read_small(store, CONFIG_FILE)

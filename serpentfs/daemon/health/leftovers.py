@@ -1,0 +1,105 @@
+"""What processes that died have left: mounts that do not answer, sockets and changes that wait for the next start."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from serpentfs.daemon.health.findings import Finding, note, ok, problem
+from serpentfs.daemon.lock import read_owner
+from serpentfs.daemon.mountpoints import FILESYSTEM_TYPE
+from serpentfs.daemon.places import RemotePlaces, known_remotes
+from serpentfs.errors import SerpentError
+from serpentfs.tree.store import journalled_changes
+
+_ANSWER_TIMEOUT = 3.0
+
+
+def check_mounts() -> Iterator[Finding]:
+    """Of this user; root looks at all."""
+    check = "mounts"
+    bad = False
+    points = list(_mount_points())
+    for point in points:
+        answer = _answer_of(point)
+        if answer is None:
+            bad = True
+            yield problem(check, f"the mount at {point} does not answer", f"free it: umount -f {point}, as root")
+        elif answer in (errno.ENOTCONN, errno.ECONNABORTED):
+            bad = True
+            yield problem(check, f"the mount at {point} was left behind by a process that died",
+                          f"take it away: serpentfs umount {point}")
+    if not bad:
+        yield ok(check, f"{len(points)} mount{'' if len(points) == 1 else 's'}, none of them dead")
+
+
+def _mount_points() -> Iterator[str]:
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields = line.split(" ")
+        dash = fields.index("-")
+        if fields[dash + 1] != FILESYSTEM_TYPE:
+            continue
+        user = re.search(r"\buser_id=(\d+)", fields[dash + 3])
+        if os.geteuid() == 0 or user is None or int(user[1]) == os.geteuid():
+            yield re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
+
+
+def _answer_of(point: str) -> int | None:
+    """The errno that a look at a mount gives (0: it answers); None when it does not answer in time."""
+    answer: list[int] = []
+
+    def ask() -> None:
+        try:
+            os.statvfs(point)
+        except OSError as error:
+            answer.append(error.errno or errno.EIO)
+        else:
+            answer.append(0)
+
+    # A thread of its own, which may be left behind: the call cannot be interrupted.
+    asking = threading.Thread(target=ask, name="doctor-mount", daemon=True)
+    asking.start()
+    asking.join(_ANSWER_TIMEOUT)
+    return answer[0] if answer else None
+
+
+def check_owners() -> Iterator[Finding]:
+    """State of remotes that nothing runs for."""
+    check = "leftovers"
+    found = 0
+    for places in known_remotes():
+        try:
+            if read_owner(places.lock) is not None:
+                continue
+            waiting = journalled_changes(places.state / "state.db")
+        except SerpentError as error:
+            found += 1
+            yield problem(check, f"the state in {places.state} cannot be looked at: {error}",
+                          "see whose that folder is")
+            continue
+        finding = _left(places, waiting)
+        if finding is not None:
+            found += 1
+            yield finding
+    if not found:
+        yield ok(check, "no process has left anything behind")
+
+
+def _left(places: RemotePlaces, waiting: int) -> Finding | None:
+    changes = f"{waiting} change{'' if waiting == 1 else 's'} not uploaded"
+    if places.socket.exists():
+        return problem("leftovers", f"a process for {_name_of(places)} died without an end" + (
+            f", with {changes}" if waiting else ""), "start it again: that cleans up and goes on with what is left")
+    if waiting:
+        return note("leftovers", f"{_name_of(places)} has {changes}: they go up at the next start")
+    return None
+
+
+def _name_of(places: RemotePlaces) -> str:
+    """The URL that the last owner noted, else the id."""
+    match = re.search(r'"remote": "([^"]+)"', places.lock.read_text(errors="replace"))
+    return match[1] if match else places.remote_id
