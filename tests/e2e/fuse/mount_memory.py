@@ -100,20 +100,33 @@ class Failing(MemoryVfs):
 
 
 class Stalling(MemoryVfs):
-    """Reads of a file called "stalled" wait for ever, as for a network that is gone, without a deadline."""
+    """Reads of a file called "stalled", and opening one called "stuck", wait for ever, as for a network that is gone,
+    without a deadline."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stalled = 0
+        self.given_up = 0
 
     def read_nowait(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview | None:
         return None
 
     async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:
         if self.path_of(self.attributes_of(handle).ino) == "/stalled":
-            self.stalled += 1
-            await trio.sleep_forever()
+            await self._stall()
         return await super().read(handle, offset, size)
+
+    async def open(self, ino: Ino, *, write: bool, truncate: bool = False, door: str) -> HandleId:
+        if self.path_of(ino) == "/stuck":
+            await self._stall()
+        return await super().open(ino, write=write, truncate=truncate, door=door)
+
+    async def _stall(self) -> None:
+        self.stalled += 1
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.given_up += 1
 
 
 @asynccontextmanager
@@ -213,9 +226,13 @@ class Control:
         assert isinstance(self._vfs, Counting)
         return self._vfs.reads
 
-    async def reads_stalled(self) -> int:
+    async def stalled(self) -> int:
         assert isinstance(self._vfs, Stalling)
         return self._vfs.stalled
+
+    async def given_up(self) -> int:
+        assert isinstance(self._vfs, Stalling)
+        return self._vfs.given_up
 
     async def obey(self, line: bytes) -> dict[str, Any]:
         command = json.loads(line)

@@ -386,7 +386,7 @@ def test_a_read_that_hangs_does_not_hold_up_the_end(mount: MountIt) -> None:
     reader = threading.Thread(target=read)
     reader.start()
     assert (mounted.path / "other").read_bytes() == b"data"
-    wait_until(lambda: mounted.command("reads_stalled") == 1)
+    wait_until(lambda: mounted.command("stalled") == 1)
     mounted.command("overwrite", path="/stalled", offset=0, data="DATA")  # a notice that has to wait for the read
     mounted.process.send_signal(signal.SIGTERM)
     assert mounted.process.wait(60) == 0
@@ -409,7 +409,7 @@ def test_a_notice_that_is_stuck_ends_the_mount(mount: MountIt) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    wait_until(lambda: mounted.command("reads_stalled") == 1)
+    wait_until(lambda: mounted.command("stalled") == 1)
     mounted.command("overwrite", path="/stalled", offset=0, data="DATA")
     assert mounted.process.wait(30) != 0
     reader.join(30)
@@ -431,7 +431,7 @@ def test_a_read_that_hangs_does_not_delay_other_news(mount: MountIt) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    wait_until(lambda: mounted.command("reads_stalled") == 1)
+    wait_until(lambda: mounted.command("stalled") == 1)
     mounted.command("overwrite", path="/stalled", offset=0, data="DATA")
     began = time.monotonic()
     mounted.put("/other", b"new")

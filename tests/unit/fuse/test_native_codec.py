@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import struct
 from collections.abc import Coroutine, Iterable
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from serpentfs.errors import UsageError
 from serpentfs.gateways.fuse.native import device, protocol
 from serpentfs.gateways.fuse.native.dispatch import Answer, Dispatch
-from serpentfs.gateways.fuse.native.interrupts import is_being_killed
+from serpentfs.gateways.fuse.native.interrupts import is_being_killed, is_fatal
 from serpentfs.gateways.fuse.native.protocol import Header, InitFlag, Opcode
 from serpentfs.gateways.fuse.requests import AddEntry, Caller, Node, Opened, Refused, Room
 from serpentfs.vfs.core import SetAttributes
@@ -364,6 +365,31 @@ def test_kernel_options() -> None:
     assert device.kernel_options(set()) == (2 | 4, [])
     with pytest.raises(UsageError, match="frobnicate"):
         device.kernel_options({"frobnicate"})
+
+
+@pytest.mark.parametrize(
+    ("pending", "blocked", "ignored", "caught", "fatal"),
+    [
+        ([signal.SIGKILL], [], [], [], True),
+        ([signal.SIGTERM], [], [], [], True),
+        ([signal.SIGQUIT], [], [], [signal.SIGTERM], True),
+        ([signal.SIGUSR1, signal.SIGTERM], [], [], [signal.SIGUSR1], True),
+        ([signal.SIGTERM], [signal.SIGTERM], [], [], False),
+        ([signal.SIGTERM], [], [signal.SIGTERM], [], False),
+        ([signal.SIGTERM], [], [], [signal.SIGTERM], False),
+        ([signal.SIGCHLD, signal.SIGWINCH, signal.SIGTSTP], [], [], [], False),
+        ([], [], [], [], False),
+    ],
+)
+def test_which_signals_end_a_program(
+    pending: list[int], blocked: list[int], ignored: list[int], caught: list[int], fatal: bool
+) -> None:
+    def line(name: str, signals: list[int]) -> str:
+        return f"{name}:\t{sum(1 << (number - 1) for number in signals):016x}\n"
+
+    rest = "Name:\tcat\n" + line("SigBlk", blocked) + line("SigIgn", ignored) + line("SigCgt", caught)
+    assert is_fatal(rest + line("SigPnd", pending) + line("ShdPnd", [])) == fatal
+    assert is_fatal(rest + line("SigPnd", []) + line("ShdPnd", pending)) == fatal
 
 
 def test_who_is_not_being_killed() -> None:
