@@ -1216,9 +1216,10 @@ class Drive:
             waiting = self._journal.outstanding(waiting)
             if self._login_required or not any(map(self._is_moving, waiting)):
                 return
-            await self._ledger.wait_moved()
             # A look costs time in proportion to what is pending: with much to wait for, look less often.
-            await trio.sleep(20 * (trio.current_time() - began) if len(waiting) > 100 else 0)
+            pause = 20 * (trio.current_time() - began) if len(waiting) > 100 else 0.0
+            await self._ledger.wait_moved()
+            await trio.sleep(pause)
 
     def _is_moving(self, seq: int) -> bool:
         """Whether time or the cloud alone will bring an entry on: what waits for a file to be closed, or is stuck,

@@ -30,6 +30,7 @@ from tests.drives import (
     until,
     write,
 )
+from tests.fakes.faulty_cloud import FOR_EVER, FaultyCloud
 from tests.fakes.memory_cloud import MemoryCloud
 
 pytestmark = pytest.mark.trio
@@ -354,3 +355,15 @@ async def test_a_read_goes_on_while_its_upload_is_confirmed(cloud: MemoryCloud, 
                     assert bytes(await drive.read(handle, 0, len(data))) == data
                 await drive.release(handle)
         await until(lambda: not list((tmp_path / "state" / "staging").iterdir()))
+
+
+async def test_who_waits_for_many_uploads_hears_soon_that_they_are_through(tmp_path: Path) -> None:
+    cloud = FaultyCloud(MemoryCloud())
+    cloud.stall("put", 0.4, times=FOR_EVER)
+    options = DriveOptions(settle=60.0, host="here", uploads=200)
+    async with a_drive(cloud, tmp_path, options=options) as drive:
+        for number in range(150):
+            await write(drive, f"/{number}", b"data")
+        with trio.fail_after(5):    # looking at what is left takes no time worth a pause
+            await drive.wait_until_uploaded()
+        assert not drive.status().pending
