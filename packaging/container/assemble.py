@@ -3,8 +3,8 @@
 
 Runs in the Debian that the image is made from, which has the packages that Containerfile names, and writes to the new
 folder ROOT: the Debian package of this checkout (built here, or PACKAGE.deb), the Python that it runs on, fusermount3
-and sync, the shared libraries that all of these load, certificates, time zones and a user without rights. No shell, no
-package manager, nothing else. What it takes of Debian is told in ROOT/var/lib/dpkg/status.d, where scanners look for it.
+and sync, the shared libraries that all of these load, certificates, time zones and a user without rights. No shell,
+no package manager, nothing else. What it takes of Debian is told in ROOT/var/lib/dpkg/status.d, for scanners.
 """
 
 from __future__ import annotations

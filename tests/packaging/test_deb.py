@@ -32,6 +32,10 @@ soon() {    # COMMAND...: until it succeeds, for half a minute
     until "$@"; do tries=$((tries + 1)); [ $tries -lt 300 ] || { echo "in vain: $*" >&2; return 1; }; sleep 0.1; done
 }
 stored() { find "/srv/$1" -name '*.c9r' -type f ! -name 'dir*' | wc -l; }    # files in the vault of a remote
+as_anna() {
+    setpriv --reuid=anna --regid=anna --init-groups env -i HOME=/home/anna USER=anna PATH=/usr/bin:/bin \
+        XDG_RUNTIME_DIR=/run/user/1000 "$@"
+}
 """
 
 INSTALL = f"""
@@ -175,8 +179,6 @@ def test_the_unit_of_a_user(installed: tuple[Debian, Outcome]) -> None:
     outcome = run(system, """
         loginctl enable-linger anna
         soon test -S /run/user/1000/systemd/private
-        as_anna() { setpriv --reuid=anna --regid=anna --init-groups env -i HOME=/home/anna USER=anna \
-            PATH=/usr/bin:/bin XDG_RUNTIME_DIR=/run/user/1000 "$@"; }
         cd /home/anna
         as_anna mkdir -p .config/serpentfs
         as_anna sh -c 'umask 077; echo another >.config/serpentfs/pass'
@@ -194,7 +196,8 @@ def test_the_unit_of_a_user(installed: tuple[Debian, Outcome]) -> None:
 
 
 def test_removed_and_purged(installed: tuple[Debian, Outcome]) -> None:
-    """The drives stop, the program goes; journals, configuration and vaults stay."""
+    """The drives stop, the program goes; journals, configuration and vaults stay, and so does what is in no vault
+    yet."""
     system, _ = installed
     outcome = run(system, """
         soon systemctl --quiet is-active serpentfs@unit
@@ -202,12 +205,20 @@ def test_removed_and_purged(installed: tuple[Debian, Outcome]) -> None:
         there() { ls -d /root/.config/serpentfs/config.toml /root/.local/state/serpentfs/*/state.db \
             /srv/unit/vault.cryptomator /srv/fstab/vault.cryptomator /home/anna/vault/vault.cryptomator | wc -l; }
         there
+        cd /home/anna
+        soon test -d /run/user/1000
+        as_anna serpentfs webdav own: --no-auth --listen 127.0.0.1:0 --daemon --settle 300 >&2
+        as_anna sh -c 'echo pending >late && serpentfs put --no-wait late own:' >&2
+        as_anna serpentfs umount --now own: >&2 || [ $? = 14 ]
+        as_anna sh -c 'find .local -type f -exec sha256sum {} +' | sort >before
         dpkg --purge serpentfs >&2
         there
+        as_anna sh -c 'find .local -type f -exec sha256sum {} +' | sort | cmp - before
         findmnt /mnt/unit || echo unmounted
         ls -d /usr/lib/serpentfs /usr/bin/serpentfs /usr/sbin/mount.*serpentfs 2>/dev/null || echo gone
         dpkg -i /root/serpentfs.deb >&2
         systemctl start serpentfs@unit
         cat /mnt/unit/before
+        as_anna serpentfs cat own:/late
         """)
-    assert outcome.out.split() == ["6", "6", "unmounted", "gone", "before"]
+    assert outcome.out.split() == ["6", "6", "unmounted", "gone", "before", "pending"]
