@@ -38,8 +38,8 @@ class Installed:
         )
 
     def pip(self, *words: str | Path) -> None:
-        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", self.python, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(self.python)]
+        done = subprocess.run([*command, *map(str, words)], capture_output=True, text=True, timeout=TIMEOUT, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def ok(self, *words: str, code: int = 0) -> str:
@@ -58,8 +58,9 @@ class Installed:
     def place(self) -> Path:
         """Where the program's modules come from."""
         code = "import serpentfs; print(serpentfs.__file__)"
-        command = [self.python, "-P", "-c", code]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT)
+        done = subprocess.run(
+            [str(self.python), "-I", "-c", code], capture_output=True, text=True, check=True, timeout=TIMEOUT
+        )
         return Path(done.stdout.strip())
 
     def kept(self) -> dict[str, str]:
