@@ -81,8 +81,9 @@ _COPY_PIECE = 4 * 2**20
 @dataclass(frozen=True, slots=True)
 class DriveOptions:
     """``settle``: seconds after the last change of an entry before it is sent. ``durability`` ``"cloud"`` makes
-    every change wait until the cloud confirmed it, at most ``confirm_within`` seconds. ``uploads``: changes sent at
-    the same time. ``host`` names this machine in conflict copies."""
+    every change wait until the cloud confirmed it, at most ``confirm_within`` seconds. ``uploads``: large
+    files sent at the same time; of small ones it is four times as many. ``host`` names this machine in conflict
+    copies."""
 
     settle: float = 1.0
     read_only: bool = False

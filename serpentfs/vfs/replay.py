@@ -57,6 +57,9 @@ _ORIGINS = "conflict-origins"
 """Where the records of ``_copied_from`` are kept, as if it were a door."""
 _PATIENCE = 5
 """Attempts of a change that are made while what it needs is not listed."""
+_SMALL = 256 * 1024
+_SMALL_FOR_ONE = 4
+"""So many contents of up to so many bytes go up in place of a large one."""
 _PAUSE_WHEN_BUSY = 0.02
 """Seconds between two starts then: 50 small files a second take a fifth of a core, and a large one takes all the
 bandwidth anyway."""
@@ -109,7 +112,7 @@ class _StagedContent:
 
 
 class Replay:
-    """``workers``: entries under way at the same time."""
+    """``workers``: large contents under way at the same time; of small changes there are more."""
 
     def __init__(
         self,
@@ -130,9 +133,10 @@ class Replay:
         self._contents = contents
         self._feed = feed
         self._observer = observer
-        self._workers = workers
+        self._lanes = workers * _SMALL_FOR_ONE
         self._host = host
         self._active = 0
+        """Lanes in use."""
         self._outage = 0
         """Calls that failed for want of a cloud since one was answered."""
         self._probe_at = 0.0
@@ -160,11 +164,15 @@ class Replay:
                 if wakes != self._ledger.wakes:
                     wakes, self._probe_at = self._ledger.wakes, 0.0
                 free = self._room()
+                held_up = False
                 for entry in self._journal.ready(now, free) if free else []:
+                    lanes = self._lanes_for(entry)
+                    if held_up := self._active + lanes > self._lanes:
+                        break
                     started = self._journal.start(entry.seq)
-                    self._active += 1
-                    nursery.start_soon(self._carry, started)
-                with trio.move_on_after(self._pause(now)):
+                    self._active += lanes
+                    nursery.start_soon(self._carry, started, lanes)
+                with trio.move_on_after(float("inf") if held_up else self._pause(now)):
                     await self._ledger.wait_moved()
 
     def _room(self) -> int:
@@ -174,11 +182,16 @@ class Replay:
             return 0
         if self._outage >= _OUTAGE:
             return 0 if self._active or trio.current_time() < self._probe_at else 1
-        return min(self._workers - self._active, 1 if is_busy() else self._workers)
+        return min(self._lanes - self._active, 1 if is_busy() else self._lanes)
+
+    def _lanes_for(self, entry: Entry) -> int:
+        """What a change takes of the room: a small one spends its time waiting for answers, and needs little else."""
+        stage = self._contents.stage(entry.content)
+        return 1 if stage is None or stage.size <= _SMALL else _SMALL_FOR_ONE
 
     def _pause(self, now: float) -> float:
         """Seconds until something can be started by time alone."""
-        if self._ledger.paused or self._workers <= self._active or (self._outage >= _OUTAGE and self._active):
+        if self._ledger.paused or self._lanes <= self._active or (self._outage >= _OUTAGE and self._active):
             return float("inf")
         again = self._journal.next_time(now)
         if again is None:
@@ -188,7 +201,7 @@ class Replay:
             pause = max(pause, self._probe_at - trio.current_time())
         return pause
 
-    async def _carry(self, entry: Entry) -> None:
+    async def _carry(self, entry: Entry, lanes: int) -> None:
         """One attempt at one entry, whatever comes of it."""
         try:
             try:
@@ -210,7 +223,7 @@ class Replay:
             log.exception("unexpected trouble while uploading (%s)", entry.operation.value)
             self._fail(entry, error)
         finally:
-            self._active -= 1
+            self._active -= lanes
             self._observer.note_sent(entry.seq, None)
             self._ledger.moved()
 
