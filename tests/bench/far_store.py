@@ -21,12 +21,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import parse_qsl, quote, unquote
 from xml.sax.saxutils import escape, unescape
 
@@ -62,11 +62,20 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    path: Path
-    size: int
+    """``files``: what it is made of, one after the other; an upload in parts is never copied into one."""
+
+    files: tuple[tuple[Path, int], ...]
     etag: str
     modified: float
     headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def size(self) -> int:
+        return sum(size for _, size in self.files)
+
+    def unlink(self) -> None:
+        for path, _ in self.files:
+            path.unlink()
 
 
 @dataclass(slots=True)
@@ -98,9 +107,18 @@ class Store:
     def new_file(self) -> Path:
         return self._folder / f"{next(self._numbers)}"
 
-    def new_blob(self, path: Path, headers: tuple[tuple[str, str], ...] = ()) -> Blob:
+    def new_blob(self, files: Iterable[Path], headers: tuple[tuple[str, str], ...] = ()) -> Blob:
         # As of an upload in parts: an etag that nobody takes for a digest.
-        return Blob(path, path.stat().st_size, f'"{next(self._numbers):032x}-1"', time.time(), headers)
+        etag = f'"{next(self._numbers):032x}-1"'
+        return Blob(tuple((file, file.stat().st_size) for file in files), etag, time.time(), headers)
+
+    def linked(self, files: Iterable[Path]) -> list[Path]:
+        """The same files under names of their own."""
+        names = []
+        for file in files:
+            names.append(self.new_file())
+            os.link(file, names[-1])
+        return names
 
     def get(self, key: str) -> Blob:
         try:
@@ -122,14 +140,14 @@ class Store:
             if old is None:
                 bisect.insort(self._keys, key)
             else:
-                old.path.unlink()
+                old.unlink()
 
     def delete(self, key: str) -> None:
         with self.lock:
             old = self._blobs.pop(key, None)
             if old is not None:
                 del self._keys[bisect.bisect_left(self._keys, key)]
-                old.path.unlink()
+                old.unlink()
 
     def adopt(self, tree: Path, prefix: str) -> None:
         """Every file below a folder becomes an object."""
@@ -138,7 +156,7 @@ class Store:
             for name in names:
                 source, target = Path(at, name), self.new_file()
                 source.rename(target)
-                added[prefix + str(source.relative_to(tree))] = self.new_blob(target)
+                added[prefix + str(source.relative_to(tree))] = self.new_blob([target])
         with self.lock:
             self._blobs |= added
             self._keys = sorted(self._blobs)
@@ -347,20 +365,26 @@ class Connection:
             *([f"Content-Range: bytes {start}-{stop - 1}/{blob.size}"] if status == 206 else []),
         ]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode()
-        try:
-            file = blob.path.open("rb")
-        except FileNotFoundError:
-            raise Refused(404, "NoSuchKey") from None   # replaced or deleted since
-        with file:
+        with ExitStack() as stack:
+            try:
+                files = [(stack.enter_context(path.open("rb")), size) for path, size in blob.files]
+            except FileNotFoundError:
+                raise Refused(404, "NoSuchKey") from None   # replaced or deleted since
             self._wait()
             self._store.down.carry(len(head))
             self._socket.sendall(head, socket.MSG_MORE if self._method == "GET" and stop > start else 0)
-            while self._method == "GET" and start < stop:
-                size = min(_PIECE, stop - start)
-                self._store.down.carry(size)
-                while size:
-                    count = os.sendfile(self._socket.fileno(), file.fileno(), start, size)
-                    start, size = start + count, size - count
+            if self._method == "GET":
+                for file, size in files:
+                    self._send_file(file, max(start, 0), min(stop, size))
+                    start, stop = start - size, stop - size
+
+    def _send_file(self, file: IO[bytes], start: int, stop: int) -> None:
+        while start < stop:
+            size = min(_PIECE, stop - start)
+            self._store.down.carry(size)
+            while size:
+                count = os.sendfile(self._socket.fileno(), file.fileno(), start, size)
+                start, size = start + count, size - count
 
     def _kept_headers(self) -> tuple[tuple[str, str], ...]:
         kept = (
@@ -376,14 +400,13 @@ class Connection:
     def _put(self) -> None:
         if "x-amz-copy-source" not in self._headers:
             with self._received() as path:
-                blob = self._store.new_blob(path, self._kept_headers())
-                os.link(path, kept := self._store.new_file())
-                self._commit(replace(blob, path=kept))
+                blob = self._store.new_blob(self._store.linked([path]), self._kept_headers())
+                self._commit(blob)
             self._send(200, headers=f"ETag: {blob.etag}\r\n")
             return
         self._body()
         source = self._source()
-        os.link(source.path, kept := self._store.new_file())
+        kept = self._store.linked(path for path, _ in source.files)
         is_new = self._headers.get("x-amz-metadata-directive") == "REPLACE"
         blob = self._store.new_blob(kept, self._kept_headers() if is_new else source.headers)
         self._commit(blob)
@@ -393,7 +416,7 @@ class Connection:
         try:
             self._store.put(self._key, blob, self._headers)
         except Refused:
-            blob.path.unlink()
+            blob.unlink()
             raise
 
     def _upload(self) -> None:
@@ -412,7 +435,7 @@ class Connection:
         elif self._method == "DELETE":
             self._body()
             for part in uploads.pop(number).parts.values():
-                part.path.unlink()
+                part.unlink()
             self._send(204)
         else:
             self._complete(number)
@@ -420,31 +443,27 @@ class Connection:
     def _put_part(self, upload: Upload, number: int) -> None:
         if "x-amz-copy-source" not in self._headers:
             with self._received() as path:
-                os.link(path, kept := self._store.new_file())
-            upload.parts[number] = self._store.new_blob(kept)
+                upload.parts[number] = self._store.new_blob(self._store.linked([path]))
             self._send(200, headers=f"ETag: {upload.parts[number].etag}\r\n")
             return
         self._body()
         first, last = map(int, self._headers["x-amz-copy-source-range"].removeprefix("bytes=").split("-"))
         path = self._store.new_file()
-        with self._source().path.open("rb") as source, path.open("wb") as target:
-            source.seek(first)
-            target.write(source.read(last + 1 - first))
-        upload.parts[number] = self._store.new_blob(path)
+        with path.open("wb") as target:
+            at = 0
+            for file, size in self._source().files:
+                with file.open("rb") as source:
+                    source.seek(max(first - at, 0))
+                    target.write(source.read(max(0, last + 1 - max(first, at))))
+                at += size
+        upload.parts[number] = self._store.new_blob([path])
         self._xml("CopyPartResult", _copied(upload.parts[number]))
 
     def _complete(self, number: str) -> None:
         self._body()
         upload = self._store.uploads.pop(number)
-        first, *others = (part for _, part in sorted(upload.parts.items()))
-        with first.path.open("r+b") as whole:
-            whole.seek(0, os.SEEK_END)
-            for part in others:
-                with part.path.open("rb") as file:
-                    while os.sendfile(whole.fileno(), file.fileno(), None, part.size):
-                        pass
-                part.path.unlink()
-        blob = self._store.new_blob(first.path, upload.headers)
+        files = [path for _, part in sorted(upload.parts.items()) for path, _ in part.files]
+        blob = self._store.new_blob(files, upload.headers)
         self._commit(blob)
         self._xml("CompleteMultipartUploadResult", f"<Key>{escape(self._key)}</Key><ETag>{escape(blob.etag)}</ETag>")
 
