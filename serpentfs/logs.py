@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 
@@ -227,11 +228,27 @@ class _Json(_OneLine):
 class _File(logging.handlers.WatchedFileHandler):
     """A log file, found again after logrotate moved it. One that cannot be written is no reason for anybody to fail."""
 
+    def _open(self) -> TextIOWrapper:
+        # Also the one after a rotation: for this user only, whatever the umask is.
+        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=_open_private)
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             super().emit(record)
         except OSError:
             self.handleError(record)
+
+    def reopenIfNeeded(self) -> None:
+        with contextlib.suppress(OSError):    # then the old one still takes what there is to tell
+            if self._has_moved():
+                self.reopen()
+
+    def _has_moved(self) -> bool:
+        try:
+            status = Path(self.baseFilename).stat()
+        except FileNotFoundError:
+            return True
+        return (status.st_dev, status.st_ino) != (self.dev, self.ino)
 
     def reopen(self) -> None:
         """OSError, and the old file stays."""
@@ -239,11 +256,26 @@ class _File(logging.handlers.WatchedFileHandler):
         try:
             stream = self._open()
             if self.stream is not None:
+                self._redirect(self.stream.fileno(), stream.fileno())
                 self.stream.close()
             self.stream = stream
             self._statstream()
         finally:
             self.release()
+
+    @staticmethod
+    def _redirect(old: int, new: int) -> None:
+        """Standard output and error of a daemon are its log, too: they would keep the room of the first file for ever,
+        and write where nobody looks."""
+        before = os.fstat(old)
+        for descriptor in (1, 2):
+            with contextlib.suppress(OSError):    # closed
+                if os.path.samestat(os.fstat(descriptor), before):
+                    os.dup2(new, descriptor)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _note_request(record: logging.LogRecord) -> bool:
@@ -311,7 +343,6 @@ def configure(
     handler: logging.Handler
     if log_file is not None:
         try:
-            os.close(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
             handler = _File(log_file, encoding="utf-8")
         except OSError as error:
             raise UsageError(f"cannot write the log file {log_file}: {error.strerror}") from error

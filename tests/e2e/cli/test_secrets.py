@@ -176,7 +176,8 @@ def test_a_mega_account(machine: Machine) -> None:
         with urllib.request.urlopen(request, timeout=TIMEOUT):
             pass
         machine.ok("flush", "mega:")
-        for command in ("status --json", "whoami --json", "stats", "ls mega:/", "versions mega:/" + NAME, "config show"):
+        commands = ("status --json", "whoami --json", "stats", "ls mega:/", f"versions mega:/{NAME}", "config show")
+        for command in commands:
             done = machine.run(*command.split(), "-vvv")
             said[command] = (done.stdout + done.stderr).encode()
         os.kill(owner_of(machine)["pid"], signal.SIGUSR1)
