@@ -6,7 +6,8 @@ readiness. Only when a handler does wait, another worker is called up to read on
 waits in, and there are few: one more than handlers that wait.
 
 That is seen by running the handler by hand up to its first wait (``coroutine.send``): it runs in its worker's task
-from the beginning, so nothing is different for trio.
+from the beginning, so nothing is different for trio. A checkpoint that only offers a turn to others (taking a free
+lock is one) is not taken for a wait: the loop gives turns by the clock.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import select
 import time
 import types
 from collections.abc import Coroutine, Generator
-from typing import Any
+from typing import Any, TypeAlias
 
+import outcome
 import trio
 
 from serpentfs.gateways.fuse.native import protocol
@@ -31,12 +33,14 @@ from serpentfs.gateways.fuse.requests import Refused
 
 log = logging.getLogger(__name__)
 
+Handling: TypeAlias = Coroutine[Any, Any, Answer]
+
 _MOST_WORKERS = 512
 """Handlers that wait at the same time; beyond them, requests wait in the kernel."""
 _SPARE_WORKERS = 4
 """Kept for the next handler that waits; each keeps a buffer, of which the kernel has perhaps filled all (1 MiB)."""
 _SLICE = 0.001
-"""Seconds after which requests that keep coming let other tasks run."""
+"""Seconds after which a worker that never waits lets other tasks run."""
 _LINGER = 0.00005
 """Seconds that the loop stands still for the next request of a program that does one thing after another: less than
 what going through the scheduler costs."""
@@ -68,9 +72,35 @@ class _Waiting:
         self.interrupted = False
 
 
+def _learn_what_a_mere_turn_is() -> object:
+    """What a coroutine yields to trio to let others have a turn and nothing else. None when this trio does not go on
+    with it as it is done here: then every turn is offered."""
+    checkpoint = trio.lowlevel.cancel_shielded_checkpoint()  # noqa: ASYNC105  (looked at, not run)
+    turn: object = checkpoint.send(None)
+    try:
+        checkpoint.send(outcome.Value(None))
+    except StopIteration:
+        return turn
+    except (AttributeError, TypeError):
+        return None
+    checkpoint.close()
+    return None
+
+
+_MERE_TURN = _learn_what_a_mere_turn_is()
+
+
+def _advance(handler: Handling, happened: Any, until: float) -> Any:
+    """Run a handler on to where it waits, and answer with what for. StopIteration when it ends."""
+    trap = handler.send(happened)
+    while trap is _MERE_TURN and time.perf_counter() < until:
+        trap = handler.send(outcome.Value(None))
+    return trap
+
+
 @types.coroutine
-def _to_its_end(handler: Coroutine[Any, Any, Answer], trap: Any) -> Generator[Any, Any, Answer]:
-    """Run a handler that has begun and wants to wait for ``trap``, in the same task."""
+def _to_its_end(handler: Handling, trap: Any) -> Generator[Any, Any, Answer]:
+    """Run a handler that has begun and waits for ``trap``, in the same task."""
     try:
         while True:
             try:
@@ -78,7 +108,7 @@ def _to_its_end(handler: Coroutine[Any, Any, Answer], trap: Any) -> Generator[An
             except BaseException as error:  # noqa: BLE001  (it is the handler's)
                 trap = handler.throw(error)
             else:
-                trap = handler.send(happened)
+                trap = _advance(handler, happened, time.perf_counter() + _SLICE)
     except StopIteration as ended:
         answer: Answer = ended.value
         return answer
@@ -142,7 +172,7 @@ class Loop:
 
     async def _serve_ready(self, buffer: memoryview, scope: trio.CancelScope) -> None:
         """Answer requests until none is there."""
-        since = time.perf_counter()
+        until = time.perf_counter() + _SLICE
         while True:
             try:
                 size = os.readv(self._descriptor, (buffer,))
@@ -158,18 +188,19 @@ class Loop:
                 # Unmounted: nobody waits for the answers of what is under way.
                 self._nursery.cancel_scope.cancel()
                 return
-            waited = await self._serve(buffer[:size], scope)
+            waited = await self._serve(buffer[:size], scope, until)
             now = time.perf_counter()
             if waited:
-                since = now
-            elif now - since > _SLICE:
+                until = now + _SLICE
+            elif now > until:
                 await trio.lowlevel.checkpoint()
-                since = time.perf_counter()
+                until = time.perf_counter() + _SLICE
 
     # --- one request
 
-    async def _serve(self, request: memoryview, scope: trio.CancelScope) -> bool:
-        """Answer a request; the result tells whether its handler had to wait."""
+    async def _serve(self, request: memoryview, scope: trio.CancelScope, until: float) -> bool:
+        """Answer a request; the result tells whether its handler had to wait. Before the time ``until`` it need not
+        let others have a turn."""
         header = Header._make(protocol.IN_HEADER.unpack_from(request))
         body = request[protocol.IN_HEADER.size :]
         handler = self._handlers.get(header.opcode)
@@ -181,7 +212,7 @@ class Loop:
         handling = handler(header, body)
         try:
             try:
-                trap = handling.send(None)
+                trap = _advance(handling, None, until)
             except StopIteration as ended:
                 answer = ended.value
             else:
@@ -196,9 +227,7 @@ class Loop:
             self._send(answer)
         return waited
 
-    async def _wait_for(
-        self, handling: Coroutine[Any, Any, Answer], trap: Any, header: Header, scope: trio.CancelScope
-    ) -> Answer:
+    async def _wait_for(self, handling: Handling, trap: Any, header: Header, scope: trio.CancelScope) -> Answer:
         waiting = self._waiting[header.unique] = _Waiting(header.pid, scope)
         self._call_up()
         try:
