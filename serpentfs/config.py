@@ -9,9 +9,9 @@
     password-hash = "$scrypt$ln=16,r=8,p=1$..."
     root = "/Photos"
 
-Before the tables, ``session-store = "keyring"`` says where log-ins are kept, and ``log-level = "INFO"`` how much
-processes that serve doors log. The tables of keys below are what the
-reader takes, what ``remote add`` has options for, and what the manual says.
+Before the tables, ``session-store = "keyring"`` says where log-ins are kept, ``log-level = "INFO"`` how much processes
+that serve doors log, and ``proxy`` how all remotes are reached that do not say it. The tables of keys below are what
+the reader takes, what ``remote add`` has options for, and what the manual says.
 
 Whatever is wrong in the file is a UsageError of one line that names file and, where it can be found, line.
 """
@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from serpentfs import logs
 from serpentfs.amounts import Timetable, constant_rate, parse_rate, parse_size
@@ -43,7 +44,9 @@ ACCOUNT_KEYS = ("root", "hard-delete", "thumbnails", "versions-view")
 SESSION_STORES = ("auto", "keyring", "file")
 """Where a log-in's secrets are kept: ``auto`` is the keyring where there is one that encrypts, else the file."""
 DOORS = ("webdav", "ftp")
-_TOP_KEYS = ("remote", *DOORS, "session-store", "log-level")
+PROXY_AUTO, PROXY_NONE = "auto", "none"
+"""What may stand in place of a proxy's URL: as the environment says (the usual one), and none whatever it says."""
+_TOP_KEYS = ("remote", *DOORS, "session-store", "log-level", "proxy", "proxy-password-file")
 _TABLE_HEADER = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?$")
 REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -54,6 +57,27 @@ def parse_address(text: str) -> tuple[str, int]:
     if match is None or int(match[2]) > 65535:
         raise UsageError(f'"{text}" is not HOST:PORT (such as 127.0.0.1:4443 or [::1]:4443)')
     return (match[1] or "127.0.0.1").strip("[]"), int(match[2])
+
+
+def parse_proxy(text: str) -> str:
+    """``auto``, ``none``, or the URL of a proxy in one spelling. UsageError, which does not repeat what could be a
+    password."""
+    if text in (PROXY_AUTO, PROXY_NONE):
+        return text
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname, url.port
+    except ValueError:
+        host, port, url = None, None, urlsplit("")
+    if url.password is not None:
+        raise UsageError("the URL of a proxy must not hold its password, because other users can see it: "
+                         "proxy-password-file names a file with it")
+    if url.scheme not in ("http", "https") or not host or url.path not in ("", "/") or url.query or url.fragment:
+        raise UsageError("a proxy is http://HOST:PORT or http://USER@HOST:PORT (https for one that is spoken to over "
+                         "TLS), auto or none")
+    user = f"{url.username}@" if url.username else ""
+    shown = f"[{host}]" if ":" in host else host
+    return f"{url.scheme}://{user}{shown}" + ("" if port is None else f":{port}")
 
 
 def parse_port_range(text: str) -> range:
@@ -91,6 +115,9 @@ class RemoteConfig:
     download_connections: int | None = None
     metrics: tuple[str, int] | None = None
     """Where the figures are served for Prometheus."""
+    proxy: str | None = None
+    """As ``parse_proxy`` reads it."""
+    proxy_password_file: Path | None = None
     root: str | None = None
     """Which tree of a MEGA account, like the rest for such accounts only."""
     hard_delete: bool | None = None
@@ -146,6 +173,10 @@ class Config:
     """By ``DOORS``; every one is there."""
     lines: Mapping[tuple[str, str], int] = field(default_factory=dict, compare=False, repr=False)
     """Where a key stands: by table ("remote.work", "" before the first) and key, where it could be found."""
+
+    proxy: str | None = None
+    """For all remotes whose table has none."""
+    proxy_password_file: Path | None = None
 
     def remote(self, name: str, others: Iterable[str] = ()) -> RemoteConfig:
         """NotFound, with the nearest name (also of ``others``, which are known elsewhere), for one that is not
@@ -288,6 +319,13 @@ def _parsed(value: Any, parse: Callable[[str], T], what: str) -> T:
         raise _Wrong(what) from None
 
 
+def _proxy(value: Any) -> str:
+    try:
+        return parse_proxy(_text(value))
+    except UsageError as error:
+        raise _Wrong(f'"auto", "none", or the URL of a proxy: {error}') from None
+
+
 def _hash(value: Any) -> str:
     text = _text(value)
     if not is_password_hash(text):
@@ -332,6 +370,9 @@ REMOTE_KEYS: Mapping[str, Key] = {
     "upload-connections": Key(_count, "N", "connections that uploads use at a time"),
     "download-connections": Key(_count, "N", "connections that downloads use at a time"),
     "metrics": Key(_address, "HOST:PORT", "serve figures for Prometheus there, on this machine only"),
+    "proxy": Key(_proxy, "PROXY", "how it is reached: the URL of a proxy (http://USER@HOST:PORT), auto (as HTTPS_PROXY "
+                 "says) or none"),
+    "proxy-password-file": Key(_path, "FILE", "file with the password of the proxy's user"),
     "root": Key(_root, _ROOTS, "which tree of a MEGA account: the cloud drive (the usual one), the inbox, the rubbish "
                 "bin, or what others share"),
     "hard-delete": Key(_flag, "", "remove for good, not to the rubbish bin of the MEGA account"),
@@ -394,7 +435,12 @@ class _Reader:
         remotes = self._table_of_tables(tables.get("remote", {}), "remote", "", "[remote.work]")
         read = {name: self._remote(name, table) for name, table in remotes.items()}
         doors = {door: self._door(door, tables.get(door, {})) for door in DOORS}
-        return Config(self._path, read, session_store or SESSION_STORES[0], log_level, doors, self._found)
+        proxy = self._top_value("proxy", tables, _proxy)
+        password_file = self._top_value("proxy-password-file", tables, _path)
+        return Config(
+            self._path, read, session_store or SESSION_STORES[0], log_level, doors, self._found, proxy,
+            None if password_file is None else self._path.parent / password_file,
+        )
 
     def _top_value(self, key: str, tables: Mapping[str, Any], read: Callable[[Any], T]) -> T | None:
         """Of a key before the tables."""

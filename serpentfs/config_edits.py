@@ -1,4 +1,4 @@
-"""Changes to ``config.toml`` by commands: a table is added or taken out, every other byte stays as the user wrote it.
+"""Changes to ``config.toml`` by commands: of a table or a key, while every other byte stays as the user wrote it.
 
 A new text is only accepted when it means what was intended, by comparing what a TOML parser reads before and after;
 a file in a style that this module does not understand (inline tables) is therefore refused and never damaged.
@@ -54,6 +54,68 @@ def remove_remote(path: Path, name: str) -> None:
             del tables["remote"]
 
     _edit(path, change, expect)
+
+
+def change_keys(path: Path, name: str | None, values: Mapping[str, Value | None]) -> None:
+    """Set keys of ``[remote.NAME]``, or (None) of those before the tables; None takes one out. NotFound, UsageError."""
+    section = "" if name is None else f"remote.{name}"
+
+    def change(text: str) -> str:
+        if name is not None:
+            config.parse(path, text).remote(name)
+        lines = text.splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            lines[-1] += "\n"
+        for key, value in values.items():
+            lines = _with_key(lines, section, key, value)
+        return "".join(lines)
+
+    def expect(tables: dict[str, Any]) -> None:
+        table = tables if name is None else tables["remote"][name]
+        for key, value in values.items():
+            if value is None:
+                table.pop(key, None)
+            else:
+                table[key] = value
+
+    _edit(path, change, expect)
+
+
+def rename_remote(path: Path, name: str, new_name: str) -> None:
+    """Give ``[remote.NAME]`` another name. NotFound, AlreadyExists, UsageError."""
+
+    def change(text: str) -> str:
+        remotes = config.parse(path, text)
+        remotes.remote(name)
+        if new_name in remotes.remotes:
+            raise AlreadyExists(f"there is a remote called {new_name} in {path}")
+        return "".join(
+            f"[remote.{_key(new_name)}]\n" if config.section_of(line) == f"remote.{name}" else line
+            for line in text.splitlines(keepends=True)
+        )
+
+    def expect(tables: dict[str, Any]) -> None:
+        tables["remote"] = {new_name if key == name else key: table for key, table in tables["remote"].items()}
+
+    _edit(path, change, expect)
+
+
+def _with_key(lines: list[str], section: str, key: str, value: Value | None) -> list[str]:
+    """The lines with a key of a table set or taken out. A new one comes after the last key of its table."""
+    assignment = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*=""")
+    new = [] if value is None else [f"{key} = {_toml(value)}\n"]
+    current, end = "", 0
+    for number, line in enumerate(lines):
+        if _HEADER.match(line):
+            current = config.section_of(line) or ""
+            if current == section and section:
+                end = number + 1
+        elif current == section and assignment.match(line):
+            return [*lines[:number], *new, *lines[number + 1 :]]
+        elif current == section and line.strip() and not line.lstrip().startswith("#"):
+            end = number + 1
+    after = ["\n"] if new and not section and end == 0 and lines else []
+    return [*lines[:end], *new, *after, *lines[end:]]
 
 
 def _without(lines: list[str], section: str) -> Iterator[str]:

@@ -23,8 +23,9 @@ from serpentfs.cli.failures import leaves
 from serpentfs.cli.links import read_link, read_link_password
 from serpentfs.cli.opening import session_of
 from serpentfs.cli.output import human_size, print_json, printable, tell_pending
-from serpentfs.cli.remotes import DEFAULT_LOGIN, passphrase_source, resolve
+from serpentfs.cli.remotes import DEFAULT_LOGIN, passphrase_source, proxy_of, resolve
 from serpentfs.cli.running import stop_owner
+from serpentfs.clouds.proxy import Proxy
 from serpentfs.clouds.registry import session_spec
 from serpentfs.config import REMOTE_NAME, SESSION_STORES
 from serpentfs.credentials import ask, read_passphrase
@@ -118,8 +119,9 @@ def login(arguments: argparse.Namespace) -> ExitCode:
         raise AlreadyExists(f"there is a log-in called {name}: serpentfs logout {name}: first, or choose a --name")
     store = _session_store(arguments)
     keyring = _keyring_for(store)
-    made = _log_in(arguments, word) if is_account and word is not None else _open_link(arguments, word)
-    _keep(made, name, path, keyring, or_file=store == "auto")
+    proxy = _proxy(arguments, name)
+    made = _log_in(arguments, word, proxy) if is_account and word is not None else _open_link(arguments, word, proxy)
+    _keep(made, name, path, keyring, proxy, or_file=store == "auto")
     print(f"logged in as {made.email}" if made.kind == "account" else "the link can be opened, read-only")
     print(f"try: serpentfs ls {name}:")
     return ExitCode.OK
@@ -146,7 +148,9 @@ def _keyring_for(store: str) -> SystemKeyring | None:
         return None
 
 
-def _keep(made: Session, name: str, path: Path, keyring: SystemKeyring | None, *, or_file: bool) -> None:
+def _keep(
+    made: Session, name: str, path: Path, keyring: SystemKeyring | None, proxy: Proxy, *, or_file: bool
+) -> None:
     from serpentfs.clouds.mega.session import remove_session, save_session
 
     try:
@@ -166,7 +170,7 @@ def _keep(made: Session, name: str, path: Path, keyring: SystemKeyring | None, *
             remove_session(path)
         finally:
             if made.kind == "account":
-                trio.run(mega.end, made)
+                trio.run(mega.end, made, proxy)
         raise
 
 
@@ -176,14 +180,21 @@ def _api_url(arguments: argparse.Namespace) -> str:
     return str(arguments.api or os.environ.get(API_VARIABLE) or DEFAULT_API).rstrip("/")
 
 
-def _log_in(arguments: argparse.Namespace, email: str) -> Session:
+def _proxy(arguments: argparse.Namespace, name: str) -> Proxy:
+    """Of a log-in that is to be called ``name``: a table of that name may have one already."""
+    path: Path | None = arguments.config
+    config = configuration.load(path or configuration.default_path(), must_exist=path is not None)
+    return proxy_of(config, config.remotes.get(name))
+
+
+def _log_in(arguments: argparse.Namespace, email: str, proxy: Proxy) -> Session:
     from serpentfs.clouds.mega.session import MfaRequired
 
     api = _api_url(arguments)
     password = read_passphrase(passphrase_source(arguments, None), f"Password of {email}")
 
     def attempt(code: str | None) -> Session:
-        return trio.run(mega.log_in, api, email, password, code)
+        return trio.run(mega.log_in, api, email, password, code, proxy)
 
     try:
         return attempt(arguments.auth_code)
@@ -193,7 +204,7 @@ def _log_in(arguments: argparse.Namespace, email: str) -> Session:
         return attempt(ask(f"Two-factor code of {email}", "two-factor code", "--auth-code").strip())
 
 
-def _open_link(arguments: argparse.Namespace, word: str | None) -> Session:
+def _open_link(arguments: argparse.Namespace, word: str | None, proxy: Proxy) -> Session:
     from serpentfs.clouds.mega.links import needs_password, parse_link
     from serpentfs.clouds.mega.session import Session
 
@@ -206,7 +217,7 @@ def _open_link(arguments: argparse.Namespace, word: str | None) -> Session:
         kind="folder-link" if link.kind == "folder" else "file-link", api=_api_url(arguments), user=link.handle,
         email="", sid="", key=link.key, node=link.node,
     )
-    trio.run(mega.check_link, made)
+    trio.run(mega.check_link, made, proxy)
     return made
 
 
@@ -223,7 +234,7 @@ def logout(arguments: argparse.Namespace) -> ExitCode:
     if arguments.keep_session:
         return tell_pending(pending, "the next start goes on with that")
     if made.kind == "account":
-        trio.run(mega.end, made)
+        trio.run(mega.end, made, target.spec.proxy)
     remove_session(session_file(name))
     for spec, _ in mega.trees_of(name, made):
         forget_url(spec.canonical)
@@ -233,7 +244,7 @@ def logout(arguments: argparse.Namespace) -> ExitCode:
 
 def whoami(arguments: argparse.Namespace) -> ExitCode:
     target = resolve(arguments)
-    found = trio.run(mega.describe, session_of(target))
+    found = trio.run(mega.describe, session_of(target), target.spec.proxy)
     if arguments.json:
         print_json(found)
         return ExitCode.OK

@@ -215,8 +215,9 @@ def _value_of(key: str, said: str | bool) -> config_edits.Value:
 def _of_file(config: Config) -> Iterator[Setting]:
     line = config.lines.get(("", "session-store"))
     yield Setting("", "session-store", config.session_store, "config" if line else "default", line)
-    if config.log_level is not None:
-        yield Setting("", "log-level", config.log_level, "config", config.lines.get(("", "log-level")))
+    for key in ("log-level", "proxy", "proxy-password-file"):
+        if (value := getattr(config, _field(key))) is not None:
+            yield Setting("", key, value, "config", config.lines.get(("", key)))
     for table in config.remotes.values():
         yield from _of_table(config, table)
     for door, values in config.doors.items():
@@ -277,11 +278,13 @@ def _of_remote(arguments: argparse.Namespace, config: Config) -> Iterator[Settin
         table = f"remote.{target.config.name}" if target.config else ""
         configured = getattr(target.config, _field(key)) if target.config else None
         said = os.environ.get(variable)
-        if said and (key in passwords or variable in actions):
-            value = said if key in passwords else environment.read_value(actions[variable], variable, said)
+        if said and (key in passwords or variable in actions or variable in environment.OTHER_VARIABLES):
+            value = environment.read_value(actions[variable], variable, said) if variable in actions else said
             yield Setting(table, key, value, variable)
         elif configured is not None and not (key in passwords and is_said):
             yield Setting(table, key, configured, "config", config.lines.get((table, key)))
+        elif key in ("proxy", "proxy-password-file") and (general := getattr(config, _field(key))) is not None:
+            yield Setting(table, key, general, "config", config.lines.get(("", key)))
         else:
             yield Setting(table, key, default, "default")
 
@@ -298,7 +301,7 @@ def _defaults(is_vault: bool) -> dict[str, object]:
         "cache-memory": cache.memory_bytes, "cache-disk": cache.disk_bytes,
         "cache-free-space": cache.free_space_floor, "cache-directory": None,
         "limit-up": UNLIMITED, "limit-down": UNLIMITED, "upload-connections": None, "download-connections": None,
-        "metrics": None,
+        "metrics": None, "proxy": configuration.PROXY_AUTO, "proxy-password-file": None,
     }
     if is_vault:
         return {"password-file": None, "password-command": None, **shared, "poll-interval": POLL_INTERVAL}

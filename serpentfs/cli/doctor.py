@@ -193,6 +193,11 @@ def _check_files(config: Config) -> Iterator[Finding]:
     for table in config.remotes.values():
         if table.password_file is not None:
             yield secret_files.check_secret(table.password_file, "the password file", table.name)
+    for name, file in ((None, config.proxy_password_file), *(
+        (table.name, table.proxy_password_file) for table in config.remotes.values()
+    )):
+        if file is not None:
+            yield secret_files.check_secret(file, "the proxy's password file", name)
     for name in known_sessions():
         yield secret_files.check_secret(session_file(name), "the log-in", name)
     for door in config.doors.values():
@@ -237,13 +242,12 @@ async def _look_at_store(found: list[Finding], target: Target, timeout: float, i
                 found.append(problem("store", str(error), f"serpentfs logout {name}: and log in again", name))
                 return
         if session is not None and not is_owned:
-            found.append(await stores.check_account(session, name))
+            found.append(await stores.check_account(session, name, target.spec.proxy))
         elif not is_owned:
             found.append(await stores.check_vault(target.spec, name))
         if (url := stores.web_address(target.spec, session)) is not None:
-            skew = await stores.check_skew(url, name)
+            skew = await stores.check_skew(url, name, target.spec.proxy)
             found.extend([] if skew is None else [skew])
         return
     found.append(problem("store", f"the store did not answer within {timeout:g} s",
                          "see whether the network and the proxy work", name))
-

@@ -18,7 +18,8 @@ from serpentfs.credentials import PASSWORD_COMMAND_VARIABLE, PASSWORD_FILE_VARIA
 from serpentfs.errors import UsageError
 
 PREFIX = "SERPENTFS_"
-OTHER_VARIABLES = (PASSWORD_FILE_VARIABLE, PASSWORD_COMMAND_VARIABLE, "SERPENTFS_MEGA_API")
+OTHER_VARIABLES = (PASSWORD_FILE_VARIABLE, PASSWORD_COMMAND_VARIABLE, "SERPENTFS_MEGA_API", "SERPENTFS_PROXY",
+                   "SERPENTFS_PROXY_PASSWORD_FILE")
 """Variables that are no option's: see above, and where another server than MEGA's own is to be spoken to."""
 _NEVER = frozenset({"help", "password_file", "password_command", "auth_code"})
 _TRUE, _FALSE = ("true", "1"), ("false", "0")

@@ -82,6 +82,10 @@ COMMANDS = (
         "cache", "limiting", "Tell or change how much memory and disk the cache may take.",
         "serpentfs cache work: --disk 50G",
     ),
+    Command(
+        "proxy", "proxies", "Tell or set the HTTP proxy by which a remote is reached.",
+        "serpentfs proxy mega: http://proxy.example.org:3128 --username me",
+    ),
     Command("log", "seeing", "Tell or change how much a running process logs.", "serpentfs log work: DEBUG"),
     Command("refresh", "caching", "Have the store list a folder anew.", "serpentfs refresh work:/Photos"),
     Command("reload", "reloading", "Have the whole tree fetched anew from the store.", "serpentfs reload mega:"),

@@ -41,6 +41,8 @@ _VARIABLES = {
     "SERPENTFS_PASSWORD_FILE": "file with the passphrase of a vault, or the password of an account that is logged in",
     "SERPENTFS_PASSWORD_COMMAND": "command that prints it; it is run without a shell",
     "SERPENTFS_MEGA_API": "another server that speaks MEGA's protocol",
+    "SERPENTFS_PROXY": "how remotes are reached: the URL of a proxy (http://USER@HOST:PORT), auto or none",
+    "SERPENTFS_PROXY_PASSWORD_FILE": "file with the password of that proxy's user",
 }
 assert set(_VARIABLES) == set(OTHER_VARIABLES)
 
@@ -192,7 +194,7 @@ def _toml_page() -> str:
         ".SH SYNOPSIS", r"\fI~/.config/serpentfs/config.toml\fR",
         ".SH DESCRIPTION", *_paragraphs(_TOML_DESCRIPTION),
         ".SH BEFORE THE TABLES",
-        *_items({store: where}),
+        *_items({store: where}), *_key_items({key: config.REMOTE_KEYS[key] for key in ("proxy", "proxy-password-file")}),
         ".SH [remote.NAME]", *_key_items(config.REMOTE_KEYS),
         ".SH [webdav] AND [ftp]", _escaped("What holds for the doors of every remote. Of [ftp] alone: "
                                            + ", ".join(config.FTP_KEYS) + "."), *_key_items(door_keys),

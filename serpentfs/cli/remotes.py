@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serpentfs import config as configuration
+from serpentfs.clouds.proxy import Proxy
 from serpentfs.clouds.registry import NamedRemote, RemoteSpec, parse_remote, session_spec
-from serpentfs.config import ACCOUNT_KEYS, RemoteConfig
+from serpentfs.config import ACCOUNT_KEYS, PROXY_AUTO, Config, RemoteConfig, parse_proxy
 from serpentfs.credentials import PassphraseSource, is_named_by_environment, read_passphrase, split_command
 from serpentfs.daemon.lock import OwnerNote, busy_message, read_owner
 from serpentfs.daemon.places import known_sessions, places_of, recall_url, session_file
 from serpentfs.errors import Busy, NotFound, UsageError
 
+PROXY_VARIABLE, PROXY_PASSWORD_FILE_VARIABLE = "SERPENTFS_PROXY", "SERPENTFS_PROXY_PASSWORD_FILE"
+_PROXIED = ("s3", "session")
+"""Stores that are reached over a network."""
 DEFAULT_LOGIN = "mega"
 """The name of a log-in that was given none."""
 
@@ -37,7 +42,8 @@ def resolve(arguments: argparse.Namespace) -> Target:
     """UsageError for a malformed REMOTE, NotFound for a name that neither the configuration nor a log-in has."""
     parsed = parse_remote(arguments.remote)
     if isinstance(parsed, RemoteSpec):
-        target = Target(parsed, parsed.path, None)
+        proxy = proxy_of(_configuration(arguments.config)) if parsed.scheme in _PROXIED else Proxy()
+        target = Target(replace(parsed, proxy=proxy), parsed.path, None)
     else:
         target = _named(parsed, arguments.config)
     root: str | None = getattr(arguments, "root", None)
@@ -45,6 +51,24 @@ def resolve(arguments: argparse.Namespace) -> Target:
     if root is not None and not (target.spec.cloud == "vault" and "root" in said_by_environment(arguments)):
         target = replace(target, spec=target.spec.with_root(root))
     return target
+
+
+def proxy_of(config: Config, table: RemoteConfig | None = None) -> Proxy:
+    """How what ``table`` speaks of is reached: SERPENTFS_PROXY, the table, the top of the configuration, else as the
+    environment says. UsageError for a variable that is no proxy."""
+    if said := os.environ.get(PROXY_VARIABLE):
+        file = os.environ.get(PROXY_PASSWORD_FILE_VARIABLE)
+        try:
+            return Proxy(parse_proxy(said), Path(file).expanduser() if file else None)
+        except UsageError as error:
+            raise UsageError(f"{PROXY_VARIABLE}: {error}") from None
+    if table is not None and table.proxy is not None:
+        return Proxy(table.proxy, table.proxy_password_file)
+    return Proxy(config.proxy or PROXY_AUTO, config.proxy_password_file)
+
+
+def _configuration(file: Path | None) -> Config:
+    return configuration.load(file or configuration.default_path(), must_exist=file is not None)
 
 
 def said_by_environment(arguments: argparse.Namespace) -> frozenset[str]:
@@ -55,10 +79,10 @@ def said_by_environment(arguments: argparse.Namespace) -> frozenset[str]:
 
 def _named(remote: NamedRemote, config_file: Path | None) -> Target:
     """The configuration first: a table may say more about what a log-in of the same name opens."""
-    path = config_file or configuration.default_path()
-    config = configuration.load(path, must_exist=config_file is not None)
+    config = _configuration(config_file)
+    path = config.path
     if remote.name not in config.remotes and session_file(remote.name).exists():
-        return Target(session_spec(remote.name), remote.path, None)
+        return Target(replace(session_spec(remote.name), proxy=proxy_of(config)), remote.path, None)
     if remote.name not in config.remotes and remote.name == DEFAULT_LOGIN:
         raise NotFound(f"no log-in called {DEFAULT_LOGIN}: serpentfs login EMAIL makes one")
     table = config.remote(remote.name, known_sessions())
@@ -71,7 +95,7 @@ def _named(remote: NamedRemote, config_file: Path | None) -> Target:
                 raise UsageError(f'"{key}" of [remote.{table.name}] in {path} is for MEGA accounts')
     elif table.root is not None:
         spec = spec.with_root(table.root)
-    return Target(spec, _join(spec.path, remote.path), table)
+    return Target(replace(spec, proxy=proxy_of(config, table)), _join(spec.path, remote.path), table)
 
 
 def _join(base: str, below: str) -> str:

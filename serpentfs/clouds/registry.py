@@ -26,6 +26,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urls
 
 from serpentfs.clouds.blobs.base import BlobStore
 from serpentfs.clouds.blobs.files import FileStore
+from serpentfs.clouds.proxy import Proxy
 from serpentfs.config import MEGA_ROOTS, REMOTE_NAME
 from serpentfs.errors import Unsupported, UsageError
 
@@ -63,6 +64,8 @@ class RemoteSpec:
     """Where in the bucket: without slashes around it."""
     options: Mapping[str, str] = field(default_factory=dict)
     path: str = "/"
+    proxy: Proxy = field(default_factory=Proxy, compare=False)
+    """How the store is reached. Not part of the remote either."""
 
     @property
     def canonical(self) -> str:
@@ -217,7 +220,8 @@ def _drive_path(path: str) -> str:
 
 def open_store(spec: RemoteSpec) -> BlobStore:
     """The store of a vault. Nothing is asked of it yet, so it may turn out to be unreachable or not to exist.
-    UsageError when an S3 store lacks what it needs, Unsupported for a remote that keeps no store of objects."""
+    UsageError when an S3 store lacks what it needs, Unsupported for a remote that keeps no store of objects, and for
+    one that is to be reached through another proxy than the one before."""
     if spec.cloud != "vault":
         raise Unsupported(f"{spec.canonical} is no vault")
     if spec.scheme == "file":
@@ -226,9 +230,11 @@ def open_store(spec: RemoteSpec) -> BlobStore:
     import opendal
 
     from serpentfs.clouds.blobs.opendal import OpendalStore
+    from serpentfs.clouds.blobs.opendal_proxy import reach_through
 
     if spec.scheme == "memory":
         return OpendalStore(opendal.Operator("memory"))
+    reach_through(spec.proxy)
     settings = _s3_settings(spec, os.environ)
     try:
         operator = opendal.Operator("s3", **settings)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from serpentfs.bridge import run_in_thread
+from serpentfs.clouds.proxy import Proxy
 from serpentfs.clouds.registry import RemoteSpec, session_spec
 from serpentfs.config import MEGA_ROOTS
 from serpentfs.errors import NotFound, Unavailable, UsageError
@@ -68,11 +69,11 @@ def trees_of(name: str, session: Session) -> Iterator[tuple[RemoteSpec, str]]:
 # Questions without a drive. Each is given up after _PATIENCE seconds, as Unavailable: the API itself tries for ever.
 
 
-async def _in_time(api_url: str, ask: Callable[[Transport], Awaitable[T]]) -> T:
+async def _in_time(api_url: str, proxy: Proxy, ask: Callable[[Transport], Awaitable[T]]) -> T:
     # Only here: an HTTP library that vaults do without.
     from serpentfs.clouds.mega.transport import Transport
 
-    transport = Transport()
+    transport = Transport(proxy=proxy)
     try:
         with trio.move_on_after(_PATIENCE):
             return await ask(transport)
@@ -83,7 +84,7 @@ async def _in_time(api_url: str, ask: Callable[[Transport], Awaitable[T]]) -> T:
             await transport.aclose()
 
 
-async def _ask(session: Session, ask: Callable[[Api], Awaitable[T]]) -> T:
+async def _ask(session: Session, proxy: Proxy, ask: Callable[[Api], Awaitable[T]]) -> T:
     from serpentfs.clouds.mega.api import open_api
 
     async def with_api(transport: Transport) -> T:
@@ -91,10 +92,12 @@ async def _ask(session: Session, ask: Callable[[Api], Awaitable[T]]) -> T:
         async with open_api(transport, session.api, sid=session.sid or None, link=link) as api:
             return await ask(api)
 
-    return await _in_time(session.api, with_api)
+    return await _in_time(session.api, proxy, with_api)
 
 
-async def log_in(api_url: str, email: str, password: str, auth_code: str | None) -> Session:
+async def log_in(
+    api_url: str, email: str, password: str, auth_code: str | None, proxy: Proxy = Proxy()
+) -> Session:
     """A new session. MfaRequired (of ``clouds.mega.session``) when a code is wanted and none is given,
     WrongPassphrase."""
     from serpentfs.clouds.mega.session import login
@@ -102,20 +105,20 @@ async def log_in(api_url: str, email: str, password: str, auth_code: str | None)
     async def ask(transport: Transport) -> Session:
         return await login(transport, api_url, email, password, auth_code)
 
-    return await _in_time(api_url, ask)
+    return await _in_time(api_url, proxy, ask)
 
 
-async def end(session: Session) -> None:
+async def end(session: Session, proxy: Proxy = Proxy()) -> None:
     """Tell the service to forget a session. One that has ended before is no error."""
     from serpentfs.clouds.mega.session import end_session
 
     async def ask(transport: Transport) -> None:
         await end_session(transport, session)
 
-    await _in_time(session.api, ask)
+    await _in_time(session.api, proxy, ask)
 
 
-async def check_link(session: Session) -> None:
+async def check_link(session: Session, proxy: Proxy = Proxy()) -> None:
     """Ask whether what a link leads to is there. NotFound, PermissionDenied."""
     from serpentfs.clouds.mega.treejson import read_tree
 
@@ -135,23 +138,23 @@ async def check_link(session: Session) -> None:
         if not await run_in_thread("store", tells_of_node, pieces):
             raise NotFound("what the link names is not in the shared folder (any more)")
 
-    await _ask(session, ask)
+    await _ask(session, proxy, ask)
 
 
-async def room_of(session: Session) -> Quota:
+async def room_of(session: Session, proxy: Proxy = Proxy()) -> Quota:
     """As ``Cloud.quota`` tells it, without a tree. A link does not tell."""
     if session.kind != "account":
         return Quota(None, None, None)
-    found = await describe(session)
+    found = await describe(session, proxy)
     total, used = int(found["total"]), int(found["used"])
     return Quota(total, used, max(0, total - used))
 
 
-async def describe(session: Session) -> dict[str, Any]:
+async def describe(session: Session, proxy: Proxy = Proxy()) -> dict[str, Any]:
     """Whose session it is, and how much room there is (bytes). LoginRequired when it has ended."""
     from serpentfs.clouds.mega.session import whoami
 
     if session.kind != "account":
-        await check_link(session)
+        await check_link(session, proxy)
         return {"kind": session.kind, "handle": session.user}
-    return {"kind": session.kind, **await _ask(session, whoami)}
+    return {"kind": session.kind, **await _ask(session, proxy, whoami)}

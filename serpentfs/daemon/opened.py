@@ -106,7 +106,9 @@ async def _open_mega(spec: RemoteSpec, access: MegaAccess) -> AsyncIterator[Open
     # Only here: an HTTP library that vaults do without.
     from serpentfs.clouds.mega.cloud import MegaOptions, open_mega
 
-    options = MegaOptions(root=access.root, hard_delete=access.hard_delete, thumbnails=access.thumbnails)
+    options = MegaOptions(
+        root=access.root, hard_delete=access.hard_delete, thumbnails=access.thumbnails, proxy=spec.proxy
+    )
     places = make_places(access.remote_id)
     with await run_in_thread("disk", OwnerLock.acquire, places.lock, spec.canonical) as lock:
         await run_in_thread("disk", remember_url, spec.canonical, places.remote_id)
@@ -123,6 +125,6 @@ async def room_of(remote: Remote) -> Quota:
             async with unlocked(remote.spec, remote.access.passphrase, remote.access.poll_interval) as vault:
                 return await vault.quota()
         case MegaAccess():
-            return await accounts.room_of(remote.access.session)
+            return await accounts.room_of(remote.access.session, remote.spec.proxy)
         case _:
             assert_never(remote.access)

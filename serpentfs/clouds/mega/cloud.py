@@ -11,7 +11,7 @@ import hmac
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from serpentfs.clouds.mega.transport import Transport
 from serpentfs.clouds.mega.uploads import Uploads
 from serpentfs.clouds.mega.view import ROOTS, View
 from serpentfs.clouds.mega.writes import Writer
+from serpentfs.clouds.proxy import Proxy
 from serpentfs.errors import (
     IsADirectory,
     PermanentError,
@@ -57,12 +58,14 @@ _PRIVATE_KEY = ("account", "privk")
 @dataclass(frozen=True, slots=True)
 class MegaOptions:
     """``root``: which of the account's trees (``view.ROOTS``). ``hard_delete``: remove for good, not into the rubbish
-    bin. ``thumbnails``: make and attach them for images. ``connections``: to each storage server."""
+    bin. ``thumbnails``: make and attach them for images. ``connections``: to each storage server. ``proxy``: by which
+    way."""
 
     root: str = "cloud"
     hard_delete: bool = False
     thumbnails: bool = False
     connections: int = 8
+    proxy: Proxy = field(default_factory=Proxy)
 
 
 class MegaCloud:
@@ -351,7 +354,7 @@ async def open_mega(
         link_key=session.key if session.kind == "folder-link" else None,
     )
     try:
-        transport = Transport(connections=2 * options.connections)
+        transport = Transport(connections=2 * options.connections, proxy=options.proxy)
         try:
             async with (
                 open_api(

@@ -1,4 +1,4 @@
-"""HTTP as MEGA's servers speak it: pooled connections, TLS that is always verified, proxies from the environment.
+"""HTTP as MEGA's servers speak it: pooled connections, TLS that is always verified, proxies.
 
 Answers carry whatever status they have; only the want of an answer is an error here. Knows nothing of commands.
 """
@@ -16,6 +16,7 @@ import httpx
 import trio
 
 from serpentfs.clouds.mega.limits import CircuitBreaker, TokenBucket
+from serpentfs.clouds.proxy import Proxy
 from serpentfs.errors import Unavailable, UsageError
 
 _CONNECT = 15.0
@@ -77,11 +78,16 @@ def is_loopback(host: str) -> bool:
 class Transport:
     """``connections``: open at a time, over all hosts. Whatever is not on this machine is spoken to over TLS."""
 
-    def __init__(self, *, connections: int = 16, requests_per_second: float = 50.0) -> None:
+    def __init__(
+        self, *, connections: int = 16, requests_per_second: float = 50.0, proxy: Proxy = Proxy()
+    ) -> None:
+        """NotFound and UsageError when the password file of the proxy cannot be used."""
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         context = ssl.create_default_context()
+        self._remote = httpx.AsyncClient(
+            limits=limits, verify=context, proxy=proxy.url(), trust_env=proxy.is_auto, follow_redirects=False
+        )
         # Without a proxy for this machine: what serves there is meant to be reached directly.
-        self._remote = httpx.AsyncClient(limits=limits, verify=context, trust_env=True, follow_redirects=False)
         self._local = httpx.AsyncClient(limits=limits, verify=context, trust_env=False, follow_redirects=False)
         self._bucket = TokenBucket(requests_per_second, 2 * requests_per_second)
         self._breakers: dict[str, CircuitBreaker] = {}

@@ -10,15 +10,17 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import trio
 
 from serpentfs import __version__
+from serpentfs.clouds.proxy import Proxy
 from serpentfs.clouds.registry import RemoteSpec, endpoint_of, open_store
 from serpentfs.clouds.vault import find_vault
 from serpentfs.daemon import accounts
 from serpentfs.daemon.health.findings import Finding, note, ok, problem
-from serpentfs.errors import LoginRequired, RetryableError, SerpentError, first_of
+from serpentfs.errors import LoginRequired, RetryableError, SerpentError, Unsupported, first_of
 
 if TYPE_CHECKING:
     from serpentfs.clouds.mega.session import Session
@@ -40,6 +42,8 @@ async def check_vault(spec: RemoteSpec, name: str) -> Finding:
         finally:
             with trio.move_on_after(_CLOSE_PATIENCE, shield=True):
                 await store.aclose()
+    except Unsupported as error:
+        return note(_STORE, f"not looked at: {error}", f"serpentfs doctor {name}:", name)
     except RetryableError as error:
         return problem(_STORE, f"the store cannot be reached: {error}", "see whether its disk is mounted, or the "
                        "network and the proxy work", name)
@@ -48,11 +52,11 @@ async def check_vault(spec: RemoteSpec, name: str) -> Finding:
     return ok(_STORE, "the store answers, and has a vault", name)
 
 
-async def check_account(session: Session, name: str) -> Finding:
+async def check_account(session: Session, name: str, proxy: Proxy) -> Finding:
     """Whether the service answers, and takes the session."""
     failed: SerpentError | None = None
     try:
-        await accounts.describe(session)
+        await accounts.describe(session, proxy)
     except* SerpentError as group:
         failed = first_of(group)
     if failed is None:
@@ -71,26 +75,31 @@ def web_address(spec: RemoteSpec, session: Session | None) -> str | None:
     return endpoint_of(spec, os.environ) if spec.scheme == "s3" else None
 
 
-async def check_skew(url: str, name: str) -> Finding | None:
+async def check_skew(url: str, name: str, proxy: Proxy) -> Finding | None:
     """How far this machine's clock is from that of a web server, by the Date of any answer (RFC 9110, 6.6.1). None
     when it does not say, or does not answer: that is told elsewhere."""
     # Only here: a library that vaults in folders do without.
     import httpx
 
+    from serpentfs.clouds.mega.transport import is_loopback
+
+    way: dict[str, Any] = {"trust_env": False}
     try:
-        async with httpx.AsyncClient(follow_redirects=False) as client:
+        if not is_loopback(urlsplit(url).hostname or ""):
+            way = {"proxy": proxy.url(), "trust_env": proxy.is_auto}
+        async with httpx.AsyncClient(**way, follow_redirects=False) as client:
             began = time.time()
             response = await client.head(url)
             ended = time.time()
-    except httpx.HTTPError:
+    except (httpx.HTTPError, SerpentError):
         return None
     told = email.utils.parsedate_to_datetime(response.headers["date"]) if "date" in response.headers else None
     if told is None:
         return None
     skew = (began + ended) / 2 - told.timestamp()
     if abs(skew) > _LARGEST_SKEW:
-        way = "ahead of" if skew > 0 else "behind"
-        return problem(_CLOCK, f"the clock of this machine is {abs(skew) / 60:.0f} minutes {way} that of the store",
+        off = "ahead of" if skew > 0 else "behind"
+        return problem(_CLOCK, f"the clock of this machine is {abs(skew) / 60:.0f} minutes {off} that of the store",
                        "set the clock, and have it kept right (timedatectl set-ntp true)", name)
     return ok(_CLOCK, "the clocks of this machine and of the store agree", name)
 

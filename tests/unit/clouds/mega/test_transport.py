@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from serpentfs.clouds.mega.transport import Transport
+from serpentfs.clouds.proxy import Proxy as Way
 from serpentfs.daemon import accounts
 from serpentfs.errors import SerpentError, Unavailable
 
@@ -149,8 +150,8 @@ async def proxy(certificate: Path) -> AsyncIterator[Proxy]:
         nursery.cancel_scope.cancel()
 
 
-async def get(url: str) -> bytes:
-    transport = Transport()
+async def get(url: str, way: Way = Way()) -> bytes:
+    transport = Transport(proxy=way)
     try:
         with trio.fail_after(30):
             return (await transport.request("GET", url)).body
@@ -172,6 +173,20 @@ async def test_a_proxy_is_used(
 async def test_without_a_variable_there_is_none(proxy: Proxy, trusted: None) -> None:
     with pytest.raises(Unavailable, match="cannot be reached"):
         await get(f"https://{HOST}/")
+    assert proxy.asked == []
+
+
+async def test_a_proxy_of_its_own_comes_before_the_environment(
+    proxy: Proxy, trusted: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nobody listens there
+    assert await get(f"https://{HOST}/", Way(proxy.url)) == b"hello"
+    proxy.asked.clear()
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        await get(f"https://{HOST}/", Way("none"))
+    assert proxy.asked == []
+    assert await get(f"https://127.0.0.1:{proxy.target}/", Way(proxy.url)) == b"hello"
     assert proxy.asked == []
 
 
