@@ -83,7 +83,10 @@ class ChangeFeed:
         """The whole vault, listed now."""
         async with self._observing:
             started = trio.current_time()
-            listings, bare = await scan(self._store, self._lister, self._names, known, self._count_prefix)
+            hurry = self._last_scan == -float("inf")    # at the start everybody waits for it
+            listings, bare = await scan(
+                self._store, self._lister, self._names, known, self._count_prefix, hurry=hurry
+            )
             self._folders.replace(listings)
             self.bare = bare
             self._repeated.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from serpentfs.bridge import run_in_thread
 from serpentfs.clouds.blobs.base import ABSENT, BlobStore
 from serpentfs.clouds.vault import config as vault_config
@@ -11,6 +13,7 @@ from serpentfs.clouds.vault.content import encrypt_small, scheme_for
 from serpentfs.clouds.vault.layout import CONFIG_FILE, DATA, DIRECTORY_ID_FILE, MASTERKEY_FILE, ROOT
 from serpentfs.clouds.vault.masterkey import Masterkey, lock, unlock
 from serpentfs.clouds.vault.names import NameCipher, self_test
+from serpentfs.clouds.vault.parallel import all_of
 from serpentfs.clouds.vault.uploads import put_bytes
 from serpentfs.errors import AlreadyExists, BadVault, NotFound, RetryableError, UsageError
 
@@ -80,29 +83,43 @@ async def find_vault(store: BlobStore) -> None:
 
 
 async def _read_files(store: BlobStore) -> tuple[VaultFiles, UnverifiedConfig]:
-    try:
-        config = await _read_small(store, CONFIG_FILE)
-    except NotFound as error:
-        if await _exists(store, MASTERKEY_FILE):
-            raise BadVault(
-                "the vault has an old format (7 or earlier): migrate it with the Cryptomator application"
-            ) from error
-        raise BadVault(f"there is no vault here: {CONFIG_FILE} is missing") from error
+    files: dict[str, bytes | None] = {}
+    has_data = False
+
+    async def read(name: str) -> None:
+        files[name] = await _read_small(store, name)
+
+    async def look_for_data() -> None:
+        nonlocal has_data
+        has_data = await store.is_directory(DATA)
+
+    # At once, because a far store takes its time for each; the masterkey is hardly ever elsewhere.
+    await all_of(partial(read, CONFIG_FILE), partial(read, MASTERKEY_FILE), look_for_data)
+    config = files[CONFIG_FILE]
+    if config is None:
+        if files[MASTERKEY_FILE] is not None:
+            raise BadVault("the vault has an old format (7 or earlier): migrate it with the Cryptomator application")
+        raise BadVault(f"there is no vault here: {CONFIG_FILE} is missing")
     token = vault_config.parse(config)
-    try:
-        masterkey = await _read_small(store, token.masterkey_file)
-    except NotFound as error:
-        raise BadVault(f"the vault's {token.masterkey_file} is missing") from error
-    if not await store.is_directory(DATA):
+    if token.masterkey_file not in files:
+        await read(token.masterkey_file)
+    masterkey = files[token.masterkey_file]
+    if masterkey is None:
+        raise BadVault(f"the vault's {token.masterkey_file} is missing")
+    if not has_data:
         raise BadVault("the vault has no d/ folder; perhaps it is not synchronised yet")
     return VaultFiles(config, masterkey), token
 
 
-async def _read_small(store: BlobStore, key: str) -> bytes:
-    blob = await store.stat(key)
-    if blob.size > MAX_SMALL_FILE:
-        raise BadVault(f"{key} is far too large to be what its name says")
-    return await store.read(key)
+async def _read_small(store: BlobStore, key: str) -> bytes | None:
+    """None when there is no such object."""
+    try:
+        blob = await store.stat(key)
+        if blob.size > MAX_SMALL_FILE:
+            raise BadVault(f"{key} is far too large to be what its name says")
+        return await store.read(key)
+    except NotFound:
+        return None
 
 
 async def _exists(store: BlobStore, key: str) -> bool:

@@ -14,6 +14,15 @@ T = TypeVar("T")
 REQUESTS_IN_FLIGHT = 32
 
 
+async def all_of(*functions: Callable[[], Awaitable[None]]) -> None:
+    """Await all of them at the same time; errors as of ``for_each``."""
+
+    async def call(function: Callable[[], Awaitable[None]]) -> None:
+        await function()
+
+    await for_each(call, functions, limit=len(functions))
+
+
 async def for_each(
     function: Callable[[T], Awaitable[None]], items: Iterable[T], *, limit: int = REQUESTS_IN_FLIGHT
 ) -> None:

@@ -19,14 +19,18 @@ from serpentfs.model import Kind, NodeId, NodeInfo
 
 MANY_PREFIXES = 256
 """From so many ``d/XX`` on, they are listed in parallel: a flat listing pages one thousand objects at a time."""
-LISTINGS_IN_FLIGHT = 16
+FEW_PREFIXES = 4
+"""The same for who is in a hurry: below that, most lie in one folder or fit one page."""
 
 
-async def list_all(store: BlobStore, told: Callable[[], None] = lambda: None) -> list[BlobInfo]:
-    """Every object below ``d``. ``told`` is called now and then while the store answers."""
+async def list_all(
+    store: BlobStore, told: Callable[[], None] = lambda: None, *, hurry: bool = False
+) -> list[BlobInfo]:
+    """Every object below ``d``. ``told`` is called now and then while the store answers. ``hurry``: somebody waits, so
+    more requests are made if that is faster; stores are paid by the request."""
     prefixes = await store.list_directories(DATA)
     told()
-    if len(prefixes) < MANY_PREFIXES:
+    if len(prefixes) < (FEW_PREFIXES if hurry and not store.capabilities.events else MANY_PREFIXES):
         return await store.list(DATA)
     blobs: list[BlobInfo] = []
 
@@ -34,7 +38,7 @@ async def list_all(store: BlobStore, told: Callable[[], None] = lambda: None) ->
         blobs.extend(await store.list(prefix))
         told()
 
-    await for_each(list_prefix, prefixes, limit=LISTINGS_IN_FLIGHT)
+    await for_each(list_prefix, prefixes)
     return blobs
 
 
@@ -73,12 +77,13 @@ def without_repeated_folders(lister: Lister, nodes: list[NodeInfo], links: dict[
 
 
 async def scan(
-    store: BlobStore, lister: Lister, names: NameCipher, known: Known, told: Callable[[], None] = lambda: None
+    store: BlobStore, lister: Lister, names: NameCipher, known: Known, told: Callable[[], None] = lambda: None, *,
+    hurry: bool = False,
 ) -> tuple[list[Listing], set[NodeId]]:
-    """The whole vault as it is now: see ``walk``, and ``list_all`` for ``told``. Unavailable when not even the root is
-    there: a store that lost its content for the moment (unmounted, not synchronised) must not look like an empty
-    vault."""
-    raw = await group_by_folder(await list_all(store, told))
+    """The whole vault as it is now: see ``walk``, and ``list_all`` for ``told`` and ``hurry``. Unavailable when not
+    even the root is there: a store that lost its content for the moment (unmounted, not synchronised) must not look
+    like an empty vault."""
+    raw = await group_by_folder(await list_all(store, told, hurry=hurry))
     if names.directory_path(ROOT) not in raw:
         await require_root(store, names)
     return await walk(lister, names, raw, known)

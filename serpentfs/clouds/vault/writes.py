@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
 from serpentfs.clouds.base import Content
@@ -47,7 +47,7 @@ from serpentfs.clouds.vault.layout import (
 from serpentfs.clouds.vault.listing import RawEntry, node_info
 from serpentfs.clouds.vault.masterkey import Masterkey
 from serpentfs.clouds.vault.names import REGULAR, NameCipher, check_name, is_ciphertext_name, normalize
-from serpentfs.clouds.vault.parallel import for_each
+from serpentfs.clouds.vault.parallel import all_of
 from serpentfs.clouds.vault.uploads import encrypted, put_bytes
 from serpentfs.errors import (
     AlreadyExists,
@@ -369,12 +369,7 @@ class Writer:
         """Raise unless the entry's folder is there and the entry free. Two questions at once: a store's answer takes
         its time."""
 
-        async def ask(question: Callable[[], Awaitable[None]]) -> None:
-            await question()
-
-        await for_each(
-            ask, [lambda: self._require_folder(entry.parent), lambda: self.require_free(entry, kind)], limit=2
-        )
+        await all_of(lambda: self._require_folder(entry.parent), lambda: self.require_free(entry, kind))
 
     async def _require_folder(self, folder: NodeId) -> None:
         if folder == ROOT or await self._store.is_directory(self._names.directory_path(folder)):

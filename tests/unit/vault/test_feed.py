@@ -283,3 +283,16 @@ async def test_many_prefixes_are_listed_in_parallel(monkeypatch: pytest.MonkeyPa
     assert vault.store.calls["list"] > 3
 
 
+async def test_only_the_first_look_hurries_and_only_where_every_answer_takes_its_time() -> None:
+    for folders in (False, True):
+        store = CountingBlobStore(folders=folders)
+        vault = await fresh_vault(store)
+        for number in range(12):
+            inner = await mkdir(vault, ROOT, f"{number}")
+            await put(vault, inner.id, "file", b"data")
+        for listings in (1 if folders else 13, 1):
+            store.calls.clear()
+            assert len(await tree(vault)) == 24
+            assert store.calls["list"] == listings
+
+
