@@ -1,6 +1,6 @@
 """``manual``: man pages, and the README's table of commands, from the text that ``--help`` prints.
 
-``serpentfs manual DIR`` writes ``serpentfs.1``, one page for each command and ``serpentfs.toml.5``;
+``serpentfs manual DIR`` writes ``serpentfs.1``, one page for each command, ``serpentfs.toml.5`` and the guides;
 ``serpentfs manual --readme README.md`` brings the table up to date. No page has a date, so that the same version gives
 the same bytes. The format is that of man-pages(7) and groff_man(7).
 """
@@ -16,6 +16,7 @@ from serpentfs import __version__, config
 from serpentfs.cli import arguments as options
 from serpentfs.cli.environment import OTHER_VARIABLES
 from serpentfs.cli.exit_codes import MEANINGS, ExitCode
+from serpentfs.cli.guides import Block, Guide, guides
 from serpentfs.cli.reference import Option, Page, pages
 from serpentfs.errors import NotFound, UsageError
 
@@ -104,7 +105,11 @@ def man_pages() -> dict[str, str]:
     """By file name."""
     found = pages()
     made = {f"{_page_name(page)}.1": _command_page(page) for page in found}
-    return {"serpentfs.1": _main_page(found), **made, "serpentfs.toml.5": _toml_page()}
+    more = guides()
+    return {
+        "serpentfs.1": _main_page(found, more), **made, "serpentfs.toml.5": _toml_page(),
+        **{f"serpentfs-{guide.name}.7": _guide_page(guide) for guide in more},
+    }
 
 
 def readme_table() -> str:
@@ -136,7 +141,7 @@ def _page_name(page: Page) -> str:
     return "serpentfs-" + page.command.name.replace(" ", "-")
 
 
-def _main_page(found: list[Page]) -> str:
+def _main_page(found: list[Page], more: list[Guide]) -> str:
     return _page("serpentfs", 1, [
         ".SH NAME", r"serpentfs \- " + _escaped("an end-to-end encrypted cloud as if it were a local disk"),
         ".SH SYNOPSIS", r"\fBserpentfs\fR \fICOMMAND\fR [\fIOPTIONS\fR]",
@@ -149,7 +154,8 @@ def _main_page(found: list[Page]) -> str:
         *_items({str(int(code)): meaning.replace("`", "") for code, meaning in MEANINGS.items()}),
         ".SH FILES", *_items(_FILES),
         ".SH SEE ALSO", ", ".join(rf"\fB{_escaped(_page_name(page))}\fR(1)" for page in found)
-        + r", \fBserpentfs.toml\fR(5)",
+        + r", \fBserpentfs.toml\fR(5)"
+        + "".join(rf", \fBserpentfs\-{guide.name}\fR(7)" for guide in more),
     ])
 
 
@@ -206,6 +212,29 @@ def _toml_page() -> str:
     ])
 
 
+def _guide_page(guide: Guide) -> str:
+    lines = [".SH NAME", rf"serpentfs\-{guide.name} \- {_escaped(guide.title[0].lower() + guide.title[1:])}"]
+    if guide.blocks[0].kind != "section":
+        lines.append(".SH DESCRIPTION")
+    for block in guide.blocks:
+        lines += _block(block)
+    return _page(f"serpentfs-{guide.name}", 7, [*lines, ".SH SEE ALSO", r"\fBserpentfs\fR(1), \fBserpentfs.toml\fR(5)"])
+
+
+def _block(block: Block) -> list[str]:
+    match block.kind:
+        case "section":
+            return [f".SH {_escaped(block.text)}"]
+        case "code":
+            return _literal(block.text)
+        case "item":
+            return [r".IP \(bu 2", _marked(block.text)]
+        case "row":
+            return [".TP", _marked(block.text), _marked(block.second)]
+        case _:
+            return [".PP", _marked(block.text)]
+
+
 def _key_items(keys: Mapping[str, config.Key]) -> list[str]:
     return _items({f"{key} = {one.takes or 'true|false'}": one.meaning for key, one in keys.items()})
 
@@ -225,6 +254,12 @@ def _escaped(text: str) -> str:
     return re.sub(r"^\.", r"\\&.", " ".join(text.split()))
 
 
+def _marked(text: str) -> str:
+    """Text of a guide: code within a line is bold, and a link is what it is called."""
+    text = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text)
+    return re.sub(r"\\\(ga(.+?)\\\(ga", r"\\fB\1\\fR", _escaped(text))
+
+
 def _paragraphs(text: str) -> list[str]:
     return [line for part in text.split("\n\n") for line in (".PP", _escaped(part))]
 
@@ -234,4 +269,9 @@ def _items(items: Mapping[str, str]) -> list[str]:
 
 
 def _literal(text: str) -> list[str]:
-    return [".PP", ".RS 4", ".EX", *(_escaped(line) if line else "" for line in text.splitlines()), ".EE", ".RE"]
+    return [".PP", ".RS 4", ".EX", *(_literal_line(line) for line in text.splitlines()), ".EE", ".RE"]
+
+
+def _literal_line(line: str) -> str:
+    """With its indentation, which ``_escaped`` would take."""
+    return " " * (len(line) - len(line.lstrip())) + _escaped(line) if line.strip() else ""

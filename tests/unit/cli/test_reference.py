@@ -12,6 +12,7 @@ import pytest
 from serpentfs import config
 from serpentfs.cli.completion import SHELLS, script_for
 from serpentfs.cli.exit_codes import ExitCode
+from serpentfs.cli.guides import FOLDER, Guide, guides, read_guide
 from serpentfs.cli.main import main
 from serpentfs.cli.manual import man_pages, readme_table, update_readme
 from serpentfs.cli.reference import Page, pages
@@ -53,6 +54,52 @@ def test_every_command_and_option_is_completed(shell: str) -> None:
         for name in (name for option in page.options for name in option.names):
             shown = {"fish": f"-l {name[2:]} " if name.startswith("--") else f"-s {name[1:]} "}.get(shell, name)
             assert shown in script, (page.command.name, name)
+
+
+GUIDES = guides()
+each_guide = pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.name)
+
+
+@each_guide
+def test_every_guide_is_a_man_page_and_is_linked(guide: Guide) -> None:
+    made = man_pages()
+    page = made[f"serpentfs-{guide.name}.7"]
+    plain = page.replace("\\-", "-").replace("\\fB", "`").replace("\\fR", "`")
+    for block in guide.blocks:
+        if block.kind == "section":
+            assert f"\n.SH {block.text}\n" in plain
+        elif block.kind == "code":
+            assert block.text.splitlines()[0].split()[0] in plain
+    assert "\\(ga" not in page    # every bit of code has both its ends
+    assert rf"\fBserpentfs\-{guide.name}\fR(7)" in made["serpentfs.1"]
+    assert f"(serpentfs/cli/guides/{guide.name}.md)" in (ROOT / "README.md").read_text()
+
+
+@each_guide
+def test_guides_name_only_what_there_is(guide: Guide) -> None:
+    """Commands with their options, keys of the configuration, and files of the project."""
+    commands = {page.command.name: {name for option in page.options for name in option.names} for page in PAGES}
+    everything = set().union(*commands.values())
+    text = (FOLDER / f"{guide.name}.md").read_text()
+    for words in re.findall(r"serpentfs ((?:[a-z-]+ ?)+)", " ".join(re.findall(r"`([^`]+)`", text.replace("```", "")))):
+        first, two = words.split()[0], " ".join(words.split()[:2])
+        assert first in commands or two in commands, words
+    of_others = {"--read-only", "--tmpfs", "--cap-drop", "--security-opt", "--device", "--cap-add", "--user", "--now",
+                 "--bind"}    # of docker, systemctl and mount
+    for option in re.findall(r"(?<![\w-])--[a-z-]+", text):
+        assert option in everything | of_others, option
+    for path in re.findall(r"packaging/[\w/.-]*\w", text):
+        assert (ROOT / path).exists(), path
+    keys = {*config.REMOTE_KEYS, *config.DOOR_KEYS, *config.FTP_KEYS, *config.USER_KEYS}
+    for key in re.findall(r"^([a-z-]+) = ", text, re.MULTILINE):
+        assert key in keys, key
+
+
+@pytest.mark.parametrize("text", ["no title\n", "# one\n\n# two\n", "# one\n\n### three\n", "# one\n\n> quoted\n"])
+def test_what_is_no_guide(text: str, tmp_path: Path) -> None:
+    (tmp_path / "guide.md").write_text(text)
+    with pytest.raises(ValueError, match=r"guide\.md|this is not"):
+        read_guide(tmp_path / "guide.md")
 
 
 def test_the_readme_is_in_step() -> None:
