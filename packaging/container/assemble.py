@@ -30,6 +30,7 @@ UNUSED = (
     re.compile(r"/usr/lib/valgrind/|/usr/share/(binfmts|python3|gcc|initramfs-tools)/|/etc/(init\.d|ca-certificates/)"),
     re.compile(r"(/usr)?/s?bin/(?!python3|fusermount3)|/etc/python3|/usr/share/apps|/usr/share/pixmaps"),
 )
+NOBODY_READS = ("man", "bash-completion", "zsh", "fish")
 SYSTEM_FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/sbin/nologin\n"
                   f"serpentfs:x:{USER}:{USER}:serpentfs:/home/serpentfs:/sbin/nologin\n",
@@ -126,7 +127,7 @@ def assemble(path: Path, package: Path) -> None:
         root.take(Path(name))
     with tempfile.TemporaryDirectory() as unpacked:
         run("dpkg-deb", "-x", package, unpacked)
-        for unwanted in ("lib", "usr/lib/systemd", "usr/share/man", "usr/sbin"):
+        for unwanted in ("lib", "usr/lib/systemd", "usr/sbin", *(f"usr/share/{name}" for name in NOBODY_READS)):
             shutil.rmtree(Path(unpacked, unwanted), ignore_errors=True)
         shutil.copytree(unpacked, path, symlinks=True, dirs_exist_ok=True)
     # Nobody who runs it can write what Python compiles.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from serpentfs.cli.manual import man_pages
 from tests.packaging import debian
 from tests.packaging.debian import Debian, Outcome
 
@@ -107,6 +108,16 @@ def test_installed_and_mounted(installed: tuple[Debian, Outcome]) -> None:
     assert lines[0].split() == ["fstab:", "fuse.serpentfs"]
     assert "stored 1" in lines
     assert lines[-2:] == ["/usr/sbin/mount.serpentfs", "/usr/sbin/mount.fuse.serpentfs"]
+
+
+def test_manuals_and_completions(package: Path) -> None:
+    listed = subprocess.run(["dpkg-deb", "-c", package], capture_output=True, text=True, timeout=60, check=True).stdout
+    names = {line.split()[5].removeprefix("./usr/share/") for line in listed.splitlines()}
+    assert {f"man/man{name[-1]}/{name}.gz" for name in man_pages()} <= names
+    assert names >= {
+        "man/man8/mount.serpentfs.8.gz", "bash-completion/completions/serpentfs", "zsh/vendor-completions/_serpentfs",
+        "fish/vendor_completions.d/serpentfs.fish",
+    }
 
 
 def test_fstab_at_boot(installed: tuple[Debian, Outcome]) -> None:

@@ -39,7 +39,8 @@ class Installed:
 
     def pip(self, *words: str | Path) -> None:
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(self.python)]
-        done = subprocess.run([*command, *map(str, words)], capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        command += map(str, words)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def ok(self, *words: str, code: int = 0) -> str:

@@ -85,8 +85,8 @@ def test_guides_name_only_what_there_is(guide: Guide) -> None:
         first, two = words.split()[0], " ".join(words.split()[:2])
         assert first in commands or two in commands, words
     of_others = {"--read-only", "--tmpfs", "--cap-drop", "--security-opt", "--device", "--cap-add", "--user", "--now",
-                 "--bind"}    # of docker, systemctl and mount
-    for option in re.findall(r"(?<![\w-])--[a-z-]+", text):
+                 "--bind", "--bwlimit"}    # of docker, systemctl, mount and rclone
+    for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text):
         assert option in everything | of_others, option
     for path in re.findall(r"packaging/[\w/.-]*\w", text):
         assert (ROOT / path).exists(), path
