@@ -15,7 +15,7 @@ import trio
 
 from serpentfs import __version__
 from serpentfs.bridge import run_in_thread
-from serpentfs.daemon import caching, door_requests, dumping, files, reloading, sharing
+from serpentfs.daemon import caching, cancelling, door_requests, dumping, files, reloading, sharing
 from serpentfs.daemon.control import Emit, Handler
 from serpentfs.daemon.listing import list_entries
 from serpentfs.daemon.open_doors import OpenDoors
@@ -78,6 +78,7 @@ class OwnerRequests:
             "list": self._list,
             "quota": self._quota,
             "reload": self._reload,
+            "cancel": self._cancel,
             **self.watch.handlers(),
             **self.settings.handlers(),
             **dict.fromkeys(caching.ANSWERS, self._keep),
@@ -226,6 +227,9 @@ class OwnerRequests:
 
     async def _reload(self, request: dict[str, Any], emit: Emit) -> Any:
         return await reloading.reload(self._drive(), request, emit)
+
+    async def _cancel(self, request: dict[str, Any], emit: Emit) -> Any:
+        return await cancelling.cancel(self._drive(), request)
 
     async def _share(self, request: dict[str, Any], emit: Emit) -> Any:
         return await sharing.answer(self._drive(), self.account, request)

@@ -82,6 +82,8 @@ class Feed:
         """Folders whose revisit is written down: what is left for later outlives this process where the cloud would
         not tell it again."""
         self._revisit.update(self._recorded)
+        self._untimely: set[Ino] = set()
+        """Files whose time here is not theirs."""
         self._asked: set[Ino] = set()
         """Folders whose new listing was asked for and has not come yet."""
         self._applied = trio.Event()
@@ -127,6 +129,12 @@ class Feed:
         """Have a folder listed again, once nothing of it is pending."""
         self._revisit.add(folder)
         self._record_revisits()
+
+    def reverted(self, ino: Ino, folder: Ino) -> None:
+        """A file is what the cloud has of it again, but for its time: have its folder listed."""
+        self._untimely.add(ino)
+        self.leave_for_later(folder)
+        self.revisit_settled()
 
     async def refresh(self, folder: Ino) -> None:
         """Ask for a listing of a folder now, and wait until it is applied. Waits as long as the cloud is silent."""
@@ -314,6 +322,8 @@ class Feed:
     def _is_as_known(self, folder: Ino, node: NodeRow, child: NodeInfo) -> bool:
         if (node.parent, node.revision, node.size, node.locator) != (folder, child.revision, child.size, child.locator):
             return False
+        if node.ino in self._untimely:
+            return False
         if child.kind is Kind.FILE and not self._cloud.capabilities.stable_file_ids:
             return True  # the id itself depends on the name
         entry = self._store.entry(node.ino)
@@ -322,7 +332,7 @@ class Feed:
         return not self._time_was_set(entry, child)
 
     def _time_was_set(self, entry: EntryRow, child: NodeInfo) -> bool:
-        return (
+        return entry.ino in self._untimely or (
             self._cloud.capabilities.reports_times
             and child.kind is Kind.FILE
             and entry.mtime_ns // _SECOND != child.mtime_ns // _SECOND
@@ -536,6 +546,7 @@ class Feed:
             self._store.set_target(ino, child.target, len(child.target.encode("utf-8", "surrogateescape")))
             self._local.changed(ino, data=True)
         self._store.put_node(NodeRow(ino, folder, child.id, child.locator, child.revision, child.size, content))
+        self._untimely.discard(ino)
 
     def _folder_changed(self, folder: Ino) -> None:
         if self._store.is_complete():

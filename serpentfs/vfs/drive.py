@@ -53,6 +53,7 @@ from serpentfs.model import (
 )
 from serpentfs.tree.feed import Feed
 from serpentfs.tree.store import DRAFT, REMOVED, EntryRow, NodeRow, StageRow, Store
+from serpentfs.vfs.cancelling import Cancelled, Cancelling, Stop
 from serpentfs.vfs.core import (
     Invalidation,
     Precondition,
@@ -139,6 +140,7 @@ class Drive:
         self._sent: dict[int, int] = {}
         self._figures = metrics.current()
         self._feed: Feed | None = None
+        self._cancelling: Cancelling | None = None
         self.keeping = Keeping(cloud, store, cache)
         """What of the cloud is kept here."""
         self.online = True
@@ -1167,9 +1169,10 @@ class Drive:
         """Handles that are open now, by door."""
         return Counter(handle.door for handle in self._handles.handles())
 
-    def follow(self, feed: Feed) -> None:
-        """Who gets fresh listings: made after the drive."""
+    def follow(self, feed: Feed, stop: Stop) -> None:
+        """Who gets fresh listings, and who stops an attempt at an upload: made after the drive."""
         self._feed = feed
+        self._cancelling = Cancelling(self._store, self._ledger, self._contents, feed, stop, self.is_open)
 
     def _followed(self) -> Feed:
         if self._feed is None:
@@ -1207,6 +1210,17 @@ class Drive:
         """What failed is tried now, and what the cloud refused once more."""
         self._ledger.wake()
 
+    async def cancel_upload(self, seq: int) -> tuple[Cancelled, str]:
+        """Drop an upload by its number in ``status``, and with it what was written here: see ``Cancelling.cancel``. The
+        answer: what became of the file, and its path as it was."""
+        if self._cancelling is None:
+            raise Unavailable("the drive is not following its cloud")
+        became, row = await self._cancelling.cancel(seq)
+        path = "/".join((self.path_of(row.parent).rstrip("/"), row.name))
+        self.changed(row.ino, data=True, entry=(row.parent, row.name))
+        self.changed(row.parent)
+        return became, path
+
     async def wait_until_uploaded(self) -> None:
         self._login_required = False  # the attempt that is made now tells
         self._journal.hurry(self._journal.next_seq() - 1)
@@ -1214,7 +1228,8 @@ class Drive:
         waiting = {view.entry.seq for view in self._journal.pending()}
         while True:
             began = trio.current_time()
-            waiting = self._journal.outstanding(waiting)
+            left = {seq for seq in waiting if self._journal.state_of(seq) is not None}
+            waiting = left | self._journal.outstanding(waiting)
             if self._login_required or not any(map(self._is_moving, waiting)):
                 return
             # A look costs time in proportion to what is pending: with much to wait for, look less often.

@@ -265,6 +265,15 @@ class Journal:
             raise ValueError(f"entry {seq} is {slot.state.value}, not being sent")
         return Delta((), (seq,), {}, (), (), self._version)
 
+    def abandon(self, seqs: Iterable[int]) -> Delta:
+        """The user takes these back: what to store so that they are gone. None of them is being sent. What waits for
+        them goes on, and those who wait for their outcome are told that nothing is left to do."""
+        gone = tuple(seqs)
+        for seq in gone:
+            if self._slots[seq].state is EntryState.SENDING:
+                raise ValueError(f"entry {seq} is being sent")
+        return Delta((), gone, {}, (), (), self._version)
+
     def fail(self, seq: int, not_before: float, error: str, *, unsent: bool = False) -> None:
         """The attempt failed and may be repeated from ``not_before`` on. ``unsent``: it is certain that nothing of
         it reached the cloud (there was no connection), so that it may be rewritten again."""
@@ -343,6 +352,12 @@ class Journal:
             self._is_held(slot),
             slot.blocked > 0,
         )
+
+    def state_of(self, seq: int) -> EntryState | None:
+        """Of the entry that has this seq now, whatever ``resolve`` says to those who waited for an earlier one; None
+        when there is none."""
+        slot = self._slots.get(seq)
+        return None if slot is None else slot.state
 
     def is_pending(self, ino: Ino) -> bool:
         """Whether an entry changes, moves, removes or replaces this inode."""

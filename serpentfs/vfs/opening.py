@@ -79,10 +79,10 @@ async def open_drive(
                 store.put_node(NodeRow(ROOT_INO, Ino(0), cloud.root, "", Revision(""), 0, NO_CONTENT))
         drive = Drive(cloud, store, ledger, contents, cache, options)
         feed = Feed(store, cloud, drive)
-        drive.follow(feed)
         replay = Replay(
             cloud, store, ledger, contents, feed, drive, workers=options.uploads, host=options.host
         )
+        drive.follow(feed, replay.stop)
         async with trio.open_nursery() as nursery:
             await nursery.start(cache.run)
             await _first_listing(cloud, store, feed)

@@ -55,6 +55,8 @@ _OUTAGE = 2
 """Failures in a row after which the cloud counts as out of reach."""
 _ORIGINS = "conflict-origins"
 """Where the records of ``_copied_from`` are kept, as if it were a door."""
+_STOPPED = 5.0
+"""Seconds until an attempt that was stopped is made again."""
 _PATIENCE = 5
 """Attempts of a change that are made while what it needs is not listed."""
 _SMALL = 256 * 1024
@@ -137,6 +139,8 @@ class Replay:
         self._host = host
         self._active = 0
         """Lanes in use."""
+        self._attempts: dict[int, trio.CancelScope] = {}
+        """By seq, while they are under way."""
         self._outage = 0
         """Calls that failed for want of a cloud since one was answered."""
         self._probe_at = 0.0
@@ -175,6 +179,13 @@ class Replay:
                 with trio.move_on_after(float("inf") if held_up else self._pause(now)):
                     await self._ledger.wait_moved()
 
+    async def stop(self, seq: int) -> None:
+        """Break off the attempt at an entry, if there is one, and wait for its end. It is tried again after a while,
+        unless its outcome was here first."""
+        while (scope := self._attempts.get(seq)) is not None:
+            scope.cancel()
+            await self._ledger.wait_moved()
+
     def _room(self) -> int:
         """How many entries may be started. While the cloud does not answer, one is sent from time to time: the others
         stay unsent, so that what the user does meanwhile can still cancel them out."""
@@ -203,9 +214,15 @@ class Replay:
 
     async def _carry(self, entry: Entry, lanes: int) -> None:
         """One attempt at one entry, whatever comes of it."""
+        scope = self._attempts[entry.seq] = trio.CancelScope()
         try:
             try:
-                await self._attempt(entry)
+                with scope:
+                    await self._attempt(entry)
+                if scope.cancelled_caught:
+                    if self._is_under_way(entry):
+                        self._journal.fail(entry.seq, time.time() + _STOPPED, "stopped")
+                    return
             except (Conflict, AlreadyExists, NotFound, DirectoryNotEmpty) as error:
                 await self._resolve(entry, error)
             self._outage = 0
@@ -224,15 +241,13 @@ class Replay:
             self._fail(entry, error)
         finally:
             self._active -= lanes
+            del self._attempts[entry.seq]
             self._observer.note_sent(entry.seq, None)
             self._ledger.moved()
 
     def _is_under_way(self, entry: Entry) -> bool:
         """Trouble may come after the outcome was written down; then the entry is gone, or queued again."""
-        return (
-            self._journal.resolve(entry.seq) == entry.seq
-            and self._journal.view(entry.seq).state is EntryState.SENDING
-        )
+        return self._journal.state_of(entry.seq) is EntryState.SENDING
 
     def _fail(self, entry: Entry, error: Exception) -> None:
         now = time.time()
@@ -419,10 +434,12 @@ class Replay:
             self._store.drop_stage(entry.content)
             self._forget_base(entry.ino)
         self._feed.confirmed(entry.ino, left=left)
-        if not stage.base:
-            await self._contents.rows_are_durable()  # the cache takes over then; until then it is read from the stage
-        self._observer.uploaded(entry.ino, stage, uploaded)
-        await self._contents.adopt(entry.content)
+        # Who stops it now is too late, and must not keep the rest from being done.
+        with trio.CancelScope(shield=self._attempts[entry.seq].cancel_called):
+            if not stage.base:
+                await self._contents.rows_are_durable()  # the cache takes over then; until then the stage is read
+            self._observer.uploaded(entry.ino, stage, uploaded)
+            await self._contents.adopt(entry.content)
 
     async def _read_base(self, ino: Ino, read_base: ReadBase, span: Span) -> bytes:
         """What shows through a stage. Where the cloud has lost it, the next attempt takes another base: a content is

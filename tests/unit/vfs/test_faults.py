@@ -195,6 +195,25 @@ async def test_a_refused_change_is_stuck_and_shown(clouds: Clouds, tmp_path: Pat
         assert clouds.memory.contents() == {"/file": b"data"}
 
 
+async def test_a_removal_under_a_number_that_stood_for_another_is_tried_again(clouds: Clouds, tmp_path: Path) -> None:
+    """A file is renamed over another and removed: the second removal gets the number under which the user's waits for
+    the first one. It fails, and goes on all the same; who waits for everything waits for it."""
+    fill(clouds.memory)
+    async with opened(clouds, tmp_path, LATER) as drive:
+        clouds.faulty.network_gone = True
+        await rename(drive, "/old", "/removed")
+        await unlink(drive, "/removed")
+        drive.retry_uploads()
+        with trio.move_on_after(0.2):
+            await drive.wait_until_uploaded()
+        await until(lambda: [one.tries > 0 for one in drive.status().pending] == [True, True])
+        clouds.faulty.network_gone = False
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert drive.status().pending == ()
+        assert list(clouds.memory.contents()) == ["/large"]
+
+
 async def test_the_disk_with_the_state_is_full(
     clouds: Clouds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
