@@ -294,5 +294,3 @@ async def test_only_the_first_look_hurries_and_only_where_every_answer_takes_its
             store.calls.clear()
             assert len(await tree(vault)) == 24
             assert store.calls["list"] == listings
-
-
