@@ -128,6 +128,8 @@ class RemoteConfig:
     """Every folder has a hidden ``.versions`` with the old versions of its files."""
     mount: Path | None = None
     """The doors that ``serpentfs up`` opens: where it is mounted, and where the next two listen."""
+    mount_enabled: bool | None = None
+    """False: ``up`` does not mount it, and ``fuse-enable`` does."""
     webdav: tuple[str, int] | None = None
     ftp: tuple[str, int] | None = None
 
@@ -379,6 +381,7 @@ REMOTE_KEYS: Mapping[str, Key] = {
     "thumbnails": Key(_flag, "", "make thumbnails and previews of images that go to a MEGA account"),
     "versions-view": Key(_flag, "", "show old versions of files of a MEGA account below .versions in every folder"),
     "mount": Key(_path, "DIR", "where serpentfs up mounts it: an empty folder"),
+    "mount-enabled": Key(_flag, "", "whether serpentfs up mounts it; false: only fuse-enable does"),
     "webdav": Key(_address, "HOST:PORT", "where serpentfs up serves it over WebDAV"),
     "ftp": Key(_address, "HOST:PORT", "where serpentfs up serves it over FTP"),
 }

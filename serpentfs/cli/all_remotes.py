@@ -67,7 +67,7 @@ def up(arguments: argparse.Namespace) -> ExitCode:
     tables = _chosen(config, arguments.remotes)
     without = next((table for table in tables if not _doors_of(table)), None)
     if without is not None:
-        raise UsageError(f'[remote.{without.name}] in {config.path} has no "mount", "webdav" or "ftp"')
+        raise UsageError(f'[remote.{without.name}] in {config.path} has no "mount", "webdav" or "ftp" that is enabled')
     if not tables:
         raise UsageError(f'there is nothing to start: no remote in {config.path} has "mount", "webdav" or "ftp"')
     return _tell(_side_by_side(lambda table: _start(arguments, table), tables))
@@ -94,7 +94,9 @@ def _chosen(config: Config, names: Sequence[str]) -> list[RemoteConfig]:
 
 
 def _doors_of(table: RemoteConfig) -> list[str]:
-    return [door for door in _DOORS if getattr(table, door) is not None]
+    """What ``up`` opens: a mount that is disabled (``fuse-disable``) is left to ``fuse-enable``."""
+    disabled = ("mount",) if table.mount_enabled is False else ()
+    return [door for door in _DOORS if getattr(table, door) is not None and door not in disabled]
 
 
 def _side_by_side(work: Callable[[T], _Done], tables: Sequence[T]) -> list[_Done]:
@@ -119,13 +121,11 @@ def _start(arguments: argparse.Namespace, table: RemoteConfig) -> _Done:
         return _failed(table, error)
     open_doors = {} if note is None else note.doors
     missing = [door for door in _doors_of(table) if door not in open_doors]
-    if table.mount is not None and open_doors.get("mount", os.path.realpath(table.mount)) != os.path.realpath(
-        table.mount
-    ):
+    if "mount" in _doors_of(table) and open_doors.get("mount", _place_of(table)) != _place_of(table):
         missing.insert(0, "mount")    # which is refused, with where it is mounted
     if not missing:
         return _Done(table.name, ExitCode.OK, ("is up already",))
-    command = [sys.executable, "-P", "-m", "serpentfs.cli", *_opening(table, missing), *_general(arguments)]
+    command = [sys.executable, "-P", "-m", "serpentfs.cli", *_opening(table, missing), *general_words(arguments)]
     # In a session of its own: a passphrase that nobody can type side by side is an error there, not a prompt.
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, start_new_session=True
@@ -134,6 +134,11 @@ def _start(arguments: argparse.Namespace, table: RemoteConfig) -> _Done:
         table.name, done.returncode, tuple(done.stdout.splitlines()),
         tuple(line.removeprefix("serpentfs: ") for line in done.stderr.splitlines()),
     )
+
+
+def _place_of(table: RemoteConfig) -> str:
+    assert table.mount is not None
+    return os.path.realpath(table.mount)
 
 
 def _opening(table: RemoteConfig, doors: Sequence[str]) -> list[str]:
@@ -154,7 +159,7 @@ def _address(address: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _general(arguments: argparse.Namespace) -> list[str]:
+def general_words(arguments: argparse.Namespace) -> list[str]:
     """The general options as they were given here."""
     words = ["-v"] * arguments.verbose + ["-q"] * arguments.quiet + ["--log-names"] * arguments.log_names
     for option, value in (

@@ -22,21 +22,23 @@ from serpentfs.bridge import run_in_thread
 from serpentfs.cache.layers import CacheLimits
 from serpentfs.cli import arguments as options
 from serpentfs.cli.bundle import write_bundle
+from serpentfs.cli.display import Display, Role
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.opening import session_of
-from serpentfs.cli.output import StatusLine, count, print_json, printable
+from serpentfs.cli.output import StatusLine, count, print_json
 from serpentfs.cli.remotes import Target, owner_of, resolve
 from serpentfs.config import Config
 from serpentfs.credentials import PASSWORD_FILE_VARIABLE
 from serpentfs.daemon.asking import Connection
 from serpentfs.daemon.health import folders, leftovers, secret_files, stores, system
-from serpentfs.daemon.health.findings import Finding, note, ok, problem
+from serpentfs.daemon.health.findings import Finding, State, note, ok, problem
 from serpentfs.daemon.lock import OwnerNote, running_owners
 from serpentfs.daemon.places import cache_home, known_sessions, session_file, state_home
 from serpentfs.errors import AlreadyExists, SerpentError
 
 _DEFAULT_TIMEOUT = 15.0
 _ANSWER_PATIENCE = 10.0
+_ROLES: dict[State, Role | None] = {"ok": Role.GOOD, "note": None, "problem": Role.BAD}
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
@@ -90,14 +92,19 @@ def doctor(arguments: argparse.Namespace) -> ExitCode:
     if arguments.json:
         print_json([asdict(finding) for finding in examination.findings])
     else:
+        display = Display()
         for finding in problems if arguments.quiet else examination.findings:
-            print(printable(f"{finding.state:<8} {finding.check:<13} {finding.line}"))
+            print(display.paint(f"{finding.state:<8}", _ROLES[finding.state]), display.paint(_line(finding)))
         if arguments.bundle is not None and not arguments.quiet:
             print(f"written to {arguments.bundle}")
     if problems:
         print(f"serpentfs: {count(len(problems), 'problem')} found", file=sys.stderr)
         return ExitCode.DAMAGED
     return ExitCode.OK
+
+
+def _line(finding: Finding) -> str:
+    return f"{finding.check:<14} {finding.line}"
 
 
 async def _examine(arguments: argparse.Namespace) -> Examination:

@@ -63,6 +63,27 @@ COMMANDS = (
     Command("up", "all_remotes", "Start every remote that the configuration gives doors.", "serpentfs up"),
     Command("down", "all_remotes", "Upload what is left of what up started, and end it.", "serpentfs down work"),
     Command(
+        "fuse-add", "fuse_mounts", "Mount a folder of a remote, and keep that in the configuration.",
+        "serpentfs fuse-add ~/Mega mega:/Photos --name photos",
+    ),
+    Command(
+        "fuse-remove", "fuse_mounts", "Take a mount out of the configuration (its mount key).",
+        "serpentfs fuse-remove photos",
+    ),
+    Command(
+        "fuse-enable", "fuse_mounts", "Mount what the configuration says, now and by up.",
+        "serpentfs fuse-enable photos",
+    ),
+    Command(
+        "fuse-disable", "fuse_mounts", "Unmount, as umount does, and let up leave it so.",
+        "serpentfs fuse-disable photos --temporarily",
+    ),
+    Command(
+        "fuse-config", "fuse_mounts", "Change what the configuration says of a mount.",
+        "serpentfs fuse-config photos --read-only yes",
+    ),
+    Command("fuse-show", "fuse_mounts", "List mounts of the configuration, and others.", "serpentfs fuse-show"),
+    Command(
         "status", "seeing", "Tell what runs, and what is still to be uploaded.", "serpentfs status --watch"
     ),
     Command(

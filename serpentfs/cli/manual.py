@@ -200,7 +200,8 @@ def _toml_page() -> str:
         ".SH SYNOPSIS", r"\fI~/.config/serpentfs/config.toml\fR",
         ".SH DESCRIPTION", *_paragraphs(_TOML_DESCRIPTION),
         ".SH BEFORE THE TABLES",
-        *_items({store: where}), *_key_items({key: config.REMOTE_KEYS[key] for key in ("proxy", "proxy-password-file")}),
+        *_items({store: where}),
+        *_key_items({key: config.REMOTE_KEYS[key] for key in ("proxy", "proxy-password-file")}),
         ".SH [remote.NAME]", *_key_items(config.REMOTE_KEYS),
         ".SH [webdav] AND [ftp]", _escaped("What holds for the doors of every remote. Of [ftp] alone: "
                                            + ", ".join(config.FTP_KEYS) + "."), *_key_items(door_keys),

@@ -67,7 +67,7 @@ def test_nothing_is_wrong(with_vault: Machine) -> None:
     assert running["uploads"]["message"] == "0 changes to upload"
     lines = with_vault.run("doctor", "work").stdout.splitlines()
     assert all(line.split()[0] in ("ok", "note", "problem") for line in lines)
-    assert f"ok       store         {with_vault.url}: the store answers" in lines
+    assert f"ok       store          {with_vault.url}: the store answers" in lines
 
 
 def test_files_and_folders_that_others_can_read(with_vault: Machine) -> None:

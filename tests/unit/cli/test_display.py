@@ -19,6 +19,7 @@ SHOWN = "[red]x[/red]\\x1b[2J:smile:\\u202e\\n"
 
 WITHOUT_JSON = {
     "init", "mount", "webdav", "ftp", "umount", "up", "down", "flush", "login", "logout", "import", "remote add",
+    "fuse-add", "fuse-remove", "fuse-enable", "fuse-disable", "fuse-config",
     "remote remove", "mkdir", "mv", "cp", "rm", "get", "put",    # they do something, and say so in a line
     "log", "session", "config hash-password", "version",    # one word
     "cat", "completion", "manual",    # a file
