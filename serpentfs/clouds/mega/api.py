@@ -2,7 +2,8 @@
 
 Commands that wait at the same moment go out as one array. One array is under way at a time, so that commands take
 effect in the order in which they were given; each has an id, and a repetition repeats id and body, so that the server
-executes it once. What passes by itself (load, a broken connection) is waited for here, as long as the caller waits.
+executes it once. Questions, which change nothing, have a queue of their own and a few arrays at a time. What passes by
+itself (load, a broken connection) is waited for here, as long as the caller waits.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 60.0
 _MOST_COMMANDS = 50
 """In one array."""
+_QUESTIONS_AT_ONCE = 4
+"""Arrays: the first question of many need not wait for an answer to others, and the rest go together."""
 _EVENT_WAIT = 90.0
 """Seconds that a wait URL may stay silent: it answers after about a minute when nothing happens."""
 _AGAIN = (-3, -4)
@@ -105,6 +108,47 @@ class _Waiting:
     abandoned: bool = False
 
 
+class _Queue:
+    """Commands that wait to be sent."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Waiting] = deque()
+        self._filled = trio.Event()
+
+    async def answers(self, commands: list[dict[str, Any]], alone: bool) -> list[Any]:
+        waiting = _Waiting(commands, alone)
+        self._waiting.append(waiting)
+        self._filled.set()
+        try:
+            await waiting.done.wait()
+        finally:
+            waiting.abandoned = True
+        if waiting.error is not None:
+            raise waiting.error
+        return waiting.answers
+
+    async def next(self) -> list[_Waiting]:
+        """Those that go into one request; waits until there are some."""
+        while True:
+            await self._filled.wait()
+            await trio.lowlevel.checkpoint()  # whoever wants to come along
+            if batch := self._take():
+                return batch
+            if self._filled.is_set():    # else another task has done this, and waits for it
+                self._filled = trio.Event()
+
+    def _take(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        while self._waiting and sum(len(waiting.commands) for waiting in batch) < _MOST_COMMANDS:
+            if self._waiting[0].abandoned:
+                self._waiting.popleft()
+            elif not batch or not (batch[0].alone or self._waiting[0].alone):
+                batch.append(self._waiting.popleft())
+            else:
+                break
+        return batch
+
+
 class Api:
     """One account (``sid``), one public folder (``link``), or neither (before log-in). Made by ``open_api``."""
 
@@ -113,8 +157,7 @@ class Api:
         self._endpoint = endpoint
         self._who = {key: value for key, value in (("sid", sid), ("n", link)) if value is not None}
         self._serial = secrets.randbelow(2**31)
-        self._queue: deque[_Waiting] = deque()
-        self._queued = trio.Event()
+        self._orders, self._questions = _Queue(), _Queue()
         self.own_id = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(10))
         """Sent with changes, so that their packets are known as our own."""
         self.trouble: str | None = None
@@ -126,37 +169,26 @@ class Api:
 
     async def command(self, command: dict[str, Any], *, alone: bool = False) -> Any:
         """The answer to one command; ``alone``: in a request of its own. Raises ``error_of`` what is none."""
-        return _checked((await self._enqueue([command], alone))[0], command)
+        return _checked((await self._orders.answers([command], alone))[0], command)
 
     async def commands(self, commands: list[dict[str, Any]]) -> list[Any]:
         """The answers to commands that are executed in this order, in one request; error codes are answers here."""
-        return await self._enqueue(commands, True)
+        return await self._orders.answers(commands, True)
 
     async def quick(self, command: dict[str, Any]) -> Any:
-        """As ``command``, but at once and beside the others: for what changes nothing."""
-        return _checked((await self._exchange([command]))[0], command)
-
-    async def _enqueue(self, commands: list[dict[str, Any]], alone: bool) -> list[Any]:
-        waiting = _Waiting(commands, alone)
-        self._queue.append(waiting)
-        self._queued.set()
-        try:
-            await waiting.done.wait()
-        finally:
-            waiting.abandoned = True
-        if waiting.error is not None:
-            raise waiting.error
-        return waiting.answers
+        """As ``command``, but beside the others: for what changes nothing."""
+        return _checked((await self._questions.answers([command], False))[0], command)
 
     async def run(self) -> None:
         """Send what waits, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_from, self._orders)
+            for _ in range(_QUESTIONS_AT_ONCE):
+                nursery.start_soon(self._send_from, self._questions)
+
+    async def _send_from(self, queue: _Queue) -> None:
         while True:
-            await self._queued.wait()
-            await trio.lowlevel.checkpoint()  # whoever wants to come along
-            batch = self._next_batch()
-            if not batch:
-                self._queued = trio.Event()
-                continue
+            batch = await queue.next()
             commands = [command for waiting in batch for command in waiting.commands]
             try:
                 answers = await self._exchange(commands, batch)
@@ -170,21 +202,10 @@ class Api:
             for waiting in batch:
                 waiting.done.set()
 
-    def _next_batch(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
-        while self._queue and sum(len(waiting.commands) for waiting in batch) < _MOST_COMMANDS:
-            if self._queue[0].abandoned:
-                self._queue.popleft()
-            elif not batch or not (batch[0].alone or self._queue[0].alone):
-                batch.append(self._queue.popleft())
-            else:
-                break
-        return batch
-
     def _url(self, path: str, **query: str) -> str:
         return f"{self._endpoint}/{path}?{urlencode({**query, **self._who})}"
 
-    async def _exchange(self, commands: list[dict[str, Any]], batch: list[_Waiting] | None = None) -> list[Any]:
+    async def _exchange(self, commands: list[dict[str, Any]], batch: list[_Waiting]) -> list[Any]:
         """One request, repeated until it is answered or nobody waits any more."""
         self._serial += 1
         url = self._url("cs", id=str(self._serial))
@@ -197,7 +218,7 @@ class Api:
                 return answers
             except (Unavailable, RateLimited) as error:
                 self.trouble = str(error)
-                if batch is not None and all(waiting.abandoned for waiting in batch):
+                if all(waiting.abandoned for waiting in batch):
                     raise
                 log.info("the API did not answer, next attempt in %.1f s: %s", pause, error)
             except SerpentError as error:

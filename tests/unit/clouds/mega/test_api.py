@@ -185,6 +185,33 @@ async def test_a_quick_question_passes_the_queue() -> None:
         gate.set()
 
 
+async def test_many_questions_go_together_while_the_first_are_answered() -> None:
+    gate = trio.Event()
+    seen: list[list[str]] = []
+
+    async def respond(asked: Asked) -> Answer:
+        names = [command["n"] for command in json.loads(asked.body)]
+        seen.append(names)
+        await gate.wait()
+        return reply(names)
+
+    answers: dict[int, Any] = {}
+    async with an_api(respond) as api, trio.open_nursery() as nursery:
+
+        async def ask(number: int) -> None:
+            answers[number] = await api.quick({"a": "g", "n": str(number)})
+
+        for number in range(4):
+            nursery.start_soon(ask, number)
+            await until(lambda: len(seen) == number + 1)    # noqa: B023 - waited for here
+        for number in range(4, 30):
+            nursery.start_soon(ask, number)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        gate.set()
+    assert sorted(map(len, seen)) == [1, 1, 1, 1, 26]
+    assert answers == {number: str(number) for number in range(30)}
+
+
 async def test_events() -> None:
     script = Script(
         reply({"a": [{"a": "u"}], "sn": "2"}), reply({"w": "http://x/w", "sn": "2"}), reply(-6), reply(-15), reply(-3)
