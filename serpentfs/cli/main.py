@@ -92,7 +92,7 @@ COMMANDS = (
     ),
     Command("stats", "seeing", "Tell what was counted since the start.", "serpentfs stats work: --prometheus"),
     Command(
-        "transfers", "turning", "List what is being uploaded and what waits; pause it, or try again.",
+        "transfers", "turning", "List what is being uploaded and what waits; pause it, try again, cancel it.",
         "serpentfs transfers --pause",
     ),
     Command(

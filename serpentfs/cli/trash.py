@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serpentfs.cli import arguments as options
+from serpentfs.cli.asking import confirmed
 from serpentfs.cli.display import Cell, Column, Display, Role
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.output import count, human_size, print_json, printable
@@ -64,7 +65,10 @@ def trash(arguments: argparse.Namespace) -> ExitCode:
         print_json(found)
         return ExitCode.OK
     if arguments.empty:
-        if not found or _confirmed(f"Delete {count(len(found), 'thing')} and all that is in them for good?"):
+        if not found or confirmed(
+            f"Delete {count(len(found), 'thing')} and all that is in them for good?",
+            "--yes empties the bin without a question",
+        ):
             return _empty(arguments, account)
         print("serpentfs: nothing was deleted", file=sys.stderr)
         return ExitCode.OK
@@ -92,13 +96,6 @@ def _empty(arguments: argparse.Namespace, account: Target) -> ExitCode:
     deleted = ask_owner(arguments, account, "empty-trash")["deleted"]
     print(f"deleted {deleted} from the rubbish bin" if deleted else "the rubbish bin is empty")
     return ExitCode.OK
-
-
-def _confirmed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        raise UsageError("there is no terminal to ask on: --yes empties the bin without a question")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def restore(arguments: argparse.Namespace) -> ExitCode:
