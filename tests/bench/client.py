@@ -33,12 +33,10 @@ def _stamp(index: int) -> bytes:
 
 
 class Content:
-    """What ``write`` makes, block by block. ``one_block``: what ``create`` makes, which is one block at most and has
-    no index."""
+    """What ``write`` makes, block by block."""
 
-    def __init__(self, *, one_block: bool = False) -> None:
+    def __init__(self) -> None:
         self._block = _block()
-        self._has_index = not one_block
 
     def blocks(self, size: int) -> Iterator[bytes]:
         for index, start in enumerate(range(0, size, BLOCK_SIZE)):
@@ -47,8 +45,7 @@ class Content:
 
     def compare_stamp(self, index: int, block: memoryview) -> None:
         """ValueError when ``block`` does not begin as block ``index`` does."""
-        if self._has_index:
-            self._block[:_STAMP_SIZE] = _stamp(index)
+        self._block[:_STAMP_SIZE] = _stamp(index)
         if block[:_STAMP_SIZE] != self._block[:_STAMP_SIZE]:
             raise ValueError(f"wrong bytes near {index * BLOCK_SIZE}")
 

@@ -88,7 +88,7 @@ def parallel_gets(url: str, files: str, size: str) -> Callable[[], None]:
 
     def one(web: _Web) -> None:
         try:
-            _receive(web.ask("GET", web.path).readinto, Content(one_block=True), int(size))
+            _receive(web.ask("GET", web.path).readinto, Content(), int(size))
         except (OSError, ValueError, http.client.HTTPException) as error:
             failures.append(error)
 

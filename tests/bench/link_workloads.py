@@ -86,7 +86,10 @@ def _make_door_folder(tree: Path, sizes: LinkSizes) -> None:
 
 
 def _make_parallel(tree: Path, sizes: LinkSizes) -> None:
-    client.create(str(tree / "files"), str(sizes.parallel), str(sizes.parallel_file_size))()
+    folder = tree / "files"
+    folder.mkdir()
+    for number in range(sizes.parallel):
+        client.write(str(folder / client.small_name(number)), str(sizes.parallel_file_size))()
 
 
 # mounts
