@@ -37,6 +37,10 @@ SPILL_BLOCKS = 16
 """A stage keeps at most this many dirty blocks (2 MiB) in memory: enough to make one thread hop carry a whole
 kernel request (1 MiB), little enough for hundreds of files written at once."""
 
+_SPILL_IN_PLACE = 64 * 1024
+"""Bytes up to which a spill needs no thread: sealing them and writing them to the page cache takes less than going to
+one, and the commit that follows writes the database's log from the same place."""
+
 _PLANES = 3
 
 T = TypeVar("T")
@@ -323,7 +327,10 @@ class Stage:
 
         self._changes += 1
         try:
-            await self._in_thread("disk", write_slots)
+            if sum(len(buffer) for _, _, _, buffer in batch) <= _SPILL_IN_PLACE:
+                write_slots()
+            else:
+                await self._in_thread("disk", write_slots)
         except OSError as error:
             raise _os_error(error, "staging cannot be written") from error
         finally:

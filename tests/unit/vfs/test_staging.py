@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -210,4 +211,28 @@ async def test_a_damaged_slot_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(IntegrityError):
         await stage.read(Span(0, BLOCK_SIZE), no_base)
+    stage.close()
+
+
+@pytest.mark.trio
+async def test_only_much_data_is_spilled_by_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(tmp_path, SEAL, StageRow(CONTENT, 0, NO_CONTENT, 0))
+    in_threads: list[str] = []
+    in_thread = stage._in_thread
+
+    async def noting(where: str, function: Callable[..., object], *arguments: object) -> object:
+        in_threads.append(where)
+        return await in_thread(where, function, *arguments)
+
+    monkeypatch.setattr(stage, "_in_thread", noting)
+    await stage.write(0, b"a" * 8192, no_base)
+    await stage.spill()
+    assert in_threads == []
+    assert await stage.read(Span(0, 8192), no_base) == b"a" * 8192
+    in_threads.clear()
+    await stage.write(0, b"b" * BLOCK_SIZE, no_base)
+    await stage.spill()
+    assert in_threads == ["disk"]
+    monkeypatch.undo()
+    assert await stage.read(Span(0, BLOCK_SIZE), no_base) == b"b" * BLOCK_SIZE
     stage.close()
