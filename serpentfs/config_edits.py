@@ -146,14 +146,22 @@ def _edit(path: Path, change: Callable[[str], str], expect: Callable[[dict[str, 
             new = change(text)
             expected = tomllib.loads(text)
             expect(expected)
-            config.parse(path, new)
-            if tomllib.loads(new) != expected:
+            if _meaning(new) != expected:
                 raise UsageError(f"{path} is written in a way that cannot be edited by a command: do it by hand")
+            config.parse(path, new)
             _replace(target, new)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8") from error
     except OSError as error:
         raise UsageError(f"cannot change {path}: {error.strerror}") from error
+
+
+def _meaning(text: str) -> dict[str, Any] | None:
+    """None for a text that is no TOML."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
 
 
 @contextlib.contextmanager

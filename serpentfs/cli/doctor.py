@@ -120,7 +120,7 @@ async def _examine(arguments: argparse.Namespace) -> Examination:
         found.append(ok("config", f"{examination.config.path} {told}"))
         examination.targets = list(_targets(arguments, examination))
     config = examination.config
-    examination.notes = running_owners()
+    examination.notes = _owners()
     is_needed = (
         any(table.mount for table in config.remotes.values())
         or any("mount" in one.doors for one in examination.notes)
@@ -167,6 +167,14 @@ def _targets(arguments: argparse.Namespace, examination: Examination) -> Iterato
             yield resolve(argparse.Namespace(config=arguments.config, remote=f"{name}:"))
         except SerpentError as error:
             examination.findings.append(problem("config", str(error), "correct it", name))
+
+
+def _owners() -> list[OwnerNote]:
+    """None where the state folder cannot be looked at: that is a finding of its own."""
+    try:
+        return running_owners()
+    except (OSError, SerpentError):
+        return []
 
 
 def _needs_keyring(config: Config) -> bool:

@@ -40,65 +40,92 @@ _OF_ANOTHER = ("webdav", "ftp", *_OF_THE_MOUNT)
 
 def add_fuse_add(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=fuse_add)
-    parser.add_argument("directory", metavar="DIR", type=options.absolute_path, help="an empty folder of this machine")
-    parser.add_argument(
+    group = _add_group(
+        parser, "It writes a table [remote.NAME] with the url and mount = DIR to config.toml, or the key mount to the "
+        "table that the remote has, and does what serpentfs mount NAME: DIR --daemon does. serpentfs up mounts it from "
+        "then on. A remote has one mount at a time; mount --bind shows a folder of it elsewhere, too.",
+    )
+    group.add_argument("directory", metavar="DIR", type=options.absolute_path, help="an empty folder of this machine")
+    group.add_argument(
         "remote", metavar="REMOTE-PATH", help=f"{options.REMOTE_PATH_HELP}; /folder alone is one of {DEFAULT_LOGIN}:"
     )
-    parser.add_argument(
+    group.add_argument(
         "--name", help="what to call it, and its table in config.toml (default: as the remote, or as the folder)"
     )
-    parser.add_argument("--disabled", action="store_true", help="only write it down: fuse-enable mounts it")
-    parser.add_argument(
+    group.add_argument("--disabled", action="store_true", help="only write it down: fuse-enable mounts it")
+    group.add_argument(
         "--transient", action="store_true", help="do not write it down: the same as serpentfs mount REMOTE-PATH DIR "
         "--daemon"
     )
-    parser.add_argument("--read-only", action="store_true", help="refuse changes, by other doors of this remote, too")
+    group.add_argument(
+        "--read-only", action="store_true", help="refuse changes, by other doors of this remote, too (read-only in "
+        "config.toml)"
+    )
 
 
 def add_fuse_remove(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=fuse_remove)
-    _add_mount(parser)
+    _add_mount(_add_group(
+        parser, "It takes the key mount out of the remote's table in config.toml, which stays: serpentfs remote remove "
+        "NAME is for that. A mount is to be disabled first.",
+    ))
 
 
 def add_fuse_enable(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=fuse_enable)
-    _add_mount(parser)
-    parser.add_argument(
+    group = _add_group(
+        parser, "It does what serpentfs mount NAME: DIR --daemon does, and takes mount-enabled = false out of "
+        "config.toml.",
+    )
+    _add_mount(group)
+    group.add_argument(
         "--temporarily", action="store_true", help="leave it to the next serpentfs up as it is in config.toml"
     )
 
 
 def add_fuse_disable(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=fuse_disable)
-    _add_mount(parser)
-    parser.add_argument("--temporarily", action="store_true", help="the next serpentfs up mounts it again")
+    group = _add_group(
+        parser, "It does what serpentfs umount DIR does: with the last door of a remote, its process uploads what is "
+        "left and ends. In config.toml mount-enabled = false is written, so that serpentfs up leaves it.",
+    )
+    _add_mount(group)
+    group.add_argument("--temporarily", action="store_true", help="the next serpentfs up mounts it again")
 
 
 def add_fuse_config(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=fuse_config)
-    _add_mount(parser)
-    parser.add_argument("--name", dest="new_name", metavar="NAME", help="another name, of its table in config.toml")
+    group = _add_group(parser, "It changes keys of the remote's table in config.toml.")
+    _add_mount(group)
+    group.add_argument("--name", dest="new_name", metavar="NAME", help="another name, of its table in config.toml")
     for name, meaning in (
-        ("--enable-at-startup", "whether serpentfs up mounts it (mount-enabled in config.toml)"),
-        ("--read-only", "refuse changes, from the next time that it is enabled (read-only in config.toml)"),
+        ("--enable-at-startup", "whether serpentfs up mounts it (mount-enabled)"),
+        ("--read-only", "refuse changes, from the next time that it is enabled (read-only)"),
         ("--persistent", "whether it is in config.toml: that cannot be changed, see fuse-add --transient"),
     ):
-        parser.add_argument(name, choices=("yes", "no"), help=meaning)
+        group.add_argument(name, choices=("yes", "no"), help=meaning)
 
 
 def add_fuse_show(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=fuse_show)
-    parser.add_argument("mount", metavar="NAME|DIR", nargs="?", help=f"{_MOUNT_HELP}; all without it")
-    parser.add_argument("--only-enabled", action="store_true", help="those that are mounted now")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="at most so many; 0: all")
-    parser.add_argument(
+    group = _add_group(
+        parser, "Mounts are the remotes with mount in config.toml, and what else is mounted now (transient)."
+    )
+    group.add_argument("mount", metavar="NAME|DIR", nargs="?", help=f"{_MOUNT_HELP}; all without it")
+    group.add_argument("--only-enabled", action="store_true", help="those that are mounted now")
+    group.add_argument("--limit", type=options.whole_number, metavar="N", help="at most so many")
+    group.add_argument(
         "--disable-path-collapse", action="store_true", help="nothing: paths are always shown as a whole"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    group.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add_mount(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("mount", metavar="NAME|DIR", help=_MOUNT_HELP)
+def _add_group(parser: argparse.ArgumentParser, stands_for: str) -> argparse._ArgumentGroup:
+    return parser.add_argument_group("what it stands for", stands_for)
+
+
+def _add_mount(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("mount", metavar="NAME|DIR", help=_MOUNT_HELP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +355,7 @@ def fuse_show(arguments: argparse.Namespace) -> ExitCode:
     config = _load(arguments)
     mounts = list(_mounts(arguments, config)) if arguments.mount is None else [_find(arguments, config)]
     mounts = [one for one in mounts if one.enabled or not arguments.only_enabled]
-    mounts = mounts[: arguments.limit] if arguments.limit > 0 else mounts
+    mounts = mounts[: arguments.limit]
     if arguments.json:
         print_json([asdict(one) for one in mounts])
     elif arguments.mount is not None:

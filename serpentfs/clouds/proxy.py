@@ -7,7 +7,7 @@ is set up, and not kept with the rest. ``config`` reads what the user wrote.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,20 +51,36 @@ class Proxy:
 
 @contextmanager
 def in_environment(proxy: Proxy) -> Iterator[None]:
-    """For libraries that only look at the environment: within the block it says what ``proxy`` does. Nothing else may
-    start a process meanwhile, which would see the password."""
-    url = proxy.url()
+    """For libraries that only look at the environment: within the block it says what ``proxy`` does, and that this
+    machine is not reached through any. Nothing else may start a process meanwhile, which would see the password."""
     names = [spelling for name in _VARIABLES for spelling in (name, name.upper())]
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    said = _as_variables(proxy, before)
     try:
-        if url is not None:
-            os.environ |= dict.fromkeys(("http_proxy", "https_proxy"), url)
-        os.environ["no_proxy"] = "*" if url is None else _NOT_THROUGH
+        for name in before:
+            del os.environ[name]
+        os.environ |= said
         yield
     finally:
         for name in names:
             os.environ.pop(name, None)
         os.environ |= before
+
+
+def _as_variables(proxy: Proxy, before: Mapping[str, str]) -> dict[str, str]:
+    if proxy.is_auto:
+        excepted = before.get("NO_PROXY") or before.get("no_proxy")
+        kept = {name: value for name, value in before.items() if name.lower() != "no_proxy"}
+        return {**kept, "no_proxy": f"{excepted},{_NOT_THROUGH}" if excepted else _NOT_THROUGH}
+    url = proxy.url()
+    if url is None:
+        return {"no_proxy": "*"}
+    return {"http_proxy": url, "https_proxy": url, "no_proxy": _NOT_THROUGH}
+
+
+def environment_names_one() -> bool:
+    """Whether ``auto`` is any proxy at all."""
+    return any(os.environ.get(spelling) for name in _VARIABLES[:3] for spelling in (name, name.upper()))
 
 
 class OnlyProxy:
@@ -73,12 +89,13 @@ class OnlyProxy:
     def __init__(self) -> None:
         self._chosen: Proxy | None = None
 
-    def is_new(self, proxy: Proxy) -> bool:
-        """Whether this is the first one. Unsupported for another one than the first."""
-        if self._chosen is None:
-            self._chosen = proxy
-            return True
-        if proxy != self._chosen:
+    def is_chosen(self, proxy: Proxy) -> bool:
+        """Whether it is this one. Unsupported when it is another."""
+        if self._chosen not in (None, proxy):
             raise Unsupported("this process reaches another store by another way: one proxy for all of them, or a "
                               "command for each")
-        return False
+        return self._chosen is not None
+
+    def choose(self, proxy: Proxy) -> None:
+        """The first request was sent."""
+        self._chosen = proxy

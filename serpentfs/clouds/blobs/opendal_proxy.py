@@ -9,7 +9,7 @@ import socket
 
 import opendal
 
-from serpentfs.clouds.proxy import OnlyProxy, Proxy, in_environment
+from serpentfs.clouds.proxy import OnlyProxy, Proxy, environment_names_one, in_environment
 
 _only = OnlyProxy()
 
@@ -17,10 +17,14 @@ _only = OnlyProxy()
 def reach_through(proxy: Proxy) -> None:
     """For every store of this process. NotFound and UsageError for a password file that cannot be used; Unsupported
     when another way was chosen before. Blocks for some milliseconds."""
-    if not _only.is_new(proxy) or proxy.is_auto:
+    if _only.is_chosen(proxy):
+        return
+    if proxy.is_auto and not environment_names_one():
+        _only.choose(proxy)
         return
     with in_environment(proxy), socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))    # and does not listen: refused at once
         endpoint = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         with contextlib.suppress(opendal.exceptions.Unexpected):
             opendal.Operator("http", endpoint=endpoint).stat("nothing")
+    _only.choose(proxy)

@@ -71,7 +71,12 @@ def check_owners() -> Iterator[Finding]:
     """State of remotes that nothing runs for."""
     check = "leftovers"
     found = 0
-    for places in known_remotes():
+    try:
+        known = list(known_remotes())
+    except OSError as error:
+        yield problem(check, f"the state folder cannot be looked at: {error.strerror}", "see what is said of it")
+        return
+    for places in known:
         try:
             if read_owner(places.lock) is not None:
                 continue

@@ -10,7 +10,10 @@ import os
 import platform
 import re
 import shutil
+import sqlite3
+import ssl
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +28,7 @@ _FUSE_CONF = Path("/etc/fuse.conf")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*>=\s*([0-9.]+)\s*(?:;(.*))?")
 _MODULES = {"pyftpdlib": "pyftpdlib", "libpass": "passlib", "defusedxml": "defusedxml"}
 """Packages whose module has another name, or is not to be found by the package's own."""
+_HELPER_PATIENCE = 5.0
 _TIME_ERROR = 5
 """adjtimex(2): the clock is not synchronised."""
 _TIMEX_BYTES = 512
@@ -108,7 +112,11 @@ def versions() -> dict[str, str]:
         "Python": platform.python_version(),
         platform.system(): platform.release(),
         "machine": platform.machine(),
+        "OpenSSL": ssl.OPENSSL_VERSION.partition(" ")[2],
+        "SQLite": sqlite3.sqlite_version,
     }
+    if (libfuse := _libfuse()) is not None:
+        found["libfuse"] = libfuse
     for name in _required():
         if (version := _version_of(name)) is not None:
             found[name] = version
@@ -116,6 +124,22 @@ def versions() -> dict[str, str]:
         if (version := _version_of(name)) is not None:
             found[name] = version
     return found
+
+
+def _libfuse() -> str | None:
+    """As its helper tells it: they come together."""
+    program = shutil.which("fusermount3")
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_HELPER_PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(r"\d+(?:\.\d+)+", done.stdout)
+    return match[0] if match else None
 
 
 def _required() -> dict[str, str]:

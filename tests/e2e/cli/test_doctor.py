@@ -100,6 +100,14 @@ def test_errors_of_the_configuration(with_vault: Machine) -> None:
     with_vault.fails(4, "doctor", "other")
 
 
+def test_a_state_folder_that_is_none(machine: Machine) -> None:
+    (machine.home / "state").mkdir()
+    (machine.home / "state" / "serpentfs").touch()
+    found = problems(machine)
+    assert found["state-folder"].endswith("is not a folder; move it away")
+    assert "leftovers" in found
+
+
 def test_what_a_killed_process_left_behind(with_vault: Machine) -> None:
     with_vault.mount("--settle", "300")
     (with_vault.mountpoint / "file").write_text("content")

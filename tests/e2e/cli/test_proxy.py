@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cli.conftest import Machine, free_port, needs_fuse
-from tests.e2e.cli.test_mega import Account, account, server  # noqa: F401 - the last two are fixtures
+from tests.e2e.cli.test_mega import Account, account, leaks, server  # noqa: F401 - fixtures, too
 from tests.fakes.s3_server import S3Server
 from tests.mega_emulator import Emulator
 
@@ -227,6 +227,11 @@ def test_an_account_through_a_proxy(account: Account, tls_proxy: RecordingProxy)
     (account.mount() / "file").write_text("content")
     machine.ok("flush", "mega:")
     assert tls_proxy.asked
+    kept = machine.home / "config" / "serpentfs" / "proxy-mega.password"
+    assert leaks(machine.home, PASSWORD.encode()) == [(kept, PASSWORD.encode())]
+    for process in machine.daemons():
+        seen = [(Path("/proc") / str(process) / name).read_bytes() for name in ("cmdline", "environ")]
+        assert PASSWORD.encode() not in b"".join(seen)
     machine.ok("umount", "mega:")
     assert account.ls() == ["file"]
     assert json.loads(machine.ok("whoami", "--json"))["email"] == account.email
@@ -259,10 +264,17 @@ def test_a_bucket_through_a_proxy(machine: Machine) -> None:
             machine.ok("remote", "add", "near", f"vault+s3://bucket/vault?endpoint={store.endpoint}")
             machine.ok("proxy", f"http://127.0.0.1:{free_port()}")
             assert machine.ok("ls", "near:") == "folder/\n"
-            machine.ok("proxy", "none")
             machine.extra_environment["http_proxy"] = f"http://127.0.0.1:{free_port()}"
-            assert machine.ok("ls", "near:") == "folder/\n"
+            for setting in ("none", "auto"):
+                machine.ok("proxy", setting)
+                assert machine.ok("ls", "near:") == "folder/\n"
             assert not through.asked
+            # The environment's proxy is what auto means.
+            machine.extra_environment["http_proxy"] = through.url.replace("//", f"//me:{PASSWORD.replace('@', '%40')}@")
+            machine.ok("remote", "add", "auto", "vault+s3://bucket/vault?endpoint=http://s3.nowhere.invalid:9000")
+            assert machine.ok("ls", "auto:") == "folder/\n"
+            assert through.asked
+            machine.ok("remote", "remove", "auto")
             # Not two ways in one process, and doctor says so.
             told = {one["remote"]: one for one in json.loads(machine.run("doctor", "--json").stdout)
                     if one["check"] == "store"}

@@ -58,6 +58,13 @@ def test_the_environment_is_as_it_was(password: Path, monkeypatch: pytest.Monkey
         assert "HTTPS_PROXY" not in os.environ
         assert "127.0.0.0/8" in os.environ["no_proxy"]
     assert dict(os.environ) == before
+    with in_environment(Proxy()):
+        assert os.environ["HTTPS_PROXY"] == "http://other"
+        assert os.environ["no_proxy"].startswith("example.org,localhost,127.0.0.0/8")
+    assert dict(os.environ) == before
+    with pytest.raises(NotFound), in_environment(Proxy("http://me@host", password.with_name("none"))):
+        pass
+    assert dict(os.environ) == before
     with in_environment(Proxy("none")):
         assert os.environ["no_proxy"] == "*"
         assert "https_proxy" not in os.environ
@@ -66,7 +73,9 @@ def test_the_environment_is_as_it_was(password: Path, monkeypatch: pytest.Monkey
 
 def test_one_for_a_process() -> None:
     only = OnlyProxy()
-    assert only.is_new(Proxy("none"))
-    assert not only.is_new(Proxy("none"))
+    assert not only.is_chosen(Proxy("none"))
+    assert not only.is_chosen(Proxy())
+    only.choose(Proxy())
+    assert only.is_chosen(Proxy())
     with pytest.raises(Unsupported):
-        only.is_new(Proxy())
+        only.is_chosen(Proxy("none"))
