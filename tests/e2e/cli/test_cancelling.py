@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cli.conftest import SERPENTFS, TIMEOUT, Machine, needs_fuse, wait_for
+from tests.e2e.cli.conftest import PASSPHRASE, SERPENTFS, TIMEOUT, Machine, needs_fuse, wait_for
+from tests.mega_emulator import emulator
 
 pytestmark = needs_fuse
 
@@ -67,6 +68,7 @@ def test_by_number_and_by_path_while_they_go_up(mounted: Machine) -> None:
     machine.ok("umount", str(folder))
     machine.wait_until_gone()
     assert machine.ok("ls", machine.url) == "kept\nold\n"
+    machine.ok("check", machine.url, "--content")    # what was broken off has left nothing there
 
 
 def test_what_was_saved_over_a_file_gives_that_one_back(mounted: Machine) -> None:
@@ -122,8 +124,30 @@ def test_wrong_transfers(mounted: Machine) -> None:
     with (machine.mountpoint / "open").open("rb"):
         assert "open: close it first" in machine.fails(5, "transfers", "--cancel", "/open", "--force")
     assert (machine.mountpoint / "open").stat().st_size == 2_000_000
-    assert [one["path"] for one in pending(machine)][0] == "/open"
+    assert pending(machine)[0]["path"] == "/open"
 
 
 def test_nothing_to_cancel(with_vault: Machine) -> None:
     with_vault.fails(4, "transfers", "--cancel", "1")
+
+
+def test_of_an_account(machine: Machine) -> None:
+    with emulator() as server:
+        server.add_account("me@example.test", PASSPHRASE)
+        machine.extra_environment["SERPENTFS_MEGA_API"] = server.url
+        machine.ok("login", "me@example.test")
+        server.add_file("me@example.test", "old", b"former")
+        machine.ok("mount", "mega:", str(machine.mountpoint), "--daemon", "--settle", "0.05")
+        before = (machine.mountpoint / "old").stat().st_mtime
+        server.fault("upload", "slow", times=None, seconds=60)
+        (machine.mountpoint / "old").write_bytes(os.urandom(2_000_000))
+        (machine.mountpoint / "new").write_bytes(os.urandom(2_000_000))
+        sending(machine, "/old", "/new")
+        machine.ok("transfers", "--cancel", "/old", "--cancel", "/new", "--force")
+        assert [path.name for path in machine.mountpoint.iterdir()] == ["old"]
+        assert (machine.mountpoint / "old").read_bytes() == b"former"
+        wait_for(lambda: (machine.mountpoint / "old").stat().st_mtime == before, "the former time")
+        assert pending(machine) == []
+        server.clear_faults()
+        machine.ok("umount", str(machine.mountpoint))
+        assert [entry.path for entry in server.tree("me@example.test") if not entry.is_version] == ["/old"]
