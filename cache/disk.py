@@ -79,7 +79,8 @@ class DiskCache:
         self._over_budget = False
         """Something may be evicted because of that."""
         self._running = False
-        self._inline = True
+        self._inline = slots.NOWAIT
+        """Flags of reads on the loop; None: there are none."""
         self.usable = True
         self.damaged_slots = 0
         self.queued_bytes = 0
@@ -145,16 +146,16 @@ class DiskCache:
         """At most ``slots.PIECE`` neighbouring blocks that ``holds`` named, None when the disk would have to be
         waited for. An item is None where the slot turned out empty or damaged."""
         descriptor = self._descriptors.get(content)
-        if descriptor is None or not self._inline or not self.usable:
+        if descriptor is None or self._inline is None or not self.usable:
             return None
         self._descriptors.move_to_end(content)
         try:
-            read = slots.read_cached(descriptor, self._seal, content, blocks, size, self._buffer)
+            read = slots.read_cached(descriptor, self._seal, content, blocks, size, self._buffer, self._inline)
         except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                self._inline = False
-            else:
+            if error.errno != errno.EOPNOTSUPP:
                 self._failed(error)
+            else:
+                self._inline = 0 if self._inline and slots.lies_in_memory(descriptor) else None
             return None
         if read is None:
             return None

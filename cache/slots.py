@@ -33,7 +33,8 @@ NEW_SUFFIX = ".new"
 _WRITE_RUN = 256
 _COPY_PIECE = 1024 * 1024
 _SCRATCH = threading.local()
-_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
+NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
+"""The flag of a read that never waits for the disk. Where the system has none, there are no such reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +107,26 @@ class Slots:
     damaged: int
 
 
-def read_cached(
-    descriptor: int, seal: BlockSeal, content: ContentId, blocks: range, size: int, buffer: bytearray
-) -> Slots | None:
-    """``read`` of at most PIECE blocks when the page cache has them all, else None. Never waits for the disk.
+def lies_in_memory(descriptor: int) -> bool:
+    """Whether a file is one of a tmpfs. It refuses NOWAIT, although (but for what was swapped out) it never waits."""
+    device = os.fstat(descriptor).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        mount, _, kind = line.partition(" - ")
+        if mount.split()[2] == number:
+            return kind.startswith("tmpfs ")
+    return False
 
-    OSError with EOPNOTSUPP where the file system cannot tell."""
-    if _NOWAIT is None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+def read_cached(
+    descriptor: int, seal: BlockSeal, content: ContentId, blocks: range, size: int, buffer: bytearray, flags: int
+) -> Slots | None:
+    """``read`` of at most PIECE blocks. With ``flags`` NOWAIT it never waits for the disk: None unless the page cache
+    has them all, OSError with EOPNOTSUPP where the file system cannot tell."""
     wanted = _sealed_length(blocks, size)
     view = memoryview(buffer)[:wanted]
     try:
-        if os.preadv(descriptor, [view], blocks.start * SLOT_SIZE, _NOWAIT) < wanted:
+        if os.preadv(descriptor, [view], blocks.start * SLOT_SIZE, flags) < wanted:
             return None
     except BlockingIOError:
         return None

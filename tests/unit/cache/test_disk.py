@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,23 @@ FILE = sum(slots.slot_charge(block, min(B, SIZE - block * B)) for block in range
 def inline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to read: on the loop what the page cache has, and in threads."""
     if request.param == "threads":
-        monkeypatch.setattr(slots, "_NOWAIT", None)
+        monkeypatch.setattr(slots, "NOWAIT", None)
+
+
+@pytest.mark.trio
+async def test_a_cache_in_memory_is_read_on_the_loop_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    if slots.NOWAIT is None:
+        pytest.skip("reads in threads are meant")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        store = Store()
+        async with running(Path(directory)) as cache:
+            await read_all(cache, store, 1, SIZE)
+            await settle(cache)
+        async with running(Path(directory)) as cache:
+            assert await read_offline(cache, 1, span=Span(0, 10)) == DATA[:10]  # opens the file, and is refused NOWAIT
+            assert await read_offline(cache, 1, span=Span(B, B + 10)) == DATA[B : B + 10]
+            monkeypatch.setattr(slots, "read", None)
+            assert await read_offline(cache, 1, span=Span(2 * B, SIZE)) == DATA[2 * B :]
 
 
 async def offline(span: Span) -> bytes:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -95,13 +97,24 @@ def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert read(tmp_path / "slots", range(3)).blocks == [block(0), block(1), block(2)]
 
 
+def file_system_of(path: Path) -> str:
+    return subprocess.check_output(["stat", "-f", "-c", "%T", path], text=True, timeout=10).strip()
+
+
+def test_what_lies_in_memory(tmp_path: Path) -> None:
+    for folder in (tmp_path, Path("/dev/shm")):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            assert slots.lies_in_memory(file.fileno()) == (file_system_of(folder) == "tmpfs")
+
+
 def test_the_page_cache_answers_on_the_loop_or_says_that_it_cannot(tmp_path: Path) -> None:
+    assert slots.NOWAIT is not None
     path = tmp_path / "slots"
     write_slots(path, CONTENT, SIZE, [0, 1, 2])
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        got = slots.read_cached(descriptor, SEAL, CONTENT, range(1, 3), SIZE, slots.scratch())
-        beyond = slots.read_cached(descriptor, SEAL, CONTENT, range(2, 4), SIZE, slots.scratch())
+        got = slots.read_cached(descriptor, SEAL, CONTENT, range(1, 3), SIZE, slots.scratch(), slots.NOWAIT)
+        beyond = slots.read_cached(descriptor, SEAL, CONTENT, range(2, 4), SIZE, slots.scratch(), slots.NOWAIT)
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
