@@ -48,6 +48,8 @@ class Cancelling:
         self._feed = feed
         self._stop = stop
         self._is_open = is_open
+        self.dropped: set[int] = set()
+        """Entries that were taken back since the start, for those who wait for them."""
 
     async def cancel(self, seq: int) -> tuple[Cancelled, EntryRow]:
         """Drop an upload, with what was written to the file since. The answer has the entry as it was. NotFound when
@@ -86,6 +88,7 @@ class Cancelling:
         replaced = [one.replaces for one in dropped if one.replaces is not None]
         now = time.time_ns()
         stages = self._stages_of(dropped)
+        self.dropped.update(one.seq for one in dropped)
         with self._ledger.outcome(self._journal.abandon([one.seq for one in dropped])):
             for content in stages:
                 self._store.drop_stage(content)

@@ -1256,14 +1256,18 @@ class Drive:
         for seq in wanted:
             self._journal.force(seq)
         self._ledger.moved()
+        carriers: set[int] = set()
         with trio.move_on_after(self._options.confirm_within):
             while waiting := [
                 # What only waits for an open file to be closed is not waited for: its opener may be who calls.
                 view for view in map(self._journal.view, self._journal.outstanding(wanted)) if not view.held
             ]:
+                carriers.update(view.entry.seq for view in waiting)
                 for view in waiting:
                     if view.state is EntryState.STUCK:
                         raise Unavailable(f"kept here, but the cloud refused it: {view.error}")
                 await self._ledger.wait_moved()
+            if self._cancelling is not None and carriers & self._cancelling.dropped:
+                raise Unavailable("the upload was cancelled")
             return
         raise Unavailable("kept here, but the cloud has not confirmed it in time")

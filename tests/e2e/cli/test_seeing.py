@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ftplib
 import http.client
 import json
 import os
@@ -159,7 +160,8 @@ def test_status_tells_clients_cache_and_since_when_the_store_is_gone(with_vault:
 def test_status_tells_progress_speed_connections_and_hits(with_vault: Machine) -> None:
     machine = with_vault
     address = f"127.0.0.1:{free_port()}"
-    machine.mount("--settle", "0.05", "--limit-up", "400K", "--webdav", address, "--no-auth")
+    machine.mount("--settle", "0.05", "--limit-up", "400K", "--webdav", address, "--ftp", f"127.0.0.1:{free_port()}",
+                  "--no-auth")
     (machine.mountpoint / "small").write_bytes(os.urandom(100_000))
     machine.ok("flush", machine.url)
     machine.ok("evict", f"{machine.url}#/small")
@@ -168,9 +170,15 @@ def test_status_tells_progress_speed_connections_and_hits(with_vault: Machine) -
         for _ in range(2):    # from the store, then from memory
             client.request("GET", "/small")
             assert len(client.getresponse().read()) == 100_000
-        answer = status(machine)
+        with ftplib.FTP() as session:
+            port = int(status(machine)["doors"]["ftp"].rstrip("/").rpartition(":")[2])
+            session.connect("127.0.0.1", port, timeout=TIMEOUT)
+            session.login()
+            answer = status(machine)
         assert answer["clients"] == {
-            "mount": {"connections": 0, "open_files": 0}, "webdav": {"connections": 1, "open_files": 0},
+            "mount": {"connections": 0, "open_files": 0},
+            "webdav": {"connections": 1, "open_files": 0},
+            "ftp": {"connections": 1, "open_files": 0},
         }
         assert 0 < answer["cache"]["hit_rate"] < 1
         assert answer["cache"]["memory_bytes"] > 100_000

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serpentfs.clouds.retrying import Deadlines, RetryingCloud
-from serpentfs.errors import Busy, NoSpace, NotFound, PermissionDenied, SerpentError, Unsupported
-from serpentfs.model import BLOCK_SIZE
+from serpentfs.errors import Busy, NoSpace, NotFound, PermissionDenied, SerpentError, Unavailable, Unsupported
+from serpentfs.model import BLOCK_SIZE, ROOT_INO
 from serpentfs.vfs.cancelling import Cancelled
 from serpentfs.vfs.core import SetAttributes
 from serpentfs.vfs.drive import Drive, DriveOptions
@@ -156,6 +156,29 @@ async def test_a_refused_upload_can_be_taken_back(tmp_path: Path) -> None:
         await until(lambda: [change.state for change in drive.status().pending] == ["stuck"])
         await drive.cancel_upload(pending(drive)["/file"])
         assert drive.status().pending == ()
+        assert not exists(drive, "/file")
+
+
+async def test_who_waits_for_the_cloud_is_told(tmp_path: Path) -> None:
+    faulty = FaultyCloud(MemoryCloud())
+    options = DriveOptions(durability="cloud", host="here")
+    told: list[str] = []
+
+    async def publish(drive: Drive) -> None:
+        draft = await drive.create_draft(door=DOOR)
+        await drive.write(draft, 0, b"data")
+        try:
+            await drive.publish(draft, ROOT_INO, "file", door=DOOR)
+        except Unavailable as error:
+            told.append(str(error))
+
+    async with a_drive(faulty, tmp_path, options=options) as drive:
+        faulty.stall("put", times=10)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish, drive)
+            await until(lambda: [one.state for one in drive.status().pending] == ["sending"])
+            await drive.cancel_upload(pending(drive)["/file"])
+        assert told == ["the upload was cancelled"]
         assert not exists(drive, "/file")
 
 

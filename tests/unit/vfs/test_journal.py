@@ -513,6 +513,41 @@ def test_a_delta_of_another_state_is_refused(journal: Journal) -> None:
     assert sent(journal) == ["create 11 c1 > f"]
 
 
+@pytest.mark.parametrize("how", ["queued", "failed", "stuck"])
+def test_what_is_taken_back_is_gone_and_what_waited_for_it_goes_on(journal: Journal, how: str) -> None:
+    record(journal, content(OLD, 1))
+    if how != "queued":
+        journal.start(1)
+        if how == "failed":
+            journal.fail(1, 100.0, "why")
+        else:
+            journal.park(1, "full")
+        record(journal, setattr_(OLD, 5))
+        assert journal.view(2).blocked
+    delta = journal.abandon([1])
+    assert (delta.put, delta.drop) == ((), (1,))
+    journal.apply(delta)
+    assert journal.resolve(1) is None
+    assert journal.state_of(1) is None
+    assert [view.entry.seq for view in journal.pending()] == ([] if how == "queued" else [2])
+    assert not any(view.blocked for view in journal.pending())
+
+
+def test_what_is_being_sent_is_not_taken_back(journal: Journal) -> None:
+    record(journal, content(OLD, 1))
+    journal.start(1)
+    with pytest.raises(ValueError, match="being sent"):
+        journal.abandon([1])
+
+
+def test_a_number_may_stand_for_another_entry_than_who_waits_for_it_is_told(journal: Journal) -> None:
+    record(journal, rename(NEW, at("a"), at("b"), OLD), remove(NEW, at("b")))
+    assert journal.entry(2).ino == OLD    # what the rename would have replaced
+    assert journal.resolve(2) == 1    # where the removal that got this number went
+    journal.start(2)
+    assert journal.state_of(2) is EntryState.SENDING
+
+
 def test_only_what_may_be_started_is(journal: Journal) -> None:
     record(journal, mkdir(FOLDER, at("d")), create(NEW, at("f", FOLDER), 1))
     with pytest.raises(ValueError, match="cannot be started"):
