@@ -14,7 +14,7 @@ import trio
 from serpentfs.bridge import Pace
 from serpentfs.daemon.control import Emit
 from serpentfs.daemon.listing import resolve
-from serpentfs.errors import IntegrityError, PermanentError, SerpentError, Unavailable
+from serpentfs.errors import IntegrityError, NotFound, PermanentError, SerpentError, Unavailable
 from serpentfs.model import Attributes, Ino, Kind
 from serpentfs.vfs.drive import Drive
 from serpentfs.vfs.keeping import KeptFile
@@ -23,6 +23,8 @@ _AT_ONCE = 4
 """Files read at the same time: enough to hide the way to the store behind small ones."""
 _REPORT_EVERY = 0.25
 _REFRESH_PATIENCE = 60.0
+"""Seconds for one answer of the cloud."""
+_LISTED_TOGETHER = 500
 _WRITE_PATIENCE = 60.0
 """Seconds to wait for the disk to take what was warmed."""
 
@@ -41,18 +43,51 @@ async def _refresh(drive: Drive, request: Request, emit: Emit) -> Any:
     folder = found
     if found.kind is not Kind.DIRECTORY:
         folder = drive.resolve(path.rpartition("/")[0] or "/")
+    patience = float(request.get("patience", _REFRESH_PATIENCE))
     folders = 0
     waiting = [folder.ino]
-    with trio.move_on_after(float(request.get("patience", _REFRESH_PATIENCE))):
-        while waiting:
-            ino = waiting.pop()
+    while waiting:
+        together, waiting = waiting[:_LISTED_TOGETHER], waiting[_LISTED_TOGETHER:]
+        there = await _refresh_together(drive, together, patience, needed=folder.ino)
+        if isinstance(there, SerpentError):
+            raise there
+        folders += len(there)
+        if request.get("recursive"):
+            for ino in there:
+                children = _children(drive, ino)
+                waiting += [child.attributes.ino for child in children if _is_synced_folder(drive, child)]
+        await emit({"folders": folders, "left": len(waiting)})
+    return {"folders": folders}
+
+
+async def _refresh_together(
+    drive: Drive, folders: list[Ino], patience: float, *, needed: Ino
+) -> list[Ino] | SerpentError:
+    """Those that are still there then, of several; that ``needed`` is not is an error. Clouds gather what is asked of
+    them at the same time: one after the other a thousand folders would take a minute. The error is for the caller to
+    raise, past a nursery."""
+    there: list[Ino] = []
+    failed: list[SerpentError] = []
+
+    async def refresh(ino: Ino) -> None:
+        try:
             await drive.refresh(ino)
-            folders += 1
-            if request.get("recursive"):
-                waiting += [child.attributes.ino for child in _children(drive, ino) if _is_synced_folder(drive, child)]
-            await emit({"folders": folders, "left": len(waiting)})
-        return {"folders": folders}
-    raise Unavailable("the cloud does not answer; what was known before stays")
+            drive.getattr(ino)
+        except NotFound as error:
+            if ino == needed:
+                failed.append(error)
+        except SerpentError as error:
+            failed.append(error)
+        else:
+            there.append(ino)
+
+    with trio.move_on_after(patience) as scope:
+        async with trio.open_nursery() as nursery:
+            for ino in folders:
+                nursery.start_soon(refresh, ino)
+    if scope.cancelled_caught:
+        return Unavailable("the cloud does not answer; what was known before stays")
+    return failed[0] if failed else there
 
 
 def _children(drive: Drive, ino: Ino) -> Iterator[Any]:

@@ -137,7 +137,8 @@ class Feed:
         self.revisit_settled()
 
     async def refresh(self, folder: Ino) -> None:
-        """Ask for a listing of a folder now, and wait until it is applied. Waits as long as the cloud is silent."""
+        """Ask for a listing of a folder now, and wait until it is applied. Waits as long as the cloud is silent.
+        NotFound also when the folder goes meanwhile."""
         node = self._store.node_of(folder)
         if node is None:
             raise NotFound("not uploaded yet: there is nothing to ask for")
@@ -145,6 +146,9 @@ class Feed:
         self._cloud.recheck(node.node)
         while folder in self._asked:
             await self._applied.wait()
+            if self._store.node_of(folder) is None:
+                self._asked.discard(folder)
+                raise NotFound("it is gone")
 
     async def reload(self) -> None:
         """Have the cloud fetch everything anew, and wait until it is applied. Waits as long as the cloud is silent."""

@@ -11,6 +11,7 @@ import trio
 from serpentfs.clouds.retrying import Deadlines, RetryingCloud
 from serpentfs.daemon.caching import ANSWERS
 from serpentfs.errors import Unavailable
+from serpentfs.model import ROOT_INO, Ino
 from serpentfs.vfs.drive import DriveOptions
 from serpentfs.vfs.opening import open_drive
 from tests.fakes.faulty_cloud import FaultyCloud
@@ -78,3 +79,27 @@ async def test_a_refresh_that_is_not_answered_says_so(tmp_path: Path) -> None:
         site.faulty.recheck = lambda directory: None    # type: ignore[method-assign]
         with pytest.raises(Unavailable, match="does not answer"):
             await ANSWERS["refresh"](drive, {"path": "/", "patience": 0.2}, ignore)
+
+
+async def test_folders_are_listed_together(tmp_path: Path) -> None:
+    """A cloud takes its time for each round of listings, however many folders it is for; some go meanwhile."""
+    site = Site(tmp_path)
+    for number in range(300):
+        site.memory.external_mkdir(f"/{number}")
+    async with site.drive() as drive:
+        refresh_one = drive.refresh
+        now = most = 0
+
+        async def refresh(ino: Ino) -> None:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await refresh_one(ino)
+            now -= 1
+            if ino == ROOT_INO:
+                site.memory.external_remove("/7")
+
+        drive.refresh = refresh
+        answer = await ANSWERS["refresh"](drive, {"path": "/", "recursive": True}, ignore)
+    assert most == 300
+    assert answer["folders"] in (300, 301)
