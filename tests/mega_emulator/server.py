@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import socket
 import socketserver
@@ -366,7 +365,7 @@ class Server:
         if code or isinstance(upload, int):
             self._answer(connection, 200, str(code).encode())
             return
-        os.pwrite(upload.descriptor, data, int(place))
+        upload.write(int(place), data)
         with self.service.condition:
             handle = storage.note_piece(upload, int(place), len(data))
         if fault is not None and fault.effect == "lose":
@@ -395,7 +394,8 @@ class Server:
             cut = min(start + fault.bytes, stop)
         is_corrupt = fault is not None and fault.effect == "corrupt"
         if download.part is None and not is_corrupt:
-            connection.answer_from_file(download.blob.descriptor, start, stop, cut)
+            with download.blob.path.open("rb") as file:
+                connection.answer_from_file(file.fileno(), start, stop, cut)
         elif cut == stop and not is_corrupt:
             pieces = (
                 Storage.read_part(download, at, min(at + _PART_PIECE, stop)) for at in range(start, stop, _PART_PIECE)
@@ -442,5 +442,5 @@ def _span(wanted: str, size: int) -> tuple[int, int] | None:
 
 def _bytes_of(download: Download, start: int, stop: int) -> bytearray:
     if download.part is None:
-        return bytearray(os.pread(download.blob.descriptor, stop - start, start))
+        return bytearray(download.blob.read(start, stop))
     return bytearray(Storage.read_part(download, start, stop))

@@ -23,11 +23,15 @@ _WIDEST_GAP = 256 * 1024 * 1024
 
 @dataclass(slots=True, eq=False)
 class Blob:
-    """Finished content. The file is open as long as the service runs, unless the content is ``zeros`` of one piece."""
+    """Finished content."""
 
     token: str
     size: int
-    descriptor: int
+    path: Path
+
+    def read(self, start: int, stop: int) -> bytes:
+        with self.path.open("rb") as file:
+            return os.pread(file.fileno(), stop - start, start)
 
 
 @dataclass(slots=True, eq=False)
@@ -37,10 +41,14 @@ class Upload:
     token: str
     size: int
     dialect: int
-    descriptor: int
+    path: Path
     expires: float
     present: dict[int, int] = field(default_factory=dict)
     handle: bytes | None = None
+
+    def write(self, offset: int, data: bytes | bytearray) -> None:
+        with self.path.open("r+b") as file:
+            os.pwrite(file.fileno(), data, offset)
 
     def missing_from(self) -> int:
         """The first byte that is not there."""
@@ -84,9 +92,10 @@ class Storage:
     def new_upload(self, size: int, dialect: int) -> str:
         """Token of its URL. ``dialect``: ``v`` of the command, on which the form of the completion handle depends."""
         token = secrets.token_hex(12)
-        descriptor = os.open(self._folder / token, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.ftruncate(descriptor, size)
-        self._uploads[token] = Upload(token, size, dialect, descriptor, time.time() + self.url_life)
+        path = self._folder / token
+        with path.open("xb") as file:
+            file.truncate(size)
+        self._uploads[token] = Upload(token, size, dialect, path, time.time() + self.url_life)
         return token
 
     def upload(self, token: str) -> Upload | int:
@@ -119,7 +128,7 @@ class Storage:
             else:
                 known = encode(secrets.token_bytes(27))
                 upload.handle = known.encode("ascii")
-            self._handles[known] = self.add_blob(upload.size, upload.descriptor)
+            self._handles[known] = self.add_blob(upload.size, upload.path)
         return upload.handle
 
     def take_completed(self, handle: str) -> Blob | None:
@@ -129,17 +138,16 @@ class Storage:
 
     # content
 
-    def add_blob(self, size: int, descriptor: int) -> str:
+    def add_blob(self, size: int, path: Path) -> str:
         token = secrets.token_hex(12)
-        self._blobs[token] = Blob(token, size, descriptor)
+        self._blobs[token] = Blob(token, size, path)
         return token
 
     def add_content(self, content: bytes) -> str:
         """Ciphertext that nobody uploaded."""
-        token = self.new_upload(len(content), 2)
-        descriptor = self._uploads.pop(token).descriptor
-        os.pwrite(descriptor, content, 0)
-        return self.add_blob(len(content), descriptor)
+        upload = self._uploads.pop(self.new_upload(len(content), 2))
+        upload.write(0, content)
+        return self.add_blob(len(content), upload.path)
 
     def new_downloads(self, blob: str, *, as_parts: bool, account: str | None) -> list[str]:
         """Tokens of its URLs: one, or those of its six parts."""
@@ -169,7 +177,7 @@ class Storage:
         first_line = start // raid.SECTOR
         first = first_line * raid.LINE
         last = min(-(-stop // raid.SECTOR) * raid.LINE, blob.size)
-        lines = os.pread(blob.descriptor, last - first, first)
+        lines = blob.read(first, last)
         part = _sectors(lines, download.part) if download.part else raid.split(lines)[0]
         inner = start - first_line * raid.SECTOR
         return part[inner:inner + stop - start]
