@@ -16,7 +16,7 @@ from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.failures import explain, leaves
 from serpentfs.cli.opening import unlock_target
 from serpentfs.cli.output import ProgressLine, is_terminal, printable, tell_pending
-from serpentfs.cli.remotes import Target, owner_of
+from serpentfs.cli.remotes import Target, owner_of, said_by_environment
 from serpentfs.daemon import owner
 from serpentfs.daemon.door_options import DoorOptions
 from serpentfs.daemon.doors import Door, door_of
@@ -28,6 +28,11 @@ from serpentfs.daemon.readiness import Report, Reporter, detach
 
 logger = logging.getLogger(__name__)
 
+_OF_A_START = (
+    "durability", "settle", "uploads", "poll_interval", "cache_memory", "cache_disk", "cache_free_space",
+    "cache_directory", "limit_up", "limit_down", "upload_connections", "download_connections", "metrics",
+)
+"""Fields of options that an owner takes when it starts."""
 _WORDS = {"mount": "mounted at", "webdav": "WebDAV at", "ftp": "FTP at"}
 
 
@@ -36,6 +41,7 @@ def open_or_own(arguments: argparse.Namespace, target: Target, wanted: Sequence[
     --daemon that returns twice: in the command, and at the end in the daemon."""
     addresses = open_doors(lambda: owner_of(target), target.name, wanted)
     if addresses is not None:
+        _warn_of_ignored(arguments)
         print(*_announcements(addresses), sep="\n", flush=True)
         return ExitCode.OK
     doors = [door_of(one) for one in wanted]
@@ -77,6 +83,17 @@ def open_or_own(arguments: argparse.Namespace, target: Target, wanted: Sequence[
     return tell_pending(
         outcome.pending, "the next start goes on with that", login_required=outcome.login_required
     )
+
+
+def _warn_of_ignored(arguments: argparse.Namespace) -> None:
+    """Options that were typed for a process which runs already."""
+    typed = [
+        name for name in _OF_A_START
+        if getattr(arguments, name, None) is not None and name not in said_by_environment(arguments)
+    ]
+    if typed:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in typed)
+        logger.warning("it runs already, and %s would count at a start; speedlimit and cache change what runs", named)
 
 
 def _own(

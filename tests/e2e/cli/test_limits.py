@@ -188,6 +188,18 @@ def test_sighup_with_a_log_that_cannot_be_written(with_vault: Machine) -> None:
     wait_for(lambda: (folder / "log").exists() and "limit up: 3M" in (folder / "log").read_text(), "the log to be back")
 
 
+def test_limits_for_what_runs_already_are_told_to_be_ignored(with_vault: Machine) -> None:
+    machine = with_vault
+    machine.mount("--limit-up", "1M")
+    machine.extra_environment["SERPENTFS_LIMIT_DOWN"] = "7M"    # for whatever starts: nothing is said of it
+    done = machine.run("webdav", machine.url, "--listen", "127.0.0.1:0", "--no-auth", "--limit-up", "2M",
+                       "--cache-disk", "1G")
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert "--cache-disk, --limit-up would count at a start" in done.stderr
+    assert (limits(machine)["up"], limits(machine)["down"]) == (1 << 20, None)
+
+
 def test_wrong_limits_change_nothing(with_vault: Machine) -> None:
     machine = with_vault
     machine.mount("--limit-up", "1M")
