@@ -25,6 +25,7 @@ import trio
 from serpentfs.bridge import run_in_thread
 from serpentfs.daemon import control, metrics, mountpoints, systemd
 from serpentfs.daemon.doors import Door
+from serpentfs.daemon.heap import share_one_heap
 from serpentfs.daemon.lock import OwnerNote
 from serpentfs.daemon.open_doors import OpenDoors
 from serpentfs.daemon.opened import Remote, open_cloud
@@ -73,6 +74,7 @@ async def serve(remote: Remote, doors: Sequence[Door], announce: Announce, show:
     ``announce`` is called once with the address of each door when all answer. RemoteOwned when another process owns
     the remote; what else cannot be opened raises its own error, and nothing is left behind.
     """
+    share_one_heap()
     sys.setswitchinterval(_SWITCH_INTERVAL)
     gc.set_threshold(_COLLECT_EVERY, 20, 20)
     async with trio.open_nursery() as nursery:
