@@ -4,7 +4,7 @@ Every change is one transaction (``with store.transaction():``) on the loop's th
 ``commit`` nothing awaits. WAL with ``synchronous=NORMAL`` makes a commit survive ``kill -9``; ``sync`` (an
 fdatasync of the WAL, in a thread) makes all earlier commits survive a power cut, which is what
 ``synchronous=FULL`` does per commit, without stopping the loop. Checkpoints run in a thread on a connection of
-their own, because a checkpoint on the loop's thread is a stall of milliseconds.
+their own, because a checkpoint on the loop's thread is a stall; only the last of a large one is done there.
 """
 
 from __future__ import annotations
@@ -216,6 +216,12 @@ _ENTRY_COLUMNS = (
 _NODE_COLUMNS = "ino, parent, node, locator, revision, size, content"
 _LEAP = 1 << 44
 """Leaves room for half a million starts in 63 bits; two starts meet with a chance of about one in ten million."""
+_BUSY_TIMEOUT = 30
+"""Seconds."""
+_CHECKPOINT_EVERY = 1.0
+_CHECKPOINT_ABOVE = 4 << 20
+_WAL_LIMIT = 64 << 20
+"""Bytes: what a thousand files that are made and filled write there."""
 _RESERVE = 4096
 """Identifiers are taken from the database this many at a time, so that most changes need not touch ``meta``."""
 
@@ -275,7 +281,7 @@ class Store:
     def _connect(self) -> sqlite3.Connection:
         try:
             db = sqlite3.connect(
-                self.path, isolation_level=None, check_same_thread=False, timeout=30, factory=_Connection
+                self.path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT, factory=_Connection
             )
         except sqlite3.Error as error:
             raise _as_ours(error) from error
@@ -380,11 +386,30 @@ class Store:
             self._durable_transactions = covered
 
     async def run_checkpoints(self) -> None:
-        """Move the WAL into the database from time to time, in a thread, until cancelled."""
+        """Move the WAL into the database from time to time, until cancelled. In a thread, because that takes its time;
+        but SQLite begins the WAL anew only when a checkpoint met no commit behind its back, and so one that is written
+        to without a pause would grow for ever. The last of a large one is moved here, where nobody commits meanwhile:
+        some milliseconds. Giving its room back takes longer and is for quiet moments."""
         while True:
-            await trio.sleep(5)
-            if os.fstat(self._wal).st_size > 4 * 2**20:
-                await run_in_thread("sync", self._checkpoint)
+            await trio.sleep(_CHECKPOINT_EVERY)
+            if os.fstat(self._wal).st_size <= _CHECKPOINT_ABOVE:
+                continue
+            before = self._transactions
+            await run_in_thread("sync", self._checkpoint)
+            if self._transactions == before:
+                self._begin_wal_anew("TRUNCATE")
+            elif os.fstat(self._wal).st_size > _WAL_LIMIT:
+                self._begin_wal_anew("RESTART")
+
+    def _begin_wal_anew(self, how: str) -> None:
+        try:
+            self._db.execute("PRAGMA busy_timeout=0")    # what is in use now may be free next time
+            try:
+                self._db.execute(f"PRAGMA wal_checkpoint({how})")
+            finally:
+                self._db.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT * 1000}")
+        except SerpentError as error:
+            log.warning("a checkpoint of the local state failed: %s", error)
 
     def _checkpoint(self) -> None:
         try:
