@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from serpentfs import config as configuration
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.failures import explain
-from serpentfs.cli.output import ProgressLine, count
+from serpentfs.cli.output import ProgressLine, count, printable
 from serpentfs.cli.remotes import owner_of, resolve
 from serpentfs.cli.running import stop_owner
 from serpentfs.config import Config, RemoteConfig
@@ -110,7 +110,7 @@ def _tell(done: Sequence[_Done]) -> ExitCode:
         for line in one.lines:
             print(f"{one.name}: {line}", flush=True)
         for line in one.errors:
-            print(f"serpentfs: {one.name}: {line}", file=sys.stderr)
+            print(f"serpentfs: {one.name}: {printable(line)}", file=sys.stderr)
     return ExitCode(next((one.code for one in done if one.code != ExitCode.OK), ExitCode.OK))
 
 

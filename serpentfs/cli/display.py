@@ -181,14 +181,15 @@ def _cut(lines: Sequence[str]) -> RenderableType:
 
 
 class Bar:
-    """How far something is, in one line at the bottom of a terminal that is rewritten and wiped at the end."""
+    """How far something is, in a line at the bottom of a terminal that is rewritten and wiped at the end; below it,
+    where there are such, lines for its parts."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
         self._live: Live | None = None
 
-    def show(self, text: str, part: float | None) -> None:
-        """``part`` (0 to 1): a bar before the text."""
+    def show(self, text: str, part: float | None, below: Sequence[tuple[str, float]] = ()) -> None:
+        """``part`` (0 to 1): a bar before the text. ``below``: names with parts of their own."""
         from rich.live import Live
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -200,12 +201,12 @@ class Bar:
                 redirect_stderr=False,
             )
             self._live.start()
-        line: RenderableType = Text(printable(text), no_wrap=True, overflow="ellipsis")
-        if part is not None:
-            row = Table.grid(padding=(0, 1))
-            row.add_row(ProgressBar(total=1.0, completed=part, width=_BAR_WIDTH), line)
-            line = row
-        self._live.update(line, refresh=True)
+        rows = Table.grid(padding=(0, 1))
+        for words, done in ((text, part), *below):
+            bar = "" if done is None else ProgressBar(total=1.0, completed=done, width=_BAR_WIDTH)
+            style = "" if words is text else Role.FAINT.value
+            rows.add_row(bar, Text(printable(words), no_wrap=True, overflow="ellipsis", style=style))
+        self._live.update(rows, refresh=True)
 
     def wipe(self) -> None:
         if self._live is not None:

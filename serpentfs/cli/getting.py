@@ -19,7 +19,7 @@ from typing import Any
 
 from serpentfs.cli.piping import download
 from serpentfs.cli.reaching import Failures, matches, walk
-from serpentfs.cli.transferring import Job, Tally, is_same, local_error
+from serpentfs.cli.transferring import FileTally, Job, is_same, local_error
 from serpentfs.daemon.asking import Connection
 from serpentfs.errors import AlreadyExists, Busy, Conflict, InvalidName, NotADirectory, NotFound
 
@@ -121,7 +121,7 @@ def _partial_name(place: Path, suffix: str) -> Path:
     return place.with_name(os.fsdecode(os.fsencode(place.name)[: _LONGEST_NAME - len(suffix)]) + suffix)
 
 
-def _get_link(entry: dict[str, Any], place: Path, connection: Connection, tally: Tally) -> None:
+def _get_link(entry: dict[str, Any], place: Path, connection: Connection, tally: FileTally) -> None:
     try:
         if place.is_symlink():
             place.unlink()
@@ -131,7 +131,7 @@ def _get_link(entry: dict[str, Any], place: Path, connection: Connection, tally:
 
 
 def _get_file(
-    entry: dict[str, Any], place: Path, part: Path, update: bool, connection: Connection, tally: Tally
+    entry: dict[str, Any], place: Path, part: Path, update: bool, connection: Connection, tally: FileTally
 ) -> None:
     try:
         if update and _is_here(place, entry):
@@ -170,7 +170,7 @@ def _own(descriptor: int, part: Path) -> None:
         raise Busy(f"another get has just written {part}")
 
 
-def _fill(descriptor: int, entry: dict[str, Any], connection: Connection, tally: Tally) -> None:
+def _fill(descriptor: int, entry: dict[str, Any], connection: Connection, tally: FileTally) -> None:
     """The rest of a partial file, or all of it."""
     size, mtime_ns = entry["size"], entry["mtime_ns"]
     status = os.fstat(descriptor)

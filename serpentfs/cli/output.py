@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from serpentfs.cli.exit_codes import ExitCode
@@ -101,7 +101,7 @@ class StatusLine:
         self._stream = sys.stderr if stream is None else stream
         self.on_terminal = is_terminal(self._stream)
         self._bar: Bar | None = None
-        self._shown: tuple[str, float | None] | None = None
+        self._shown: tuple[str, float | None, Sequence[tuple[str, float]]] | None = None
         self._next = 0.0 if at_once else time.monotonic() + _LOG_INTERVAL
 
     def __enter__(self) -> Self:
@@ -116,12 +116,13 @@ class StatusLine:
             self._bar.wipe()
             self._shown = None
 
-    def tell(self, text: str, part: float | None = None) -> None:
-        """``part``: how much of the whole that is, 0 to 1, where it is known."""
+    def tell(self, text: str, part: float | None = None, below: Sequence[tuple[str, float]] = ()) -> None:
+        """``part``: how much of the whole that is, 0 to 1, where it is known. ``below``: the same of what it is made
+        of, for lines of their own on a terminal."""
         if self.on_terminal:
-            if (text, part) != self._shown:
-                self._shown = (text, part)
-                self._drawn().show(text, part)
+            if (text, part, below) != self._shown:
+                self._shown = (text, part, below)
+                self._drawn().show(text, part, below)
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + _LOG_INTERVAL
             self._stream.write(f"{printable(text)}\n")

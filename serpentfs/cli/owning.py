@@ -135,5 +135,5 @@ def _relay(report: Report, log_file: Path) -> ExitCode:
         print(*report.lines, sep="\n", flush=True)
     else:
         for line in report.lines:
-            print(f"serpentfs: {line}", file=sys.stderr)
+            print(f"serpentfs: {printable(line)}", file=sys.stderr)
     return ExitCode(report.code)

@@ -16,7 +16,7 @@ from typing import Any
 
 from serpentfs.cli.piping import PIECE, upload
 from serpentfs.cli.reaching import Failures
-from serpentfs.cli.transferring import Job, Tally, is_same, local_error
+from serpentfs.cli.transferring import FileTally, Job, is_same, local_error
 from serpentfs.daemon.asking import Connection
 from serpentfs.errors import Conflict, NotADirectory, NotFound, Unsupported
 
@@ -120,11 +120,11 @@ class _Walker:
         return []
 
 
-def _put_link(target: str, path: str, connection: Connection, tally: Tally) -> None:
+def _put_link(target: str, path: str, connection: Connection, tally: FileTally) -> None:
     connection.ask("symlink", path=path, target=target)
 
 
-def _put_file(local: Path, path: str, update: bool, connection: Connection, tally: Tally) -> None:
+def _put_file(local: Path, path: str, update: bool, connection: Connection, tally: FileTally) -> None:
     try:
         descriptor = os.open(local, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -147,7 +147,7 @@ def _is_there(connection: Connection, path: str, status: os.stat_result) -> bool
     return there is not None and there["kind"] == "file" and is_same(status, there)
 
 
-def _pieces(descriptor: int, before: os.stat_result, tally: Tally) -> Iterator[bytes]:
+def _pieces(descriptor: int, before: os.stat_result, tally: FileTally) -> Iterator[bytes]:
     """A file's bytes. The last are held back if it is no longer the file that it was. Conflict."""
     left = before.st_size
     while left:

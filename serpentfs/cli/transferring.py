@@ -3,6 +3,7 @@ tells of it. What one file takes is in ``getting`` and ``putting``."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import trio
 
 from serpentfs.bridge import run_in_thread
+from serpentfs.cli.display import share
 from serpentfs.cli.output import StatusLine, human_duration, human_size
 from serpentfs.cli.reaching import Failures
 from serpentfs.daemon.asking import Connection
@@ -33,20 +35,22 @@ class Tally:
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._files_done = self._moved = self._passed = 0
+        self._under_way: list[FileTally] = []
 
-    def moved(self, size: int) -> None:
-        """Bytes went through."""
+    def count(self, moved: int, passed: int) -> None:
         with self._lock:
-            self._moved += size
+            self._moved += moved
+            self._passed += passed
 
-    def passed(self, size: int) -> None:
-        """Bytes need not go through: they are there already, or are given up."""
-        with self._lock:
-            self._passed += size
-
-    def ended(self) -> None:
-        """A file is done, well or not."""
-        with self._lock:
+    @contextlib.contextmanager
+    def file(self, about: str, size: int) -> Iterator[FileTally]:
+        """One file, which is done at the end of the block, well or not. Entered and left on the loop."""
+        made = FileTally(self, about, size)
+        self._under_way.append(made)
+        try:
+            yield made
+        finally:
+            self._under_way.remove(made)
             self._files_done += 1
 
     def show(self, line: StatusLine) -> None:
@@ -58,7 +62,27 @@ class Tally:
         )
         if speed >= 1 and done < self._size:
             text += f", {human_duration((self._size - done) / speed)} left"
-        line.tell(text, done / self._size if self._size else self._files_done / max(self._files, 1))
+        part = done / self._size if self._size else self._files_done / max(self._files, 1)
+        below = [(one.about, share(one.done, one.size)) for one in self._under_way if one.size and self._files > 1]
+        line.tell(text, part, below)
+
+
+class FileTally:
+    """How far one file is. Counted in the thread that works on it."""
+
+    def __init__(self, tally: Tally, about: str, size: int) -> None:
+        self._tally = tally
+        self.about, self.size, self.done = about, size, 0
+
+    def moved(self, size: int) -> None:
+        """Bytes went through."""
+        self.done += size
+        self._tally.count(size, 0)
+
+    def passed(self, size: int) -> None:
+        """Bytes need not go through: they are there already, or are given up."""
+        self.done += size
+        self._tally.count(0, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +91,7 @@ class Job:
 
     about: str
     size: int
-    run: Callable[[Connection, Tally], None]
+    run: Callable[[Connection, FileTally], None]
 
 
 async def transfer(
@@ -96,13 +120,12 @@ async def _work(socket: Path, jobs: Iterator[Job], tally: Tally, failures: Failu
     with await run_in_thread("command", Connection, socket) as connection:
         for job in jobs:
             try:
-                await run_in_thread("command", job.run, connection, tally, abandon=True)
+                with tally.file(job.about, job.size) as counter:
+                    await run_in_thread("command", job.run, connection, counter, abandon=True)
             except SerpentError as error:
                 line.wipe()
                 with failures.about(job.about):
                     raise error
-            finally:
-                tally.ended()
 
 
 def local_error(what: str, path: Path, error: OSError) -> SerpentError:

@@ -160,6 +160,23 @@ def test_bars(with_vault: Machine) -> None:
     assert (code, dumb) == (0, "")    # it took less than ten seconds
 
 
+def test_each_of_several_files_has_a_bar(with_vault: Machine) -> None:
+    own(with_vault, "--limit-down", "1M", "--cache-memory", "1M", "--cache-disk", "0")
+    for name in ("one", "two"):
+        (with_vault.home / name).write_bytes(os.urandom(1 << 20))
+    with_vault.ok("put", "one", "two", with_vault.url)
+    code, shown = on_terminal(with_vault, "get", f"{with_vault.url}#/*", "out-folder-that-is-not-there")
+    assert code == 4    # several things want a folder
+    (with_vault.home / "out").mkdir()
+    code, shown = on_terminal(with_vault, "get", f"{with_vault.url}#/*", "out")
+    assert code == 0
+    assert "getting: 0 of 2 files" in shown
+    lines = STYLE.sub("", shown).splitlines()
+    assert any(re.search("━ .*/one", line) for line in lines)
+    assert any(re.search("━ .*/two", line) for line in lines)
+    assert shown.endswith("\x1b[2K")
+
+
 def test_transfers_have_bars(filled: Machine) -> None:
     code, shown = on_terminal(filled, "transfers")
     assert code == 0
