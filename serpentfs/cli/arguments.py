@@ -69,8 +69,9 @@ class Parser(argparse.ArgumentParser):
             places = " ".join(str(action.metavar or action.dest) for action in self._get_positional_actions())
             many = "1 argument" if len(unknown) == 1 else f"{len(unknown)} arguments"
             return f"{many} too many: {self.prog} takes {places or 'none'}"
-        near = difflib.get_close_matches(option, [name for name in self._option_string_actions if len(name) > 2], 1)
-        return f"there is no option {option}" + (f"; did you mean {near[0]}?" if near else "")
+        known = {name.lstrip("-"): name for name in self._option_string_actions if len(name) > 2}
+        near = difflib.get_close_matches(option.lstrip("-"), known, 1)
+        return f"there is no option {option}" + (f"; did you mean {known[near[0]]}?" if near else "")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")

@@ -71,6 +71,8 @@ WRONG_USES: list[tuple[ExitCode, str, str]] = [
     (USAGE, f"ls work: --passphrase {SECRET}", "there is no option --passphrase"),
     (USAGE, f"login anna@example.org {SECRET}", "1 argument too many"),
     (USAGE, "ls work: -z", "there is no option -z"),
+    (USAGE, "ls work: -json", "did you mean --json?"),
+    (USAGE, "ls work: --bogus", "there is no option --bogus (see serpentfs ls --help)"),
     (USAGE, "version now please", "2 arguments too many: serpentfs version takes none"),
     (USAGE, "mount work: mnt --cache-disk huge", '"huge" is not a size'),
     (USAGE, "mount work: mnt --umask 9", '"9" is not an octal umask'),
@@ -174,9 +176,18 @@ WRONG_USES: list[tuple[ExitCode, str, str]] = [
     (DENIED, "mkdir archive:/new", "read-only"),
     (DENIED, "put notes.txt archive:/", "read-only"),
     # what may be turned
-    (USAGE, "speedlimit sideways 2M", "invalid choice: 'sideways'"),
+    (USAGE, "speedlimit sideways 2M", "sideways"),
     (USAGE, "transfers --pause --resume", "not allowed with"),
+    (USAGE, "speedlimit up 25:00,1M served:", '"25:00,1M" is no part of a timetable'),
+    (NOT_FOUND, "transfers --cancel /none served:", "/none"),
     (NOT_FOUND, "log work: DEBUG", "nothing is running for work:"),
+    (USAGE, "cache memory 64M", "1 argument too many"),
+    (NOT_FOUND, "cache work:", "nothing is running for work:"),
+    (USAGE, f"proxy work: http://anna:{SECRET}@proxy.example:3128", "must not hold its password"),
+    (USAGE, "proxy work: ftp://proxy.example", "a proxy is http://HOST:PORT"),
+    (NOT_FOUND, "reload wrok:", 'no remote "wrok"'),
+    (NOT_FOUND, "fuse-show wrok", 'no mount "wrok"'),
+    (EXISTS, "doctor --bundle notes.txt", "notes.txt exists: name a new file"),
 ]
 
 
