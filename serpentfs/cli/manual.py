@@ -214,7 +214,8 @@ def _toml_page() -> str:
 
 
 def _guide_page(guide: Guide) -> str:
-    lines = [".SH NAME", rf"serpentfs\-{guide.name} \- {_escaped(guide.title[0].lower() + guide.title[1:])}"]
+    title = guide.title if guide.title[1].isupper() else guide.title[0].lower() + guide.title[1:]
+    lines = [".SH NAME", rf"serpentfs\-{guide.name} \- {_escaped(title)}"]
     if guide.blocks[0].kind != "section":
         lines.append(".SH DESCRIPTION")
     for block in guide.blocks:
