@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from serpentfs.gateways.fuse import LOOPS
 from tests.e2e.fuse.harness import FACTORIES, Mounted
 
 _TEST_TIMEOUT = 60.0
+_LOOPS = [os.environ["SERPENTFS_FUSE_LOOP"]] if "SERPENTFS_FUSE_LOOP" in os.environ else LOOPS
+"""The request loops that tests run with: all, or the one that is asked for."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,9 +46,8 @@ def public_folder() -> Iterator[Path]:
 MountIt = Callable[..., Mounted]
 
 
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[MountIt]:
-    """Makes mounts of one's own: ``mount("--read-only", …)``."""
+def mounts(loop: str, tmp_path: Path) -> Iterator[MountIt]:
+    """What the fixture ``mount`` does, with that request loop."""
     made: list[Mounted] = []
 
     numbers = itertools.count()
@@ -57,7 +59,7 @@ def mount(tmp_path: Path) -> Iterator[MountIt]:
         if at is None:
             path.mkdir()
         state.mkdir()
-        made.append(Mounted(path, state, *arguments))
+        made.append(Mounted(path, state, "--loop", loop, *arguments))
         return made[-1]
 
     def free_all() -> None:
@@ -75,12 +77,19 @@ def mount(tmp_path: Path) -> Iterator[MountIt]:
             mounted.close()
 
 
-@pytest.fixture(scope="session", params=list(FACTORIES))
+@pytest.fixture(params=_LOOPS)
+def mount(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MountIt]:
+    """Makes mounts of one's own: ``mount("--read-only", …)``."""
+    yield from mounts(request.param, tmp_path)
+
+
+@pytest.fixture(scope="session", params=[f"{factory}-{loop}" for factory in FACTORIES for loop in _LOOPS])
 def shared_mount(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
     folder = tmp_path_factory.mktemp("shared")
     path = folder / "mnt"
     path.mkdir()
-    mounted = Mounted(path, folder, "--factory", FACTORIES[request.param])
+    factory, _, loop = request.param.partition("-")
+    mounted = Mounted(path, folder, "--factory", FACTORIES[factory], "--loop", loop)
     try:
         yield mounted
     finally:

@@ -1,6 +1,5 @@
 """What only the native request loop does: requests of killed programs are given up, a process has several mounts, a
-mount ends with requests under way, and every look-up is forgotten. The rest of this folder runs on it as well, with
-SERPENTFS_FUSE_LOOP=native.
+mount ends with requests under way, and every look-up is forgotten. The rest of this folder runs on it as well.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.fuse.conftest import MountIt
+from tests.e2e.fuse.conftest import MountIt, mounts
 from tests.e2e.fuse.harness import Mounted, names
 from tests.e2e.fuse.test_mount import FACTORY, needs_root, wait_until
 
@@ -45,8 +45,14 @@ def run_script(script: str, *arguments: Path) -> str:
 
 
 @pytest.fixture
+def mount(tmp_path: Path) -> Iterator[MountIt]:
+    """As everywhere, on this loop only."""
+    yield from mounts("native", tmp_path)
+
+
+@pytest.fixture
 def stalling(mount: MountIt) -> Mounted:
-    mounted = mount("--loop", "native", "--factory", FACTORY + "stalling")
+    mounted = mount("--factory", FACTORY + "stalling")
     mounted.put("/stalled", b"data")
     mounted.put("/stuck", b"data")
     mounted.put("/other", b"other data")
@@ -54,7 +60,7 @@ def stalling(mount: MountIt) -> Mounted:
 
 
 def test_the_library_is_not_needed(mount: MountIt) -> None:
-    mounted = mount("--loop", "native")
+    mounted = mount()
     (mounted.path / "file").write_bytes(b"data")
     assert "pyfuse3" not in Path(f"/proc/{mounted.process.pid}/maps").read_text()
 
@@ -84,7 +90,7 @@ def test_a_program_that_only_got_a_signal_goes_on_waiting(stalling: Mounted) -> 
 
 
 def test_many_killed_programs_leave_nothing(mount: MountIt) -> None:
-    mounted = mount("--loop", "native", "--factory", FACTORY + "stalling")
+    mounted = mount("--factory", FACTORY + "stalling")
     mounted.put("/stuck", b"data")
     openers = [start_opener(mounted.path / "stuck") for _ in range(10)]
     wait_until(lambda: mounted.command("stalled") == 10)
@@ -251,7 +257,7 @@ def test_mounting_through_the_helper(tmp_path: Path) -> None:
 
 def test_clients_that_come_and_are_killed_all_the_time(mount: MountIt) -> None:
     """Whatever they were in the middle of: the mount answers, and at its end nothing is open."""
-    mounted = mount("--loop", "native")
+    mounted = mount()
     script = textwrap.dedent("""
         import os, sys
         number = 0
