@@ -91,6 +91,7 @@ _ERRORS: tuple[tuple[type[Exception], type[SerpentError]], ...] = (
     (exceptions.Error, Unavailable),
 )
 
+_S3_ERROR = re.compile(r'S3Error \{ code: "([^"]*)", message: "([^"]*)"')
 _SOURCE = re.compile(r"^Source:\n\s+(?:error sending request: )?(?:client error \(\w+\): )?([^\n]+)", re.MULTILINE)
 
 
@@ -105,8 +106,11 @@ def _store_errors(key: str) -> Iterator[None]:
 
 
 def _reason(text: str) -> str:
-    """The line of an exception's text that tells most: under "Source:" where the connection failed ("tcp connect error:
-    Connection refused"), else the first. The rest is context, addresses and a native backtrace."""
+    """What of an exception's text tells most: S3's own error ("NoSuchBucket: The specified bucket does not exist"); the
+    line under "Source:" where the connection failed ("tcp connect error: Connection refused"); else the first line. The
+    rest is context, addresses and a native backtrace."""
+    if (refusal := _S3_ERROR.search(text)) is not None:
+        return ": ".join(dict.fromkeys(part for part in refusal.groups() if part))
     source = _SOURCE.search(text)
     return source[1] if source is not None else text.partition("\n")[0]
 

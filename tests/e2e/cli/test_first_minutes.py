@@ -12,9 +12,11 @@ import pexpect
 import pytest
 
 from tests.e2e.cli.conftest import Machine, free_port, needs_fuse
+from tests.mega_emulator import emulator
 
 PASSPHRASE = "canary-passphrase-typed-2207"
 DOOR_PASSWORD = "canary-door-typed-9914"
+EMAIL, ACCOUNT_PASSWORD = "anna@example.test", "canary-account-typed-5520"
 PROMPT = re.compile(r"\[(\d+)\] newcomer\$ ")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[=>]")
 WIDTH = 100
@@ -216,6 +218,65 @@ def test_the_first_ten_minutes(machine: Machine, person: Person) -> None:
     names = person.types("serpentfs ls home:", ("Passphrase of home: ", PASSPHRASE)).split()
     assert names[-4:] == ["Photos/", "copy.txt", "hello.txt", "late.txt"]
 
+    person.leaves()
+    machine.wait_until_gone()
+    assert "canary" not in person.raw
+    assert "Traceback" not in person.raw
+
+
+@pytest.fixture
+def mega_person(machine: Machine) -> Iterator[Person]:
+    """Somebody with a MEGA account."""
+    with emulator() as server:
+        server.add_account(EMAIL, ACCOUNT_PASSWORD)
+        server.add_file(EMAIL, "Welcome.pdf", b"welcome")
+        machine.extra_environment["SERPENTFS_MEGA_API"] = server.url
+        found = Person(machine)
+        try:
+            yield found
+        finally:
+            found.leaves()
+
+
+def test_the_first_ten_minutes_with_mega(machine: Machine, mega_person: Person) -> None:
+    person = mega_person
+    assert told(person.types("serpentfs ls mega:")) == (
+        "serpentfs: no log-in called mega: serpentfs login EMAIL makes one"
+    )
+    assert person.code == 4
+    question = f"Password of {EMAIL}: "
+    wrong = person.types(f"serpentfs login {EMAIL}", (question, "canary-wrong"))
+    assert person.code == 3
+    assert told(wrong.partition(question)[2]).startswith("serpentfs: ")
+    right = person.types(f"serpentfs login {EMAIL}", (question, ACCOUNT_PASSWORD))
+    assert person.code == 0
+    assert EMAIL in right
+    assert EMAIL in person.types("serpentfs whoami")
+    assert person.types("serpentfs ls mega:").split() == ["Welcome.pdf"]
+
+    # No question any more.
+    assert told(person.types("serpentfs mount mega: mnt --daemon")) == f"mounted at {machine.mountpoint}"
+    assert person.types("cat mnt/Welcome.pdf").strip() == "welcome"
+    person.types("echo hello > mnt/hello.txt; mkdir mnt/Photos")
+    person.types("serpentfs put inputrc mega:/Photos")
+    assert person.code == 0
+    assert told(person.types("serpentfs find mega:/ --name input*")) == "/Photos/inputrc"
+    person.types("serpentfs flush mega:")
+    link = told(person.types("serpentfs export mega:/hello.txt"))
+    assert re.search(r"https?://\S+#\S+", link), link
+    person.types("rm mnt/hello.txt && serpentfs flush mega:")
+    assert "hello.txt" in person.types("serpentfs trash mega:")
+    person.types("serpentfs restore mega: hello.txt")
+    assert person.code == 0
+    assert sorted(person.types("ls mnt").split()) == ["Photos", "Welcome.pdf", "hello.txt"]
+    status = person.types("serpentfs status")
+    assert "online" in status
+    assert str(machine.mountpoint) in status
+
+    assert told(person.types("serpentfs logout")) == "logged out of mega"
+    assert person.code == 0
+    assert not machine.is_mounted()
+    assert told(person.types("serpentfs status")) == "nothing is running"
     person.leaves()
     machine.wait_until_gone()
     assert "canary" not in person.raw

@@ -12,6 +12,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import tarfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ import pytest
 
 from serpentfs.clouds.vault.masterkey import unlock
 from tests.e2e.cli.conftest import PASSPHRASE, SERPENTFS, TIMEOUT, Machine, needs_fuse, wait_for
+from tests.fakes.s3_server import S3Server
 from tests.mega_emulator import emulator
 
 DOOR_PASSWORD = "canary-door-password-3071"
@@ -142,6 +144,7 @@ def test_a_vault_with_all_doors(with_vault: Machine) -> None:
     seen = processes(machine)
     assert any(b"fusermount3" in data for data in seen.values()), list(seen)
     assert len(seen) >= 4
+    run("doctor", "--bundle", str(machine.home / "bundle"), "--bundle-log", str(log))
     run("umount", machine.url)
     machine.wait_until_gone()
     run("ls", machine.url, "-vvv", "--password-file", str(password), code=3)    # not its passphrase
@@ -150,7 +153,7 @@ def test_a_vault_with_all_doors(with_vault: Machine) -> None:
     assert any(name.endswith("state.db") for name in kept)
     by_child = {name: (machine.home / name).read_bytes() for name in ("seen-by-child", "descriptors-of-child")}
     assert b"--password-command" in by_child["seen-by-child"]    # its parent's arguments
-    for told in (seen, said, {"log": log.read_bytes()}, kept, by_child):
+    for told in (seen, said, {"log": log.read_bytes()}, kept, by_child, unpacked(machine.home / "bundle")):
         assert find(secrets, told) == []
     assert b"MAX_VERBOSE" in log.read_bytes()
     # And on the disks nothing that the user wrote either.
@@ -192,6 +195,64 @@ def test_a_mega_account(machine: Machine) -> None:
             assert told
             assert find(secrets, told) == []
         assert find([NAME.encode(), CONTENT.encode()], kept) == []
+
+
+def test_keys_of_s3(machine: Machine) -> None:
+    """Also in what is told of a store that refuses, and of one that is gone."""
+    key_id, key = "CANARYKEYID3071ABCDE", "canary/secret+access/key/3071"
+    machine.extra_environment |= {"AWS_ACCESS_KEY_ID": key_id, "AWS_SECRET_ACCESS_KEY": key}
+    secrets = [PASSPHRASE.encode(), key.encode(), key_id.encode()]
+    log, bundle = machine.home / "log", machine.home / "bundle.tar.gz"
+    said: dict[str, bytes] = {}
+
+    def run(line: str, *codes: int) -> str:
+        done = machine.run(*line.split(), "-vvv")
+        assert done.returncode in codes, (line, done.stderr)
+        said[line] = (done.stdout + done.stderr).encode()
+        return done.stdout
+
+    with S3Server() as server:
+        server.make_bucket("bucket")
+        url = f"vault+s3://bucket/vault?endpoint={server.endpoint}&region=r"
+        run(f"init {url}", 0)
+        run(f"remote add home {url}", 0)
+        run(f"ls vault+s3://other/vault?endpoint={server.endpoint}&region=r", 2)
+        words = f"webdav {url} --no-auth --listen 127.0.0.1:0 --settle 0.05 --daemon --log-names --log-file {log}"
+        address = run(words, 0).split()[-1]
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{address}{NAME}", CONTENT.encode(), method="PUT"), timeout=TIMEOUT
+        ):
+            pass
+        run("flush home:", 0)
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{address}late-{NAME}", CONTENT.encode(), method="PUT"), timeout=TIMEOUT
+    ):
+        pass
+    wait_for(lambda: any(one["tries"] for one in owner_of(machine)["drive"]["pending"]), "an attempt to fail")
+    for line in ("status", "status --json", "transfers", "stats", "config show home:"):
+        run(line, 0)
+    run(f"doctor --bundle {bundle} --bundle-log {log}", 0, 15, 6)
+    os.kill(owner_of(machine)["pid"], signal.SIGUSR1)
+    wait_for(lambda: bool(files_named(machine.home, "state-dump.json")), "the state to be written")
+    arguments = {name: data for name, data in processes(machine).items() if name.endswith("cmdline")}
+    run("umount --now home:", 14)
+    machine.wait_until_gone()
+    kept = files_below(*(machine.home / name for name in ("state", "cache", "run", "config")))
+    for told in (arguments, said, {"log": log.read_bytes()}, kept, unpacked(bundle)):
+        assert told
+        assert find(secrets, told) == []
+    assert find([NAME.encode(), CONTENT.encode()], kept | unpacked(bundle)) == []
+
+
+def unpacked(bundle: Path) -> dict[str, bytes]:
+    found = {}
+    with tarfile.open(bundle) as archive:
+        for member in archive.getmembers():
+            file = archive.extractfile(member)
+            if file is not None:
+                found[member.name] = member.name.encode() + file.read()
+    assert found
+    return found
 
 
 def both(encoded: str) -> list[bytes]:
