@@ -418,6 +418,6 @@ def test_a_transfer_quota_that_is_used_up(account: Account, server: Emulator) ->
     try:
         with pytest.raises(TimeoutError):    # at once: an hour is longer than anybody waits for a read
             (mountpoint / "file").read_bytes()
-        assert "transfers go on in" in machine.ok("status")
+        assert "over quota until" in machine.ok("status")
     finally:
         server.clear_faults()
