@@ -233,3 +233,4 @@ def test_removed_and_purged(installed: tuple[Debian, Outcome]) -> None:
         as_anna serpentfs cat own:/late
         """)
     assert outcome.out.split() == ["6", "6", "unmounted", "gone", "before", "pending"]
+    assert "journals and vaults of users are left as they are" in outcome.err
