@@ -39,8 +39,11 @@ _MOST_WORKERS = 512
 """Handlers that wait at the same time; beyond them, requests wait in the kernel."""
 _SPARE_WORKERS = 4
 """Kept for the next handler that waits; each keeps a buffer, of which the kernel has perhaps filled all (1 MiB)."""
-_SLICE = 0.001
-"""Seconds after which a worker that never waits lets other tasks run."""
+_SLICE, _SHORT_SLICE = 0.001, 0.00005
+"""Seconds after which a worker that never waits lets other tasks run: while none wants to, and while one does. A door
+needs a dozen turns for one of its requests."""
+_NOBODYS_TURN = 0.00005
+"""Seconds: a turn that takes no longer was nobody's."""
 _LINGER = 0.00005
 """Seconds that the loop stands still for the next request of a program that does one thing after another: less than
 what going through the scheduler costs."""
@@ -129,6 +132,7 @@ class Loop:
         self._reader_is_due = False
         """A worker waits for the device to become readable, or is about to look."""
         self._waiting: dict[int, _Waiting] = {}
+        self._slice = _SLICE
 
     async def run(self) -> None:
         """Until the kernel ends the connection. A cancelled loop answers what it has begun, and may run again."""
@@ -172,7 +176,7 @@ class Loop:
 
     async def _serve_ready(self, buffer: memoryview, scope: trio.CancelScope) -> None:
         """Answer requests until none is there."""
-        until = time.perf_counter() + _SLICE
+        until = time.perf_counter() + self._slice
         while True:
             try:
                 size = os.readv(self._descriptor, (buffer,))
@@ -191,10 +195,17 @@ class Loop:
             waited = await self._serve(buffer[:size], scope, until)
             now = time.perf_counter()
             if waited:
-                until = now + _SLICE
+                until = now + self._slice
             elif now > until:
-                await trio.lowlevel.checkpoint()
-                until = time.perf_counter() + _SLICE
+                until = await self._give_turn() + self._slice
+
+    async def _give_turn(self) -> float:
+        """Let other tasks run once; the time after it. They get turns more often while they take them."""
+        began = time.perf_counter()
+        await trio.lowlevel.checkpoint()
+        ended = time.perf_counter()
+        self._slice = _SHORT_SLICE if ended - began > _NOBODYS_TURN else min(2 * self._slice, _SLICE)
+        return ended
 
     # --- one request
 

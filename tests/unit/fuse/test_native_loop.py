@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 
 from serpentfs.gateways.fuse.native import loop as native_loop
 from serpentfs.gateways.fuse.native.loop import Loop
@@ -215,6 +216,35 @@ async def test_a_handler_that_never_ends_but_is_polite() -> None:
         assert await kernel.asked(Opcode.READLINK, inode=8) == (0, b"link 8")
         done = True
         assert await kernel.answer() == (first, 0, b"late")
+
+
+@pytest.mark.trio
+async def test_others_get_turns_while_requests_never_cease(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = 0
+
+    def reading(descriptor: int, buffers: Any) -> int:
+        request = struct.pack("=IIQQIIIHH", 40, Opcode.READLINK, 2, 8, 0, 0, 0, 0, 0)
+        buffers[0][:40] = request
+        return len(request)
+
+    def writing(descriptor: int, buffers: Any) -> int:
+        nonlocal answers
+        answers += 1
+        return sum(map(len, buffers))
+
+    monkeypatch.setattr(os, "readv", reading)
+    monkeypatch.setattr(os, "writev", writing)
+    monkeypatch.setattr(native_loop, "_NOBODYS_TURN", 0.0)
+    async with running() as (_, _, loop, _):
+        with trio.fail_after(WITHIN):
+            for _ in range(200):
+                await trio.lowlevel.checkpoint()
+            assert answers > 100
+            assert loop._slice == native_loop._SHORT_SLICE
+            monkeypatch.setattr(native_loop, "_NOBODYS_TURN", WITHIN)
+            while loop._slice < native_loop._SLICE:  # noqa: ASYNC110  (nothing tells it)
+                await trio.sleep(0.001)
+        monkeypatch.undo()
 
 
 @pytest.mark.trio
