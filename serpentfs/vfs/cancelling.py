@@ -80,6 +80,8 @@ class Cancelling:
         is_new = any(one.operation is Operation.CREATE for one in dropped)
         if is_new and len(dropped) < len(entries):
             raise Busy("the file was renamed meanwhile, and that waits for this upload")
+        if any(one.replaces is not None and self._journal.entries_of(one.replaces) for one in dropped):
+            raise Busy("what it took the place of is on its way to the cloud, and this upload ends that")
         return row, dropped
 
     def _drop(self, row: EntryRow, dropped: list[Entry]) -> Cancelled:

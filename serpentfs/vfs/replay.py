@@ -175,6 +175,8 @@ class Replay:
                         break
                     started = self._journal.start(entry.seq)
                     self._active += lanes
+                    # Before the task runs: who wants to stop it may come first.
+                    self._attempts[entry.seq] = trio.CancelScope()
                     nursery.start_soon(self._carry, started, lanes)
                 with trio.move_on_after(float("inf") if held_up else self._pause(now)):
                     await self._ledger.wait_moved()
@@ -214,7 +216,7 @@ class Replay:
 
     async def _carry(self, entry: Entry, lanes: int) -> None:
         """One attempt at one entry, whatever comes of it."""
-        scope = self._attempts[entry.seq] = trio.CancelScope()
+        scope = self._attempts[entry.seq]
         try:
             try:
                 with scope:
