@@ -296,10 +296,14 @@ class DiskCache:
         if content in self._files:
             self._doom(content)  # what was here of it; the new file has all
         await self._remove_doomed()
-        taken, needs = await run_in_thread("disk", slots.prepare, source, frozenset(blocks), self._directory)
-        if not await self._make_room(taken, needs) or self._adopting is None:
-            return False
-        await run_in_thread("disk", slots.move_in, source, self._path(content))
+        target = self._path(content)
+        taken, needs, is_moved = await run_in_thread(
+            "disk", slots.take_in, source, target, frozenset(blocks), self._directory, self._ledger.room, self._floor
+        )
+        if not is_moved:
+            if not await self._make_room(taken, needs) or self._adopting is None:
+                return False
+            await run_in_thread("disk", slots.move_in, source, target)
         if self._adopting is None:
             self._doom(content)  # forgotten meanwhile
         else:

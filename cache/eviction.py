@@ -65,6 +65,11 @@ class DiskLedger:
         """Another budget. Nothing leaves by that: ``excess`` tells what has to."""
         self._budget = budget
 
+    @property
+    def room(self) -> int:
+        """Bytes that fit into the budget without anything leaving."""
+        return max(0, self._budget - self._total)
+
     def excess(self, amount: int) -> int:
         """Bytes that must go before ``amount`` more fit into the budget; 0 when they fit."""
         return max(0, self._total + amount - self._budget)

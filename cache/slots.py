@@ -297,6 +297,18 @@ def prepare(source: Path, blocks: Collection[BlockIndex], directory: Path) -> tu
     return taken, 0 if directory.stat().st_dev == status.st_dev else taken
 
 
+def take_in(
+    source: Path, target: Path, blocks: Collection[BlockIndex], directory: Path, room: int, floor: int
+) -> tuple[int, int, bool]:
+    """``prepare``, and ``move_in`` when the file takes at most ``room`` bytes and leaves the file system ``floor``. The
+    answer: that of ``prepare``, and whether it was moved."""
+    taken, needs = prepare(source, blocks, directory)
+    fits = taken <= room and free_bytes(directory) >= floor + needs
+    if fits:
+        move_in(source, target)
+    return taken, needs, fits
+
+
 def move_in(source: Path, target: Path) -> None:
     """Make ``source`` the file ``target``, by rename or, from another file system, by a sparse copy."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

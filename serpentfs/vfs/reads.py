@@ -34,6 +34,8 @@ from serpentfs.vfs.writes import Stage, StageRetired
 
 log = logging.getLogger(__name__)
 
+_GATHER_DOOMED = 0.1
+"""Seconds in which stages that end are gathered: their files go together."""
 _RETRY_REMOVAL = 10.0
 """Seconds after which files are removed again that could not be."""
 _BASES = "given-up-bases"
@@ -135,6 +137,7 @@ class Contents:
         """Remove the files of stages that are gone, until cancelled. What is left then, the next start removes."""
         while True:
             await self._more_doomed.wait()
+            await trio.sleep(_GATHER_DOOMED)
             self._more_doomed = trio.Event()
             doomed, self._doomed = self._doomed, []
             try:
