@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from serpentfs.gateways.fuse import LOOPS
 from tests.crash.driver import run, run_mega
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
-def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
-    report = run(15, seed=20, work=tmp_path)
-    assert report.kills == 15
-    assert report.operations > 100
+@pytest.mark.parametrize(("loop", "seed"), [*zip(LOOPS, (20, 21), strict=True)])
+def test_nothing_acknowledged_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str, seed: int) -> None:
+    monkeypatch.setenv("SERPENTFS_FUSE_LOOP", loop)
+    report = run(8, seed=seed, work=tmp_path)
+    assert report.kills == 8
+    assert report.operations > 50
     assert report.faults == []
 
 

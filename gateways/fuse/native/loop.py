@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
 import select
 import time
@@ -76,8 +77,8 @@ class _Waiting:
 
 
 def _learn_what_a_mere_turn_is() -> object:
-    """What a coroutine yields to trio to let others have a turn and nothing else. None when this trio does not go on
-    with it as it is done here: then every turn is offered."""
+    """What a coroutine yields to trio to let others have a turn and nothing else. Something that is never yielded when
+    this trio does not go on with it as it is done here: then every turn is offered."""
     checkpoint = trio.lowlevel.cancel_shielded_checkpoint()  # noqa: ASYNC105  (looked at, not run)
     turn: object = checkpoint.send(None)
     try:
@@ -85,9 +86,9 @@ def _learn_what_a_mere_turn_is() -> object:
     except StopIteration:
         return turn
     except (AttributeError, TypeError):
-        return None
+        pass
     checkpoint.close()
-    return None
+    return object()
 
 
 _MERE_TURN = _learn_what_a_mere_turn_is()
@@ -157,7 +158,8 @@ class Loop:
             self._nursery.start_soon(self._work)
 
     async def _work(self) -> None:
-        buffer = memoryview(bytearray(protocol.BUFFER_SIZE))
+        # Of its own pages, so that only those are taken which requests really fill.
+        buffer = memoryview(mmap.mmap(-1, protocol.BUFFER_SIZE))
         try:
             with trio.CancelScope() as scope:
                 while True:
