@@ -1,8 +1,9 @@
 """The block cache as readers see it: one look-up through memory, sealed disk and fetch; one flight per block.
 
-``Reader.read_nowait`` answers from memory alone; ``Reader.read`` boards flights for what is missing and waits.
-A fault of the cache is a miss, never an error; errors of a fetch reach every reader that waits for it and are not
-kept. Knows no cloud, no tree and no handle: contents are named by content id and come through a fetch function.
+``Reader.read_nowait`` answers from memory and from what the disk gives at once; ``Reader.read`` boards flights for
+what is missing and waits. A fault of the cache is a miss, never an error; errors of a fetch reach every reader that
+waits for it and are not kept. Knows no cloud, no tree and no handle: contents are named by content id and come through
+a fetch function.
 """
 
 from __future__ import annotations
@@ -267,6 +268,24 @@ class BlockCache:
         self._memory_hits += len(found)
         return _cut(found, span)
 
+    def at_hand(self, content: ContentId, size: int, span: Span) -> bytes | memoryview | None:
+        """As ``in_memory``, where the disk gives at once what is not in memory; at most a mebibyte."""
+        disk, blocks = self._disk, blocks_of(span)
+        if disk is None or len(blocks) > slots.PIECE or disk.must_look(content):
+            return None
+        found, missing = self._find(content, size, blocks)
+        if not all(self._is_on_disk_only(disk, content, BlockIndex(block)) for block in missing):
+            return None
+        self._open_nowait(disk, content, size, missing, found)
+        if len(found) < len(blocks):
+            return None
+        self._hits += len(blocks)
+        self._memory_hits += len(blocks) - len(missing)
+        return _cut([found[block] for block in blocks], span)
+
+    def _is_on_disk_only(self, disk: DiskCache, content: ContentId, block: BlockIndex) -> bool:
+        return disk.holds(content, block) and (content, block) not in self._board
+
     async def book(self, content: ContentId, size: int, blocks: range, fetch: Fetch) -> Ticket:
         """Find what is here, and board flights for what is not. The ticket must be used."""
         await trio.lowlevel.checkpoint()
@@ -280,15 +299,7 @@ class BlockCache:
         self._memory_hits += len(found)
         if missing and disk is not None:
             on_disk = [block for block in missing if disk.holds(content, BlockIndex(block))]
-            for run in runs(on_disk, slots.PIECE):
-                opened = disk.read_nowait(content, run, size)
-                if opened is None:
-                    break
-                for block, data in zip(run, opened, strict=True):
-                    if data is not None:
-                        self._memory.put(content, BlockIndex(block), data)
-                        self._disk_blocks += 1
-                        found[block] = data
+            self._open_nowait(disk, content, size, on_disk, found)
             missing = [block for block in missing if block not in found]
             on_disk = [block for block in missing if disk.holds(content, BlockIndex(block))]
         self._hits += len(found)
@@ -298,6 +309,20 @@ class BlockCache:
             for run in runs(part, LONGEST_RUN):
                 self._take_off(Flight(content, size, run, fetch, demand=True))
         return Ticket(self, content, blocks, found)
+
+    def _open_nowait(
+        self, disk: DiskCache, content: ContentId, size: int, blocks: Iterable[int], found: dict[int, bytes]
+    ) -> None:
+        """Bring what the disk gives at once into memory and ``found``."""
+        for run in runs(blocks, slots.PIECE):
+            opened = disk.read_nowait(content, run, size)
+            if opened is None:
+                return
+            for block, data in zip(run, opened, strict=True):
+                if data is not None:
+                    self._memory.put(content, BlockIndex(block), data)
+                    self._disk_blocks += 1
+                    found[block] = data
 
     def _find(self, content: ContentId, size: int, blocks: range) -> tuple[dict[int, bytes], list[int]]:
         """Split blocks into those in memory and the others. One of another length than the content's size says was
@@ -518,12 +543,14 @@ class Reader:
         return self._size
 
     def read_nowait(self, span: Span) -> bytes | memoryview | None:
-        """The bytes of ``span``, clamped to the content, when all are in memory, else None."""
+        """The bytes of ``span``, clamped to the content, when nothing has to be waited for, else None."""
         if span.stop > self._size:
             span = span.clamp(self._size)
         if span.start == span.stop:
             return b""
         data = self._cache.in_memory(self._content, span)
+        if data is None:
+            data = self._cache.at_hand(self._content, self._size, span)
         if data is not None and self._open:
             self._cache.read_ahead(self._window, self._stream, span)
         return data

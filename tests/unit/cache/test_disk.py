@@ -60,7 +60,28 @@ async def test_a_cache_in_memory_is_read_on_the_loop_too(monkeypatch: pytest.Mon
             assert await read_offline(cache, 1, span=Span(0, 10)) == DATA[:10]  # opens the file, and is refused NOWAIT
             assert await read_offline(cache, 1, span=Span(B, B + 10)) == DATA[B : B + 10]
             monkeypatch.setattr(slots, "read", None)
-            assert await read_offline(cache, 1, span=Span(2 * B, SIZE)) == DATA[2 * B :]
+            assert await read_offline(cache, 1, span=Span(2 * B, 3 * B)) == DATA[2 * B : 3 * B]
+            before = cache.statistics()
+            reader = cache.reader(ONE, SIZE, offline)
+            assert reader.read_nowait(Span(B, SIZE)) == DATA[B:]
+            after = cache.statistics()
+            assert (after.disk_blocks - before.disk_blocks, after.memory_hits - before.memory_hits) == (3, 2)
+            assert after.hits - before.hits == 5
+
+
+@pytest.mark.trio
+async def test_what_a_thread_must_read_is_not_at_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(slots, "NOWAIT", None)
+    store = Store()
+    async with running(tmp_path) as cache:
+        await read_all(cache, store, 1, SIZE)
+        await settle(cache)
+    async with running(tmp_path) as cache:
+        reader = cache.reader(ONE, SIZE, offline)
+        assert reader.read_nowait(Span(0, 10)) is None, "nobody knows what the disk has"
+        assert await reader.read(Span(0, 10)) == DATA[:10]
+        assert reader.read_nowait(Span(0, 10)) == DATA[:10]
+        assert reader.read_nowait(Span(4 * B, 4 * B + 10)) is None
 
 
 async def offline(span: Span) -> bytes:
