@@ -3,8 +3,8 @@
 
 Runs in the Debian that the image is made from, which has the packages that Containerfile names, and writes to the new
 folder ROOT: the Debian package of this checkout (built here, or PACKAGE.deb), the Python that it runs on, fusermount3
-and sync, the shared libraries that all of these load, certificates, time zones and a user without rights. No shell,
-no package manager, nothing else. What it takes of Debian is told in ROOT/var/lib/dpkg/status.d, for scanners.
+with what it runs, the shared libraries that all of these load, certificates, time zones and a user without rights. No
+shell, no package manager, nothing else. What it takes of Debian is told in ROOT/var/lib/dpkg/status.d, for scanners.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ UNUSED = (
     re.compile(r"/usr/lib/valgrind/|/usr/share/(binfmts|python3|gcc|initramfs-tools)/|/etc/(init\.d|ca-certificates/)"),
     re.compile(r"(/usr)?/s?bin/(?!python3|fusermount3)|/etc/python3|/usr/share/apps|/usr/share/pixmaps"),
 )
+PROGRAMS = ("/bin/sync", "/bin/mount", "/bin/umount")
+"""What is run before an unmount; and what fusermount3 runs, from libfuse 3.17 on also where there is no mtab to be
+kept."""
 NOBODY_READS = ("man", "bash-completion", "zsh", "fish")
 SYSTEM_FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/sbin/nologin\n"
@@ -123,8 +126,10 @@ def assemble(path: Path, package: Path) -> None:
     for name in ("python3-minimal", f"{version}-minimal", f"lib{version}-minimal", f"lib{version}-stdlib",
                  "ca-certificates", "media-types", "tzdata", "fuse3"):
         root.take_package(name)
-    for name in ("/etc/ssl/certs/ca-certificates.crt", "/etc/os-release", "/bin/sync"):    # sync -f before an unmount
+    for name in ("/etc/ssl/certs/ca-certificates.crt", "/etc/os-release", *PROGRAMS):
         root.take(Path(name))
+    for name in ("mount", "umount"):
+        (path / "usr" / "bin" / name).chmod(0o755)    # fusermount3, which runs them, is setuid itself
     with tempfile.TemporaryDirectory() as unpacked:
         run("dpkg-deb", "-x", package, unpacked)
         for unwanted in ("lib", "usr/lib/systemd", "usr/sbin", *(f"usr/share/{name}" for name in NOBODY_READS)):
