@@ -130,6 +130,7 @@ class _OpenFile:
     ino: Ino
     append: bool
     wrote: bool = False
+    """Since the last flush."""
 
 
 @dataclass(slots=True)
@@ -326,8 +327,7 @@ class Operations:
 
     # --- open files
 
-    def _opened(self, handle: HandleId, flags: int, *, writable: bool) -> Opened:
-        attributes = self._vfs.attributes_of(handle)
+    def _opened(self, handle: HandleId, attributes: Attributes, flags: int, *, writable: bool) -> Opened:
         now = (attributes.content, attributes.generation)
         keep_cache = self._cached.get(attributes.ino) == now
         self._cached[attributes.ino] = now
@@ -347,7 +347,7 @@ class Operations:
         if self.read_only and write:
             raise Refused(errno.EROFS)
         handle = await self._vfs.open(self._ino(inode), write=write, truncate=truncate, door=DOOR)
-        return self._opened(handle, flags, writable=write)
+        return self._opened(handle, self._vfs.attributes_of(handle), flags, writable=write)
 
     @_changing
     async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Opened, Node]:
@@ -362,7 +362,7 @@ class Operations:
             if attributes.size and flags & os.O_TRUNC:  # it was there after all: somebody else was faster
                 attributes = await self._vfs.setattr(attributes.ino, SetAttributes(size=0), handle, door=DOOR)
             attributes = await self._owned(attributes, caller)
-            return self._opened(handle, flags, writable=True), self._node(attributes)
+            return self._opened(handle, attributes, flags, writable=True), self._node(attributes)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self._vfs.release(handle)
@@ -386,13 +386,13 @@ class Operations:
         """``data`` is not looked at any more when this has returned."""
         handle = HandleId(fh)
         file = self._files[handle]
-        file.wrote = True
         self.writes_begun += 1
         self.writes_in_flight += 1
         try:
             written = await self._vfs.write(handle, None if file.append else off, data)
         finally:
             self.writes_in_flight -= 1
+            file.wrote = True
         if file.append and self._vfs.attributes_of(handle).size != off + written:
             # Somebody else appended, too. The kernel has put these bytes where it took the end to be.
             self._cached.pop(file.ino, None)
@@ -422,7 +422,9 @@ class Operations:
         del self._files[handle]
 
     def _note_own_writes(self, handle: HandleId) -> None:
-        if self._files[handle].wrote:
+        file = self._files[handle]
+        if file.wrote:
+            file.wrote = False
             self._cache_follows(self._vfs.attributes_of(handle))
 
     async def release_all(self) -> None:
