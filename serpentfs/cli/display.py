@@ -201,6 +201,7 @@ class Bar:
                 redirect_stderr=False,
             )
             self._live.start()
+            self._display.console.show_cursor(True)    # who is killed cannot bring it back
         rows = Table.grid(padding=(0, 1))
         for words, done in ((text, part), *below):
             bar = "" if done is None else ProgressBar(total=1.0, completed=done, width=_BAR_WIDTH)

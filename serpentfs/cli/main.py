@@ -24,7 +24,7 @@ from serpentfs.cli import arguments as options
 from serpentfs.cli import environment
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.failures import explain
-from serpentfs.cli.output import printable
+from serpentfs.cli.output import end_status_lines, printable
 from serpentfs.credentials import keep_memory_private
 from serpentfs.errors import UsageError
 
@@ -295,6 +295,7 @@ def _warn_about_variables(parser: options.Parser) -> None:
 
 
 def _fail(error: BaseException, verbosity: int) -> ExitCode:
+    end_status_lines()
     code, message, foreseen = explain(error)
     if verbosity >= 2:
         traceback.print_exception(error)

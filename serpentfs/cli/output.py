@@ -105,10 +105,13 @@ class StatusLine:
         self._next = 0.0 if at_once else time.monotonic() + _LOG_INTERVAL
 
     def __enter__(self) -> Self:
+        _lines.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.wipe()
+        if self in _lines:
+            _lines.remove(self)
 
     def wipe(self) -> None:
         """Make room for a line that stays."""
@@ -120,7 +123,7 @@ class StatusLine:
         """``part``: how much of the whole that is, 0 to 1, where it is known. ``below``: the same of what it is made
         of, for lines of their own on a terminal."""
         if self.on_terminal:
-            if (text, part, below) != self._shown:
+            if self in _lines and (text, part, below) != self._shown:
                 self._shown = (text, part, below)
                 self._drawn().show(text, part, below)
         elif time.monotonic() >= self._next:
@@ -134,6 +137,16 @@ class StatusLine:
 
             self._bar = Bar(Display(self._stream))
         return self._bar
+
+
+_lines: list[StatusLine] = []
+"""Those that are shown: a thread that nobody waits for any more cannot wipe its own."""
+
+
+def end_status_lines() -> None:
+    """Wipe what is shown and show no more of it: the last words of this process are next."""
+    while _lines:
+        _lines.pop().wipe()
 
 
 class ProgressLine(StatusLine):

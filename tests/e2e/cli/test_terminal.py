@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import termios
 import time
@@ -23,8 +24,11 @@ COLOR = re.compile(r"\x1b\[[0-9;]*[349][0-7](;[0-9;]*)?m")
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def on_terminal(machine: Machine, *words: str, **environment: str) -> tuple[int, str]:
-    """Exit code of a command, and everything that it wrote to its terminal, 160 columns wide."""
+def on_terminal(
+    machine: Machine, *words: str, interrupt_at: bytes = b"", **environment: str
+) -> tuple[int, str]:
+    """Exit code of a command, and everything that it wrote to its terminal, 160 columns wide. ``interrupt_at``: Ctrl-C
+    when that is shown."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (40, 160))
     process = subprocess.Popen(
@@ -45,6 +49,9 @@ def on_terminal(machine: Machine, *words: str, **environment: str) -> tuple[int,
                 if not data:
                     break
                 shown += data
+                if interrupt_at and interrupt_at in shown:
+                    process.send_signal(signal.SIGINT)
+                    interrupt_at = b""
         return process.wait(timeout=TIMEOUT), shown.decode()
     finally:
         process.kill()
@@ -156,6 +163,16 @@ def test_bars(with_vault: Machine) -> None:
     with_vault.ok("rm", f"{with_vault.url}#/file")
     code, dumb = on_terminal(with_vault, "put", "file", with_vault.url, TERM="dumb")
     assert (code, dumb) == (0, "")    # it took less than ten seconds
+
+
+def test_an_interrupt_leaves_the_terminal_as_it_was(with_vault: Machine) -> None:
+    own(with_vault, "--limit-up", "100K")
+    (with_vault.home / "file").write_bytes(os.urandom(1 << 20))
+    code, shown = on_terminal(with_vault, "put", "file", with_vault.url, interrupt_at=b"uploading: ")
+    assert code == 130
+    assert shown.endswith("\x1b[2Kserpentfs: interrupted\r\n")    # where the bar was
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    with_vault.run("umount", "--now", with_vault.url)
 
 
 def test_each_of_several_files_has_a_bar(with_vault: Machine) -> None:
