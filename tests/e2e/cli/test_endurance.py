@@ -291,3 +291,30 @@ def test_a_mega_account_that_is_reloaded_and_changed_elsewhere_again_and_again(m
                 machine.ok("flush", "mega:")
         assert os.listdir(machine.mountpoint) == []
         machine.ok("umount", "mega:")
+
+
+def test_clients_that_come_and_go(with_vault: Machine) -> None:
+    """Some say goodbye, others are just gone; each looks at a file, and some write one over."""
+    machine = with_vault
+    ftp_port = free_port()
+    machine.mount("--settle", "0.05", "--no-auth", "--webdav", "127.0.0.1:0", "--ftp", f"127.0.0.1:{ftp_port}")
+    (machine.mountpoint / "file").write_bytes(bytes(200_000))
+    status = owner(machine)
+    (control,) = (machine.home / "run" / "serpentfs").iterdir()
+    for number in Process(status["pid"]).without_growth(400):
+        with urllib.request.urlopen(f"{status['doors']['webdav']}file", timeout=TIMEOUT) as answer:
+            if number % 3:
+                assert len(answer.read()) == 200_000
+        client = ftplib.FTP()
+        client.connect("127.0.0.1", ftp_port, timeout=TIMEOUT)
+        client.login()
+        client.retrbinary("RETR file", lambda _: None)
+        if number % 10 == 0:
+            client.storbinary("STOR other", io.BytesIO(b"x" * number))
+        if number % 2:
+            client.quit()
+        client.close()
+        with Connection(control, timeout=TIMEOUT) as connection:
+            connection.ask("status")
+        assert len((machine.mountpoint / "file").read_bytes()) == 200_000
+    machine.ok("umount", machine.url)
