@@ -15,11 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from serpentfs.daemon import dying
 from serpentfs.daemon.places import cannot, known_remotes
 from serpentfs.errors import Busy
 
 # Somebody who only looks (``read_owner``) holds the lock for microseconds; an owner stays.
 _PATIENCE = 0.5
+_DYING_PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,10 @@ class OwnerLock:
                 return cls(descriptor)
             except BlockingIOError:
                 if time.monotonic() >= give_up:
-                    note = _read(descriptor)
                     os.close(descriptor)
+                    note = read_owner(path)
+                    if note is None:    # it was dying
+                        return cls.acquire(path, remote)
                     raise RemoteOwned(busy_message(remote, note), path) from None
                 time.sleep(0.02)
 
@@ -97,7 +101,23 @@ def busy_message(remote: str, note: OwnerNote | None) -> str:
 
 
 def read_owner(path: Path) -> OwnerNote | None:
-    """Who owns the remote of this lock file now; None when nobody does."""
+    """Who owns the remote of this lock file now; None when nobody does. One that was killed and cannot end is helped
+    to (``dying``). Busy when it cannot be."""
+    note = _holder(path)
+    if note is None or not dying.is_dying(note.pid):
+        return note
+    if mountpoint := note.doors.get("mount"):
+        dying.release(mountpoint)
+    give_up = time.monotonic() + _DYING_PATIENCE
+    while (now := _holder(path)) is not None and now.pid == note.pid:
+        if time.monotonic() >= give_up:
+            free = f": umount -f {mountpoint} as root frees it" if mountpoint else ""
+            raise Busy(f"process {note.pid} was killed, and the kernel does not let it end{free}")
+        time.sleep(0.02)
+    return now
+
+
+def _holder(path: Path) -> OwnerNote | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

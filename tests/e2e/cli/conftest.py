@@ -133,6 +133,8 @@ class Machine:
         for pid in self.daemons():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        if self.is_mounted():    # frees who waits for it, and a killed process that cannot end before
+            subprocess.run(["umount", "-f", str(self.mountpoint)], capture_output=True, check=False, timeout=30)
         while self.is_mounted():
             subprocess.run(["umount", "-l", str(self.mountpoint)], check=True, timeout=30)
         for process in self.processes:

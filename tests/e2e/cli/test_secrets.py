@@ -111,9 +111,9 @@ def test_a_vault_with_all_doors(with_vault: Machine) -> None:
     log = machine.home / "log"
     said: dict[str, bytes] = {}
 
-    def run(*words: str, code: int = 0) -> str:
+    def run(*words: str, codes: tuple[int, ...] = (0,)) -> str:
         done = machine.run(*words)
-        assert done.returncode == code, (words, done.stderr)
+        assert done.returncode in codes, (words, done.stdout, done.stderr)
         said[" ".join(words)] = (done.stdout + done.stderr).encode()
         return done.stdout
 
@@ -144,10 +144,10 @@ def test_a_vault_with_all_doors(with_vault: Machine) -> None:
     seen = processes(machine)
     assert any(b"fusermount3" in data for data in seen.values()), list(seen)
     assert len(seen) >= 4
-    run("doctor", "--bundle", str(machine.home / "bundle"), "--bundle-log", str(log))
+    run("doctor", "--bundle", str(machine.home / "bundle"), "--bundle-log", str(log), codes=(0, 15))    # whatever it finds
     run("umount", machine.url)
     machine.wait_until_gone()
-    run("ls", machine.url, "-vvv", "--password-file", str(password), code=3)    # not its passphrase
+    run("ls", machine.url, "-vvv", "--password-file", str(password), codes=(3,))    # not its passphrase
 
     kept = files_below(*(machine.home / name for name in ("state", "cache", "run", "config", "vault")))
     assert any(name.endswith("state.db") for name in kept)

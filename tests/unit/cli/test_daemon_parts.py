@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import stat
 import subprocess
 import sys
 import textwrap
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from serpentfs.daemon import asking, control, places, systemd
+from serpentfs.daemon import asking, control, dying, places, systemd
 from serpentfs.daemon.lock import OwnerLock, OwnerNote, read_owner
 from serpentfs.daemon.stopping import Stop
 from serpentfs.errors import BadVault, Busy, NotFound, PermissionDenied, Unavailable, Unsupported
@@ -337,3 +340,62 @@ def test_detaching_with_threads_is_refused(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "log")], capture_output=True, text=True,
                           timeout=60, check=False)
     assert "detach() came too late" in done.stderr
+
+
+DYING = """
+import ctypes, fcntl, json, os, sys, threading, time
+lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(lock, fcntl.LOCK_EX)
+os.write(lock, json.dumps({"pid": os.getpid(), "remote": "r", "socket": "/s", "doors": {"mount": "/m"}}).encode())
+threading.Thread(target=time.sleep, args=(1000,)).start()
+print("held", flush=True)
+ctypes.CDLL(None).syscall(60 if os.uname().machine == "x86_64" else 93, 0)    # exit of this thread, not of the process
+"""
+
+
+@pytest.fixture
+def dying_owner(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A process whose first thread has ended and that holds the lock all the same: as one that was killed while the
+    kernel holds a thread of it."""
+    path = tmp_path / "owner.lock"
+    command = [sys.executable, "-c", DYING, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            give_up = time.monotonic() + 30
+            while not dying.is_dying(process.pid):
+                assert time.monotonic() < give_up
+                time.sleep(0.005)
+            yield path, process
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_an_owner_that_was_killed_and_cannot_end_is_freed(
+    dying_owner: tuple[Path, subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, process = dying_owner
+    freed: list[str] = []
+
+    def release(mountpoint: str) -> None:
+        freed.append(mountpoint)
+        process.kill()
+
+    monkeypatch.setattr(dying, "release", release)
+    with OwnerLock.acquire(path, "r"):
+        assert freed == ["/m"]
+    assert read_owner(path) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_an_owner_that_cannot_be_freed_is_told(
+    dying_owner: tuple[Path, subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = dying_owner
+    monkeypatch.setattr("serpentfs.daemon.lock._DYING_PATIENCE", 0.1)
+    with pytest.raises(Busy, match="umount -f /m"):
+        read_owner(path)
+    assert not dying.is_dying(os.getpid())
+    assert not dying.is_dying(1 << 22)
