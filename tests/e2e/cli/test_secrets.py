@@ -144,7 +144,8 @@ def test_a_vault_with_all_doors(with_vault: Machine) -> None:
     seen = processes(machine)
     assert any(b"fusermount3" in data for data in seen.values()), list(seen)
     assert len(seen) >= 4
-    run("doctor", "--bundle", str(machine.home / "bundle"), "--bundle-log", str(log), codes=(0, 15))    # whatever it finds
+    bundle = str(machine.home / "bundle")
+    run("doctor", "--bundle", bundle, "--bundle-log", str(log), codes=(0, 15))    # whatever it finds
     run("umount", machine.url)
     machine.wait_until_gone()
     run("ls", machine.url, "-vvv", "--password-file", str(password), codes=(3,))    # not its passphrase
