@@ -369,15 +369,16 @@ class Operations:
             raise
 
     @_answer
-    async def read(self, fh: int, off: int, size: int) -> bytes | memoryview:
+    async def read(self, fh: int, off: int, size: int) -> list[bytes | memoryview]:
+        """In pieces."""
         handle = HandleId(fh)
-        data = self._vfs.read_nowait(handle, off, size)
-        if data is not None:
-            return data
+        pieces = self._vfs.pieces_nowait(handle, off, size)
+        if pieces is not None:
+            return pieces
         ino = self._kernel_ino(self._files[handle].ino)
         self._notifier.read_began(ino)
         try:
-            return await self._vfs.read(handle, off, size)
+            return [await self._vfs.read(handle, off, size)]
         finally:
             self._notifier.read_ended(ino)
 
