@@ -45,6 +45,7 @@ GOALS = (
     Goal("read", "again, page cache", "rclone", 4),
     Goal("read", "again, no page cache", "gocryptfs", 3),
     Goal("read", "again, no page cache", "rclone", 4),
+    Goal("random", "4 KiB, 1 reader, page cache", "rclone", 3),
     Goal("random", "4 KiB, 1 reader", "rclone", 3),
     Goal("random", "4 KiB, 8 readers", "rclone", 3),
     Goal("random", "128 KiB, 1 reader", "rclone", 1),
