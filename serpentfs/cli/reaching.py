@@ -19,12 +19,24 @@ import trio
 
 from serpentfs.bridge import run_in_thread
 from serpentfs.cli.exit_codes import ExitCode, exit_code
+from serpentfs.cli.failures import leaves
 from serpentfs.cli.opening import unlock_target
 from serpentfs.cli.output import ProgressLine, printable, tell_pending
 from serpentfs.cli.remotes import Target, owner_of, resolve
 from serpentfs.daemon import owner
 from serpentfs.daemon.asking import Connection
-from serpentfs.errors import LoginRequired, NoSpace, ReadOnly, RetryableError, SerpentError, UsageError
+from serpentfs.daemon.lock import RemoteOwned
+from serpentfs.errors import (
+    Busy,
+    LoginRequired,
+    NoSpace,
+    NotFound,
+    ReadOnly,
+    RetryableError,
+    SerpentError,
+    Unavailable,
+    UsageError,
+)
 
 T = TypeVar("T")
 
@@ -49,35 +61,48 @@ class Access:
 
     def __init__(self, arguments: argparse.Namespace, target: Target) -> None:
         """Asks for a passphrase if there is no owner."""
+        self._arguments = arguments
         self._target = target
-        note = owner_of(target)
-        self._socket = None if note is None else Path(note.socket)
         # Never read-only: a command that changes something may come, and goes through this one then.
-        self._remote = unlock_target(arguments, target) if note is None else None
-
-    @property
-    def borrows(self) -> bool:
-        """Whether this process is the owner, for as long as the command takes."""
-        return self._remote is not None
+        self._remote = unlock_target(arguments, target) if owner_of(target) is None else None
+        self.borrows = False
+        """Whether this process is the owner, for as long as the command takes. Known once it is open."""
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Path]:
-        """The control socket of the owner."""
-        if self._socket is not None:
-            with await run_in_thread("command", _attached, self._socket):
-                yield self._socket
-            return
-        assert self._remote is not None
-        async with owner.borrow(self._remote):
-            note = owner_of(self._target)
-            assert note is not None
-            yield Path(note.socket)
+        """The control socket of the owner. Busy when another process owns the remote and does not answer."""
+        async with contextlib.AsyncExitStack() as stack:
+            give_up = time.monotonic() + _START_PATIENCE
+            while (socket := await self._enter(stack)) is None:
+                if time.monotonic() > give_up:
+                    raise Busy(f"{self._target.name} is in use by another process, which does not answer")
+                await trio.sleep(0.05)
+            yield socket
+
+    async def _enter(self, stack: contextlib.AsyncExitStack) -> Path | None:
+        """None where others are faster: an owner ends while it is asked, or somebody becomes it before this process
+        does."""
+        if (note := owner_of(self._target)) is not None:
+            try:
+                stack.enter_context(await run_in_thread("command", _attached, Path(note.socket)))
+            except (NotFound, Unavailable):
+                return None
+            return Path(note.socket)
+        if self._remote is None:
+            self._remote = unlock_target(self._arguments, self._target)
+        try:
+            await stack.enter_async_context(owner.borrow(self._remote))
+        except (RemoteOwned, BaseExceptionGroup) as error:
+            if not all(isinstance(one, RemoteOwned) for one in leaves(error)):
+                raise
+            return None
+        self.borrows = True
+        note = owner_of(self._target)
+        assert note is not None
+        return Path(note.socket)
 
     def run(self, work: Callable[[Path], T]) -> T:
         """``work``, given the control socket. What it raises is raised here."""
-        if self._socket is not None:
-            with _attached(self._socket):
-                return work(self._socket)
         return trio.run(self._run, work)()
 
     async def _run(self, work: Callable[[Path], T]) -> Callable[[], T]:
@@ -155,12 +180,17 @@ def change(
 def upload_rest(socket: Path, *, quiet: bool, only: Collection[str] | None = None, wait: bool = True) -> ExitCode:
     """Wait until everything is uploaded, or nothing moves any more, or the store is out of reach for a while. If
     changes are left (of those to the paths in ``only``), that is told."""
-    if wait:
-        with ProgressLine(at_once=False) as line, contextlib.suppress(_OutOfReach), Connection(socket) as connection:
-            if connection.ask("flush", _Watch(None if quiet else line))["pending"] == 0:
-                return ExitCode.OK
     with Connection(socket) as connection:
         drive = connection.ask("status")["drive"]
+    if wait:
+        with ProgressLine(at_once=False) as line, contextlib.suppress(_OutOfReach):
+            waited_for: set[int] = set()
+            # Other commands may go through this process: what they add meanwhile is waited for as well.
+            while not waited_for.issuperset(pending := {one["seq"] for one in drive["pending"]}):
+                waited_for |= pending
+                with Connection(socket) as connection:
+                    connection.ask("flush", _Watch(None if quiet else line))
+                    drive = connection.ask("status")["drive"]
     left = sum(1 for one in drive["pending"] if only is None or one["path"] in only)
     return tell_pending(
         left, "that goes up later, and status tells how far it is", login_required=drive["login_required"]
