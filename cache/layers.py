@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import trio
 
@@ -28,11 +27,9 @@ from serpentfs.cache.window import ReadAhead, Window
 from serpentfs.errors import SerpentError, Unavailable
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
 
-__all__ = ["BlockCache", "CacheLimits", "CacheStatistics", "Fetch", "Piece", "Reader", "joined"]
+__all__ = ["BlockCache", "CacheLimits", "CacheStatistics", "Fetch", "Reader"]
 
 log = logging.getLogger(__name__)
-
-Piece: TypeAlias = bytes | memoryview
 
 MiB = 1024 * 1024
 GiB = 1024 * MiB
@@ -141,7 +138,7 @@ class BlockCache:
         """The bytes of ``span``, clamped to ``size``, without read-ahead."""
         span = span.clamp(size)
         ticket = await self.book(content, size, blocks_of(span), fetch)
-        return bytes(joined(_cut(await ticket.arrive(), span)))
+        return bytes(_cut(await ticket.arrive(), span))
 
     def store(self, content: ContentId, block: BlockIndex, data: bytes | memoryview) -> None:
         """Keep a known block, all of its bytes, in memory."""
@@ -247,8 +244,8 @@ class BlockCache:
 
     # what Reader needs
 
-    def in_memory(self, content: ContentId, span: Span) -> list[Piece] | None:
-        """The bytes of a span (not empty) that lies wholly in memory, else None."""
+    def in_memory(self, content: ContentId, span: Span) -> bytes | memoryview | None:
+        """The bytes of a span (not empty) that lies wholly in memory, else None. One block's are not copied."""
         get = self._memory.get
         first = span.start // BLOCK_SIZE
         last = (span.stop - 1) // BLOCK_SIZE
@@ -260,7 +257,7 @@ class BlockCache:
             self._hits += 1
             self._memory_hits += 1
             start = span.start - first * BLOCK_SIZE
-            return [data if start == 0 and stop == len(data) else memoryview(data)[start:stop]]
+            return data if start == 0 and stop == len(data) else memoryview(data)[start:stop]
         found: list[bytes] = []
         for block in range(first, last + 1):
             data = get((content, BlockIndex(block)))
@@ -271,7 +268,7 @@ class BlockCache:
         self._memory_hits += len(found)
         return _cut(found, span)
 
-    def at_hand(self, content: ContentId, size: int, span: Span) -> list[Piece] | None:
+    def at_hand(self, content: ContentId, size: int, span: Span) -> bytes | memoryview | None:
         """As ``in_memory``, where the disk gives at once what is not in memory; at most a mebibyte."""
         disk, blocks = self._disk, blocks_of(span)
         if disk is None or len(blocks) > slots.PIECE or disk.must_look(content):
@@ -545,23 +542,18 @@ class Reader:
     def size(self) -> int:
         return self._size
 
-    def read_nowait(self, span: Span) -> Piece | None:
+    def read_nowait(self, span: Span) -> bytes | memoryview | None:
         """The bytes of ``span``, clamped to the content, when nothing has to be waited for, else None."""
-        pieces = self.pieces_nowait(span)
-        return None if pieces is None else joined(pieces)
-
-    def pieces_nowait(self, span: Span) -> list[Piece] | None:
-        """``read_nowait`` as the blocks have it: nothing is copied."""
         if span.stop > self._size:
             span = span.clamp(self._size)
         if span.start == span.stop:
-            return []
-        pieces = self._cache.in_memory(self._content, span)
-        if pieces is None:
-            pieces = self._cache.at_hand(self._content, self._size, span)
-        if pieces is not None and self._open:
+            return b""
+        data = self._cache.in_memory(self._content, span)
+        if data is None:
+            data = self._cache.at_hand(self._content, self._size, span)
+        if data is not None and self._open:
             self._cache.read_ahead(self._window, self._stream, span)
-        return pieces
+        return data
 
     async def read(self, span: Span) -> bytes | memoryview:
         """The bytes of ``span``, clamped to the content. Raises what the fetch raises, Unavailable when the cache
@@ -570,7 +562,7 @@ class Reader:
         ticket = await self._cache.book(self._content, self._size, blocks_of(span), self._fetch)
         if span.start < span.stop and self._open:
             self._cache.read_ahead(self._window, self._stream, span)
-        return joined(_cut(await ticket.arrive(), span))
+        return _cut(await ticket.arrive(), span)
 
     def close(self) -> None:
         """Give up what was read ahead. Closing again does nothing."""
@@ -584,23 +576,18 @@ def _prefetch_budget(limits: CacheLimits) -> int:
     return min(limits.prefetch_bytes, limits.memory_bytes // 2)
 
 
-def joined(pieces: Sequence[Piece]) -> Piece:
-    """The pieces as one; a single one is not copied."""
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _cut(blocks: list[bytes], span: Span) -> list[Piece]:
-    """``span`` out of the neighbouring blocks that it touches."""
+def _cut(blocks: list[bytes], span: Span) -> bytes | memoryview:
+    """``span`` out of the neighbouring blocks that it touches; joined once, and of one block not copied."""
     if not blocks:
-        return []
+        return b""
     start = span.start % BLOCK_SIZE
     if len(blocks) == 1:
         data = blocks[0]
-        return [data if len(span) == len(data) else memoryview(data)[start : start + len(span)]]
-    parts: list[Piece] = list(blocks)
+        return data if len(span) == len(data) else memoryview(data)[start : start + len(span)]
+    parts: list[bytes | memoryview] = list(blocks)
     if start:
         parts[0] = memoryview(blocks[0])[start:]
     end = span.stop % BLOCK_SIZE
     if end and end < len(blocks[-1]):
         parts[-1] = memoryview(blocks[-1])[:end]
-    return parts
+    return b"".join(parts)

@@ -369,16 +369,15 @@ class Operations:
             raise
 
     @_answer
-    async def read(self, fh: int, off: int, size: int) -> list[bytes | memoryview]:
-        """In pieces."""
+    async def read(self, fh: int, off: int, size: int) -> bytes | memoryview:
         handle = HandleId(fh)
-        pieces = self._vfs.pieces_nowait(handle, off, size)
-        if pieces is not None:
-            return pieces
+        data = self._vfs.read_nowait(handle, off, size)
+        if data is not None:
+            return data
         ino = self._kernel_ino(self._files[handle].ino)
         self._notifier.read_began(ino)
         try:
-            return [await self._vfs.read(handle, off, size)]
+            return await self._vfs.read(handle, off, size)
         finally:
             self._notifier.read_ended(ino)
 

@@ -248,8 +248,7 @@ class _Handlers(pyfuse3.Operations):
     # pyfuse3 is content with anything that has the buffer interface, whatever its annotation says.
     @_refusing
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]
-        pieces = await self._operations.read(fh, off, size)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return await self._operations.read(fh, off, size)
 
     @_refusing
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:

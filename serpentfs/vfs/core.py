@@ -183,10 +183,6 @@ class Vfs(Protocol):
         """``read`` when all of it is in memory, else None. For doors where a task switch costs more than a read."""
         ...
 
-    def pieces_nowait(self, handle: HandleId, offset: int, size: int) -> list[bytes | memoryview] | None:
-        """``read_nowait`` in as many pieces as it lies in, for doors that can send several without joining them."""
-        ...
-
     async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:
         """Up to ``size`` bytes, fewer only at the end of the file."""
         ...

@@ -18,7 +18,7 @@ from functools import partial
 import trio
 
 from serpentfs import metrics
-from serpentfs.cache.layers import BlockCache, CacheLimits, CacheStatistics, Piece, Reader, joined
+from serpentfs.cache.layers import BlockCache, CacheLimits, CacheStatistics, Reader
 from serpentfs.clouds.base import Capabilities, Cloud
 from serpentfs.errors import (
     AlreadyExists,
@@ -653,15 +653,11 @@ class Drive:
         return self._cache.reader(content, node.size, partial(self._cloud.read, node))
 
     def read_nowait(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview | None:
-        pieces = self.pieces_nowait(handle, offset, size)
-        return None if pieces is None else joined(pieces)
-
-    def pieces_nowait(self, handle: HandleId, offset: int, size: int) -> list[Piece] | None:
         opened = self._handles.get(handle)
-        pieces = self._contents.read_file_nowait(opened, offset, size)
-        if pieces is not None:
-            self._count_read(opened.door, sum(map(len, pieces)))
-        return pieces
+        data = self._contents.read_file_nowait(opened, offset, size)
+        if data is not None:
+            self._count_read(opened.door, len(data))
+        return data
 
     async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:
         opened = self._handles.get(handle)

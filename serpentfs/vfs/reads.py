@@ -22,7 +22,7 @@ from pathlib import Path
 import trio
 
 from serpentfs.bridge import run_in_thread
-from serpentfs.cache.layers import BlockCache, Piece, Reader
+from serpentfs.cache.layers import BlockCache, Reader
 from serpentfs.cache.seal import BlockSeal
 from serpentfs.clouds.base import Cloud
 from serpentfs.errors import RevisionGone, SerpentError, Unavailable
@@ -238,16 +238,15 @@ class Contents:
     def _span(self, file: OpenFile, offset: int, size: int) -> Span:
         return Span(offset, offset + size).clamp(file.size)
 
-    def read_file_nowait(self, handle: Handle, offset: int, size: int) -> list[Piece] | None:
-        """What a handle sees, if it is at hand."""
+    def read_file_nowait(self, handle: Handle, offset: int, size: int) -> bytes | memoryview | None:
+        """What a handle sees, if it is in memory."""
         file = handle.file
         span = self._span(file, offset, size)
         if not span:
-            return []
+            return b""
         if file.stage is not None:
-            data = file.stage.read_nowait(span)
-            return None if data is None else [data]
-        return self._reader(handle).pieces_nowait(span)
+            return file.stage.read_nowait(span)
+        return self._reader(handle).read_nowait(span)
 
     async def read_file(self, handle: Handle, offset: int, size: int) -> bytes | memoryview:
         """What a handle sees; short only at the end of the file."""

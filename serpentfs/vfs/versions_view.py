@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import trio
 
-from serpentfs.cache.layers import Piece, Reader
+from serpentfs.cache.layers import Reader
 from serpentfs.clouds.base import Capabilities
 from serpentfs.errors import InvalidArgument, IsADirectory, NotADirectory, NotFound, ReadOnly
 from serpentfs.model import ROOT_INO, Attributes, DirEntry, HandleId, Ino, Kind, Quota, Span
@@ -166,12 +166,6 @@ class VersionsView:
         if version is None:
             return self._drive.read_nowait(handle, offset, size)
         return version.reader.read_nowait(Span(offset, offset + size))
-
-    def pieces_nowait(self, handle: HandleId, offset: int, size: int) -> list[Piece] | None:
-        version = self._open.get(handle)
-        if version is None:
-            return self._drive.pieces_nowait(handle, offset, size)
-        return version.reader.pieces_nowait(Span(offset, offset + size))
 
     async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:
         version = self._open.get(handle)

@@ -528,13 +528,6 @@ class MemoryVfs:
         data = opened.node.data if opened.pinned is None else opened.pinned[0]
         return data.read(offset, size)
 
-    def pieces_nowait(self, handle: HandleId, offset: int, size: int) -> list[bytes | memoryview] | None:
-        data = self.read_nowait(handle, offset, size)
-        if data is None:
-            return None
-        view = memoryview(data)
-        return [view[: len(view) // 3], view[len(view) // 3 :]]
-
     async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:
         await trio.lowlevel.checkpoint()
         opened = self._handle(handle)

@@ -18,7 +18,7 @@ from serpentfs.gateways.fuse.requests import Caller, Node, Opened, Refused
 from serpentfs.vfs.core import SetAttributes
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-Answer: TypeAlias = Buffer | tuple[Buffer, ...] | None
+Answer: TypeAlias = Buffer | tuple[Buffer, Buffer] | None
 Handler: TypeAlias = Callable[[Header, memoryview], Coroutine[Any, Any, Answer]]
 
 _NS = 1_000_000_000
@@ -78,7 +78,7 @@ class Dispatch:
         return protocol.error_answer(header.unique, 0)
 
     @staticmethod
-    def _content(header: Header, content: Buffer) -> tuple[Buffer, ...]:
+    def _content(header: Header, content: Buffer) -> tuple[Buffer, Buffer]:
         return protocol.OUT_HEADER.pack(_OUT_HEADER_SIZE + len(content), 0, header.unique), content
 
     @staticmethod
@@ -220,9 +220,7 @@ class Dispatch:
 
     async def _read(self, header: Header, body: memoryview) -> Answer:
         handle, offset, size = protocol.READ_IN.unpack_from(body)
-        pieces = await self._operations.read(handle, offset, size)
-        length = _OUT_HEADER_SIZE + sum(map(len, pieces))
-        return protocol.OUT_HEADER.pack(length, 0, header.unique), *pieces
+        return self._content(header, await self._operations.read(handle, offset, size))
 
     async def _write(self, header: Header, body: memoryview) -> Answer:
         handle, offset, size = protocol.READ_IN.unpack_from(body)
