@@ -47,10 +47,12 @@ _SIZES = (0, 1, 100, 5000, 131072, 131073, 700_001)
 
 @dataclass
 class Report:
-    """``refused``: steps that were answered with an error, as when somebody else was quicker."""
+    """``refused``: steps that were answered with an error, as when somebody else was quicker. ``given_up``: changes
+    in place that were stuck in the end, because another machine had deleted what they were made in."""
 
     steps: int = 0
     refused: int = 0
+    given_up: int = 0
     entries: int = 0
 
 
@@ -81,7 +83,16 @@ async def _work(drive: Drive, name: str, dice: random.Random, report: Report, to
         await trio.sleep(dice.random() * 0.1)
 
 
-async def _agree(drives: list[Drive]) -> dict[str, bytes | str | None]:
+async def _give_up_stuck(drive: Drive) -> int:
+    """What a user does when ``status`` tells that a change cannot be uploaded for good; how often it was done."""
+    pending = drive.status().pending
+    stuck = [one for one in pending if one.state == "stuck" and "gone from the cloud" in (one.error or "")]
+    for change in stuck:
+        await unlink(drive, change.path)
+    return len(stuck)
+
+
+async def _agree(drives: list[Drive], report: Report) -> dict[str, bytes | str | None]:
     """Wait until all uploads are done and all trees equal; what they hold then. AssertionError with what keeps them
     from it."""
     trees: list[dict[str, bytes | str | None]] = []
@@ -90,6 +101,7 @@ async def _agree(drives: list[Drive]) -> dict[str, bytes | str | None]:
         while True:
             for drive in drives:
                 await drive.wait_until_uploaded()
+                report.given_up += await _give_up_stuck(drive)
             try:
                 trees = [await contents(drive) for drive in drives]
             except SerpentError as error:  # news came in while it was read
@@ -118,7 +130,7 @@ async def soak(
             clouds.append(cloud)
         for name in (*MACHINES, "common"):
             await mkdir(drives[0], f"/{name}")
-        await _agree(drives)
+        await _agree(drives, report)
         for fault in _FAULTS:
             rule = {key: value for key, value in fault.items() if key not in ("place", "effect")}
             server.fault(str(fault["place"]), str(fault["effect"]), times=None, probability=0.03, **rule)
@@ -127,7 +139,7 @@ async def soak(
                 for drive, name in zip(drives, MACHINES, strict=True):
                     nursery.start_soon(_work, drive, name, random.Random(dice.random()), report, together)
         server.clear_faults()
-        report.entries = len(await _agree(drives))
+        report.entries = len(await _agree(drives, report))
         assert [cloud.connections_in_use for cloud in clouds] == [0] * len(clouds)
         assert [drive.status().dirty_bytes for drive in drives] == [0] * len(drives)
     return report

@@ -290,7 +290,8 @@ async def test_only_the_first_look_hurries_and_only_where_every_answer_takes_its
         for number in range(12):
             inner = await mkdir(vault, ROOT, f"{number}")
             await put(vault, inner.id, "file", b"data")
-        for listings in (1 if folders else 13, 1):
+        prefixes = len(await store.list_directories("d"))    # 13 folders, of which two may have the same
+        for listings in (1 if folders else prefixes, 1):
             store.calls.clear()
             assert len(await tree(vault)) == 24
             assert store.calls["list"] == listings
