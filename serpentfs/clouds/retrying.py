@@ -2,7 +2,8 @@
 
 What changes nothing (``read``, ``snapshot``, ``quota``) is tried again, with growing pauses, until its deadline.
 What changes the cloud is tried once: whether a lost answer may be followed by another attempt is the journal's
-knowledge, and it says so with ``retry``. An upload has no deadline as a whole but must not stand still.
+knowledge, and it says so with ``retry``. An upload has no deadline as a whole but must not stand still. Nor have
+``reload`` and ``changes``: how long they take depends on the cloud, and passing trouble is dealt with in there.
 Time is trio's, so that a test's clock rules here too.
 """
 
@@ -17,7 +18,8 @@ from typing import TypeVar
 import trio
 
 from serpentfs import metrics
-from serpentfs.clouds.base import Batch, Capabilities, Cloud, Content, Known
+from serpentfs.clouds.base import Batch, Cloud, Content, Known
+from serpentfs.clouds.forwarding import ForwardingCloud
 from serpentfs.errors import (
     LoginRequired,
     NoSpace,
@@ -52,14 +54,14 @@ class Deadlines:
     """An upload may stand still for this long. Longer than a part of it may take on a slow line."""
 
 
-class RetryingCloud(Cloud):
+class RetryingCloud(ForwardingCloud):
     """``cloud`` with deadlines and retries. ``jitter`` gives numbers in [0, 1) that spread the pauses of clients
     which lost their store at the same moment."""
 
     def __init__(
         self, cloud: Cloud, *, deadlines: Deadlines = Deadlines(), jitter: Callable[[], float] = random.random
     ) -> None:
-        self._cloud = cloud
+        super().__init__(cloud)
         self._deadlines = deadlines
         self._jitter = jitter
         self.online = True
@@ -117,40 +119,6 @@ class RetryingCloud(Cloud):
         with trio.move_on_after(self._deadlines.change):
             return await self._attempt(call)
         raise self._too_late(what, self._deadlines.change)
-
-    # what cannot fail that way
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._cloud.capabilities
-
-    @property
-    def root(self) -> NodeId:
-        return self._cloud.root
-
-    def name_key(self, name: str) -> str:
-        return self._cloud.name_key(name)
-
-    def check_name(self, name: str) -> None:
-        self._cloud.check_name(name)
-
-    def recheck(self, directory: NodeId) -> None:
-        self._cloud.recheck(directory)
-
-    async def reload(self) -> float:
-        """As the cloud does it: how long it takes depends on its size, and who waits sees whether it moves."""
-        return await self._cloud.reload()
-
-    @property
-    def observed(self) -> int:
-        return self._cloud.observed
-
-    async def changes(self, known: Known, send: trio.MemorySendChannel[Batch]) -> None:
-        """As the cloud does it: passing trouble is dealt with in there."""
-        await self._cloud.changes(known, send)
-
-    async def aclose(self) -> None:
-        await self._cloud.aclose()
 
     # what changes nothing
 

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import trio
 
-from serpentfs.clouds.base import Batch, Capabilities, Cloud, Content, Known
+from serpentfs.clouds.base import Batch, Cloud, Content, Known
+from serpentfs.clouds.forwarding import ForwardingCloud
 from serpentfs.errors import NoSpace, SerpentError, Unavailable
 from serpentfs.model import NodeId, NodeInfo, NodeRef, Quota, Span
 
@@ -43,11 +44,11 @@ class Fault:
         return True
 
 
-class FaultyCloud(Cloud):
+class FaultyCloud(ForwardingCloud):
     """``cloud`` with faults. ``calls`` lists the methods that were called, those that failed included."""
 
     def __init__(self, cloud: Cloud) -> None:
-        self._cloud = cloud
+        super().__init__(cloud)
         self._faults: list[Fault] = []
         self._network_up = trio.Event()
         self._network_up.set()
@@ -167,32 +168,8 @@ class FaultyCloud(Cloud):
 
     # the protocol
 
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._cloud.capabilities
-
-    @property
-    def root(self) -> NodeId:
-        return self._cloud.root
-
-    def name_key(self, name: str) -> str:
-        return self._cloud.name_key(name)
-
-    def check_name(self, name: str) -> None:
-        self._cloud.check_name(name)
-
-    def recheck(self, directory: NodeId) -> None:
-        self._cloud.recheck(directory)
-
     async def reload(self) -> float:
         return await self._call("reload", self._cloud.reload)
-
-    @property
-    def observed(self) -> int:
-        return self._cloud.observed
-
-    async def aclose(self) -> None:
-        await self._cloud.aclose()
 
     async def snapshot(self, known: Known) -> Batch:
         return await self._call("snapshot", lambda: self._cloud.snapshot(known))
