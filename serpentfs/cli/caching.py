@@ -8,19 +8,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 from typing import Any
-
-import trio
 
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
-from serpentfs.cli.opening import unlock_target
 from serpentfs.cli.output import StatusLine, count, human_size, print_json, printable
-from serpentfs.cli.remotes import owner_of, resolve
-from serpentfs.daemon import owner
-from serpentfs.daemon.asking import Connection
+from serpentfs.cli.reaching import ask_owner
+from serpentfs.cli.remotes import resolve
 
 
 def add_refresh(parser: argparse.ArgumentParser) -> None:
@@ -53,14 +47,7 @@ def _add_path(parser: argparse.ArgumentParser) -> None:
 
 def _ask(arguments: argparse.Namespace, request: str, line: _Line, **words: Any) -> dict[str, Any]:
     target = resolve(arguments)
-    words = {"path": target.path, **words}
-    answer: dict[str, Any]
-    if note := owner_of(target):
-        with Connection(Path(note.socket)) as connection:
-            answer = connection.ask(request, line.show, **words)
-    else:
-        remote = unlock_target(arguments, target)
-        answer = trio.run(partial(owner.answer, remote, request, words, line.show))
+    answer: dict[str, Any] = ask_owner(arguments, target, request, line.show, path=target.path, **words)
     return answer
 
 

@@ -19,10 +19,10 @@ from serpentfs.cli.entries import long_line, name_of, size_of
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.opening import unlock_target
 from serpentfs.cli.output import human_size, print_json, short_size
+from serpentfs.cli.reaching import ask_owner
 from serpentfs.cli.remotes import owner_of, resolve
-from serpentfs.daemon import opened, owner
+from serpentfs.daemon import opened
 from serpentfs.daemon.asking import Connection
-from serpentfs.daemon.listing import list_entries
 
 
 def add_ls(parser: argparse.ArgumentParser) -> None:
@@ -47,18 +47,7 @@ def add_df(parser: argparse.ArgumentParser) -> None:
 def ls(arguments: argparse.Namespace) -> ExitCode:
     target = resolve(arguments)
     entries: list[Mapping[str, Any]] = []
-    if note := owner_of(target):
-        with Connection(Path(note.socket)) as connection:
-            connection.ask("list", entries.extend, path=target.path)
-    else:
-        remote = unlock_target(arguments, target, read_only=True)
-
-        async def collect() -> None:
-            async with owner.borrow(remote) as drive:
-                for page in list_entries(drive, target.path):
-                    entries.extend(asdict(entry) for entry in page)
-
-        trio.run(collect)
+    ask_owner(arguments, target, "list", entries.extend, looks=True, path=target.path)
     entries.sort(key=lambda entry: str(entry["name"]))
     if arguments.json:
         print_json(entries)

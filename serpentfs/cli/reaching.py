@@ -177,6 +177,19 @@ def change(
     return failures.code or code
 
 
+def ask_owner(
+    arguments: argparse.Namespace, target: Target, request: str, on_item: Callable[[Any], None] | None = None, *,
+    looks: bool = False, **words: Any,
+) -> Any:
+    """The answer to one request about ``target``: of the process that owns it, else by being it for the moment.
+    ``looks``: it changes nothing, so that nothing else needs to be done either while the drive is open for it."""
+    if note := owner_of(target):
+        with Connection(Path(note.socket)) as connection:
+            return connection.ask(request, on_item, **words)
+    remote = unlock_target(arguments, target, read_only=looks)
+    return trio.run(owner.answer, remote, request, words, on_item)
+
+
 def upload_rest(socket: Path, *, quiet: bool, only: Collection[str] | None = None, wait: bool = True) -> ExitCode:
     """Wait until everything is uploaded, or nothing moves any more, or the store is out of reach for a while. If
     changes are left (of those to the paths in ``only``), that is told."""

@@ -13,16 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import trio
-
 from serpentfs.cli import arguments as options
 from serpentfs.cli.display import Column, Display
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.links import read_link, read_link_password
-from serpentfs.cli.opening import unlock_target
 from serpentfs.cli.output import human_size, print_json
-from serpentfs.cli.remotes import Target, owner_of, resolve
-from serpentfs.daemon import owner
+from serpentfs.cli.reaching import ask_owner
+from serpentfs.cli.remotes import Target, resolve
 from serpentfs.daemon.asking import Connection
 from serpentfs.daemon.lock import OwnerNote, running_owners
 from serpentfs.errors import NotFound, Unsupported, UsageError
@@ -121,26 +118,22 @@ def _mounted(path: Path) -> _Mounted:
         raise NotFound(f"no such file: {path}") from error
 
 
-def ask_owner(
+def ask_about(
     arguments: argparse.Namespace, place: Target | _Mounted, request: str, *, looks: bool = False, **more: Any
 ) -> Any:
-    """``looks``: changes nothing, so that nothing else needs to be done either while the drive is open for it."""
+    """``reaching.ask_owner``, also about what is named by its place below a mount."""
     if isinstance(place, _Mounted):
         with Connection(Path(place.note.socket)) as connection:
             return connection.ask(request, ino=place.ino, **more)
-    if note := owner_of(place):
-        with Connection(Path(note.socket)) as connection:
-            return connection.ask(request, path=place.path, **more)
-    remote = unlock_target(arguments, place, read_only=looks)
-    return trio.run(owner.answer, remote, request, {"path": place.path, **more})
+    return ask_owner(arguments, place, request, looks=looks, path=place.path, **more)
 
 
 def versions(arguments: argparse.Namespace) -> ExitCode:
     place = _place(arguments)
     if arguments.delete_old:
-        ask_owner(arguments, place, "delete-versions", handles=None)
+        ask_about(arguments, place, "delete-versions", handles=None)
         return ExitCode.OK
-    found: list[dict[str, Any]] = ask_owner(arguments, place, "versions", looks=True)
+    found: list[dict[str, Any]] = ask_about(arguments, place, "versions", looks=True)
     if arguments.json:
         print_json(found)
         return ExitCode.OK
@@ -156,9 +149,9 @@ def versions(arguments: argparse.Namespace) -> ExitCode:
         raise NotFound(f"there is no version {chosen}: the file has {len(found)} old ones")
     handle = found[chosen - 1]["handle"]
     if arguments.restore:
-        ask_owner(arguments, place, "restore-version", handle=handle)
+        ask_about(arguments, place, "restore-version", handle=handle)
     else:
-        ask_owner(arguments, place, "delete-versions", handles=[handle])
+        ask_about(arguments, place, "delete-versions", handles=[handle])
     return ExitCode.OK
 
 
@@ -172,9 +165,9 @@ def export(arguments: argparse.Namespace) -> ExitCode:
     if arguments.delete:
         if password is not None or arguments.expire is not None:
             raise UsageError("--delete takes the link back: it goes with neither a password nor --expire")
-        ask_owner(arguments, place, "unexport")
+        ask_about(arguments, place, "unexport")
         return ExitCode.OK
-    answer = ask_owner(arguments, place, "export", password=password, expires=arguments.expire)
+    answer = ask_about(arguments, place, "export", password=password, expires=arguments.expire)
     if arguments.json:
         print_json({**answer, "expires": arguments.expire})
     else:
@@ -197,5 +190,5 @@ def import_link(arguments: argparse.Namespace) -> ExitCode:
     if needs_password(link):
         password = read_link_password(arguments)
     parse_link(link, password)    # a mistake is told before a drive is opened
-    ask_owner(arguments, place, "import", link=link, password=password)
+    ask_about(arguments, place, "import", link=link, password=password)
     return ExitCode.OK

@@ -16,7 +16,7 @@ from serpentfs.cli.display import Cell, Column, Display, Role
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.output import count, human_size, print_json, printable
 from serpentfs.cli.remotes import Target, resolve
-from serpentfs.cli.sharing import ask_owner, when
+from serpentfs.cli.sharing import ask_about, when
 from serpentfs.errors import Unsupported, UsageError
 
 
@@ -60,7 +60,7 @@ def trash(arguments: argparse.Namespace) -> ExitCode:
     account = _account(arguments)
     if arguments.empty and arguments.yes:
         return _empty(arguments, account)
-    found: list[dict[str, Any]] = sorted(ask_owner(arguments, account, "trash", looks=True), key=_name_of)
+    found: list[dict[str, Any]] = sorted(ask_about(arguments, account, "trash", looks=True), key=_name_of)
     if arguments.json:
         print_json(found)
         return ExitCode.OK
@@ -93,14 +93,14 @@ def _row(entry: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 
 def _empty(arguments: argparse.Namespace, account: Target) -> ExitCode:
-    deleted = ask_owner(arguments, account, "empty-trash")["deleted"]
+    deleted = ask_about(arguments, account, "empty-trash")["deleted"]
     print(f"deleted {deleted} from the rubbish bin" if deleted else "the rubbish bin is empty")
     return ExitCode.OK
 
 
 def restore(arguments: argparse.Namespace) -> ExitCode:
     account = _account(arguments)
-    done: dict[str, Any] = ask_owner(
+    done: dict[str, Any] = ask_about(
         arguments, account, "restore", what=arguments.what, to=arguments.to, name=arguments.name,
         recursive=arguments.recursive,
     )
