@@ -63,6 +63,10 @@ class Local(Protocol):
 
     def is_open(self, ino: Ino) -> bool: ...
 
+    def give_up_node(self, ino: Ino) -> None:
+        """Drop a node, which a change that is not in the cloud yet may be made in. Within a transaction."""
+        ...
+
     def changed(self, ino: Ino | None, *, data: bool = False, entry: tuple[Ino, str] | None = None) -> None:
         """The tree changed here."""
         ...
@@ -383,7 +387,7 @@ class Feed:
                     if self._local.is_pending(child.ino):
                         node = self._store.node_of(child.ino)
                         if child.kind is not Kind.DIRECTORY and node is not None and node.parent == ino:
-                            self._store.drop_node(child.ino)  # unless it only was to come here
+                            self._local.give_up_node(child.ino)  # unless it only was to come here
                     elif child.kind is not Kind.DIRECTORY:
                         self._remove(child.ino)
             for child in page:

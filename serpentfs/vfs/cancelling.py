@@ -94,7 +94,6 @@ class Cancelling:
         with self._ledger.outcome(self._journal.abandon([one.seq for one in dropped])):
             for content in stages:
                 self._store.drop_stage(content)
-            self._contents.drop_base(row.ino)
             for ino in replaced:
                 self._store.drop_node(ino)
             if node is not None and has_node:

@@ -195,6 +195,9 @@ class Drive:
     def is_open(self, ino: Ino) -> bool:
         return self._handles.file(ino) is not None
 
+    def give_up_node(self, ino: Ino) -> None:
+        self._contents.give_up_node(ino)
+
     def changed(self, ino: Ino | None, *, data: bool = False, entry: tuple[Ino, str] | None = None) -> None:
         self._tell(None, ino, data=data, entry=entry)
 
@@ -751,6 +754,7 @@ class Drive:
             return ()
         with self._ledger.change() as change:
             stage.commit(self._store)
+            self._contents.keep_base(stage, file.node)
             self._store.set_content(
                 file.ino, stage.content, row.size, row.mtime_ns, row.ctime_ns, generation=row.generation
             )
@@ -838,7 +842,7 @@ class Drive:
         self._journal.unpin(file.ino)
         if not file.handles and file.stage is not None:
             if file.draft or file.row.state == REMOVED:
-                self._drop_stage(file.stage.content)
+                self._drop_stage(file.ino, file.stage.content)
             elif file.dirty_since is not None:
                 # The last commit failed and its caller was told: go back to what was journalled.
                 self._contents.reload_stage(file.stage.content)
@@ -855,10 +859,16 @@ class Drive:
         if not any(file.stage is not None and file.stage.content == content for file in self._handles.files()):
             self._contents.drop_stage(content)
 
-    def _drop_stage(self, content: ContentId) -> None:
-        """A nameless file was closed for good. What is being uploaded is dropped when that ends."""
+    def _drop_stage(self, ino: Ino, content: ContentId) -> None:
+        """A nameless file was closed for good. What an upload is about to send, or is sending, is dropped when that
+        ends; until then it is what was journalled of it."""
         stage = self._contents.stage(content)
-        if stage is not None and not stage.frozen and not self._contents.is_base(content):
+        if stage is None:
+            return
+        if any(entry.content == content for entry in self._journal.entries_of(ino)):
+            if not stage.frozen:
+                self._contents.reload_stage(content)
+        elif not self._contents.is_base(content):
             self._contents.drop_stage(content)
 
     # drafts
@@ -1117,6 +1127,11 @@ class Drive:
             async with file.lock:  # a write under way ends first
                 if file.stage is stage:
                     await self._commit(file)
+                    if stage.changed:  # no name is left to journal it under: what is sent must outlive a crash as it is
+                        await stage.prepare(self._store)
+                        with self._store.transaction():
+                            stage.commit(self._store)
+                        stage.committed()
                 stage.frozen = True
         stage.frozen = True
 

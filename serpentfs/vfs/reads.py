@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -38,8 +39,8 @@ _GATHER_DOOMED = 0.1
 """Seconds in which stages that end are gathered: their files go together."""
 _RETRY_REMOVAL = 10.0
 """Seconds after which files are removed again that could not be."""
-_BASES = "given-up-bases"
-"""Where the records of ``keep_base`` are kept, as if it were a door."""
+_BASES = "kept-bases"
+"""Where the records of ``give_up_node`` are kept, as if it were a door."""
 
 
 class Contents:
@@ -65,14 +66,21 @@ class Contents:
         self._stages: dict[ContentId, Stage] = {}
         self._doomed: list[Path] = []
         self._more_doomed = trio.Event()
-        self._bases = {Ino(int(key)): _read_node(Ino(int(key)), value) for key, value in store.records(_BASES).items()}
+        self._showing: Counter[ContentId] = Counter()
+        """How many stages show a content."""
+        self._bases = {node.content: node for node in map(_read_node, store.records(_BASES).values())}
+        """Nodes that are not their inodes' any more, but show through a stage."""
 
     # stages
 
     def load_stages(self) -> None:
         """At start: every stage of the database."""
         for row in self._store.stages():
-            self._stages[row.content] = Stage(self._staging, self._seal, row, self._store.stage_blocks(row.content))
+            self._add(Stage(self._staging, self._seal, row, self._store.stage_blocks(row.content)))
+        with self._store.transaction():
+            for content in [base for base in self._bases if not self.is_base(base)]:
+                del self._bases[content]
+                self._store.put_record(_BASES, str(content), None)
 
     def stage(self, content: ContentId) -> Stage | None:
         return self._stages.get(content)
@@ -82,19 +90,34 @@ class Contents:
 
     def new_stage(self, row: StageRow, *, stored: bool = False) -> Stage:
         """``stored``: the database has ``row``."""
-        stage = self._stages[row.content] = Stage(self._staging, self._seal, row, {} if stored else None)
+        stage = Stage(self._staging, self._seal, row, {} if stored else None)
+        self._add(stage)
+        return stage
+
+    def _add(self, stage: Stage) -> None:
+        self._stages[stage.content] = stage
+        if stage.base:
+            self._showing[stage.base] += 1
+
+    def _take_away(self, content: ContentId) -> Stage | None:
+        stage = self._stages.pop(content, None)
+        if stage is not None:
+            self._showing[stage.base] -= 1
+            if self._showing[stage.base] <= 0:
+                del self._showing[stage.base]
+                self._bases.pop(stage.base, None)  # its record goes at the next start
+            stage.retire()
         return stage
 
     def is_base(self, content: ContentId) -> bool:
         """Whether a stage shows this content."""
-        return any(stage.base == content for stage in self._stages.values())
+        return content in self._showing
 
     def drop_stage(self, content: ContentId) -> None:
         """Forget a stage; its rows are the caller's business. Its files go when no power cut can bring back a
         database that names them."""
-        stage = self._stages.pop(content, None)
+        stage = self._take_away(content)
         if stage is not None:
-            stage.retire()
             self._doom(stage.paths)
 
     def reload_stage(self, content: ContentId) -> None:
@@ -111,10 +134,9 @@ class Contents:
     async def adopt(self, content: ContentId) -> None:
         """The cloud has this stage's content, and its rows are gone: forget it, and hand its blocks to the cache once
         no power cut can bring back a database that names them."""
-        stage = self._stages.pop(content, None)
+        stage = self._take_away(content)
         if stage is None:
             return
-        stage.retire()
         blocks = [block for block, plane in stage.blocks.items() if plane == 0]
         if blocks and await self.rows_are_durable():
             await self._cache.adopt(content, Stage.plane_path(self._staging, content, 0), blocks)
@@ -150,19 +172,27 @@ class Contents:
 
     # bases
 
-    def keep_base(self, node: NodeRow) -> None:
-        """A node is not its inode's any more, but a change of its content waits and shows it: it is read as long as the
-        cloud (or the cache) still has it. Within a transaction."""
-        self._bases[node.ino] = node
-        self._store.put_record(_BASES, str(node.ino), _node_record(node))
+    def give_up_node(self, ino: Ino) -> None:
+        """A node is not its inode's any more. Where a change of its content shows it (journalled, or still being
+        written), it is kept, and read as long as the cloud (or the cache) still has it. Within a transaction."""
+        node = self._store.node_of(ino)
+        if node is None:
+            return
+        if self.is_base(node.content):
+            self._keep(node)
+        self._store.drop_node(ino)
 
-    def drop_base(self, ino: Ino) -> None:
-        """The change is through, or given up. Within a transaction."""
-        if self._bases.pop(ino, None) is not None:
-            self._store.put_record(_BASES, str(ino), None)
+    def keep_base(self, stage: Stage, pinned: NodeRow | None) -> None:
+        """What shows through a stage that is journalled now: the inode may have lost its node before it was written to,
+        and what the file was opened with ends with its last handle. Within a transaction."""
+        if pinned is None or pinned.content != stage.base or stage.base in self._stages:
+            return
+        if self._node(pinned.ino, stage.base) is None:
+            self._keep(pinned)
 
-    def kept_bases(self) -> list[Ino]:
-        return list(self._bases)
+    def _keep(self, node: NodeRow) -> None:
+        self._bases[node.content] = node
+        self._store.put_record(_BASES, str(node.content), _node_record(node))
 
     async def sync_stages(self) -> None:
         """Make all that was journalled of contents survive a power cut (``Store.sync`` must follow)."""
@@ -179,10 +209,8 @@ class Contents:
     # reading
 
     def _node(self, ino: Ino, content: ContentId) -> NodeRow | None:
-        for node in (self._store.node_of(ino), self._bases.get(ino)):
-            if node is not None and node.content == content:
-                return node
-        return None
+        node = self._store.node_of(ino)
+        return node if node is not None and node.content == content else self._bases.get(content)
 
     async def _fetch(self, ino: Ino, content: ContentId, pinned: NodeRow | None, span: Span) -> bytes:
         while True:
@@ -268,12 +296,12 @@ class Contents:
 
 
 def _node_record(node: NodeRow) -> bytes:
-    return json.dumps([node.parent, node.node, node.locator, node.revision, node.size, node.content]).encode()
+    return json.dumps(node).encode()
 
 
-def _read_node(ino: Ino, record: bytes) -> NodeRow:
-    parent, node, locator, revision, size, content = json.loads(record)
-    return NodeRow(ino, Ino(parent), NodeId(node), locator, Revision(revision), size, ContentId(content))
+def _read_node(record: bytes) -> NodeRow:
+    ino, parent, node, locator, revision, size, content = json.loads(record)
+    return NodeRow(Ino(ino), Ino(parent), NodeId(node), locator, Revision(revision), size, ContentId(content))
 
 
 def remove_files(paths: list[Path]) -> None:

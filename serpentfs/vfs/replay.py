@@ -152,9 +152,9 @@ class Replay:
         self._baseless: set[Ino] = set()
         """Those of which that is known."""
         with store.transaction():
-            for ino in {*self._copied_from, *contents.kept_bases()}:
+            for ino in list(self._copied_from):
                 if not self._journal.entries_of(ino):  # it was removed here
-                    self._forget_base(ino)
+                    self._forget_origin(ino)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -434,7 +434,7 @@ class Replay:
                 self._store.drop_node(entry.replaces)
             self._store.put_node(uploaded)
             self._store.drop_stage(entry.content)
-            self._forget_base(entry.ino)
+            self._forget_origin(entry.ino)
         self._feed.confirmed(entry.ino, left=left)
         # Who stops it now is too late, and must not keep the rest from being done.
         with trio.CancelScope(shield=self._attempts[entry.seq].cancel_called):
@@ -472,9 +472,8 @@ class Replay:
             raise Unavailable("the new content of a conflicting file was replaced, too") from error
         return found + bytes(len(span) - len(found))
 
-    def _forget_base(self, ino: Ino) -> None:
-        """Nothing shows through any more. Within a transaction."""
-        self._contents.drop_base(ino)
+    def _forget_origin(self, ino: Ino) -> None:
+        """The change is through, or given up. Within a transaction."""
         self._baseless.discard(ino)
         if self._copied_from.pop(ino, None) is not None:
             self._store.put_record(_ORIGINS, str(ino), None)
@@ -497,9 +496,9 @@ class Replay:
             delta = replace(delta, unneeded=(entry.content,))
         with self._ledger.outcome(delta):
             if entry.content:
-                self._forget_base(entry.ino)
+                self._forget_origin(entry.ino)
             for ino in forget:
-                self._store.drop_node(ino)
+                self._contents.give_up_node(ino)
 
     async def _move(self, entry: Entry) -> None:
         node = self._store.node_of(entry.ino)
@@ -528,7 +527,7 @@ class Replay:
                 # Ours is still to be uploaded: it must meet the conflict, so it goes on naming the old revision.
                 self._store.put_node(moved._replace(revision=node.revision))
             else:
-                self._store.drop_node(entry.ino)
+                self._contents.give_up_node(entry.ino)
                 self._feed.leave_for_later(entry.goal.parent)
         left = node.node if info.id != node.node or not info.same_content else None
         self._feed.confirmed(entry.ino, left=left)
@@ -601,19 +600,12 @@ class Replay:
             if entry.replaces is not None and self._store.node_of(entry.replaces) is not None:
                 self._store.drop_node(entry.replaces)
             elif self._store.node_of(entry.ino) is not None:
-                self._give_up_node(entry.ino)
+                self._contents.give_up_node(entry.ino)
             else:
                 folder = entry.target.parent if entry.target is not None else row.parent if row is not None else None
                 if folder and folder != ROOT_INO:
                     self._store.drop_node(folder)
         self._fail(entry, error)
-
-    def _give_up_node(self, ino: Ino) -> None:
-        """Within a transaction."""
-        node = self._store.node_of(ino)
-        if node is not None and node.content:
-            self._contents.keep_base(node)
-        self._store.drop_node(ino)
 
     def _lost_under_rename(self, entry: Entry, row: EntryRow | None) -> bool:
         """Whether it goes here, too: nothing else of it waits, and nobody writes to it."""
@@ -639,7 +631,7 @@ class Replay:
         self._journal.fail(entry.seq, now, "the cloud has another version: kept under a conflict name")
         with self._ledger.outcome(self._journal.retarget(entry.seq, new_place)):
             if entry.operation is Operation.CONTENT:
-                self._give_up_node(entry.ino)
+                self._contents.give_up_node(entry.ino)
             if entry.replaces is not None:
                 self._store.drop_node(entry.replaces)
             here = self._ledger.place(row.parent, row.name) if row.parent else None

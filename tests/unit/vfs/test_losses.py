@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from serpentfs.errors import NoSpace, PermissionDenied
-from serpentfs.model import BLOCK_SIZE, ROOT_INO, NodeId, NodeInfo, NodeRef
+from serpentfs.model import BLOCK_SIZE, ROOT_INO, Ino, NodeId, NodeInfo, NodeRef
 from serpentfs.tree.store import Store
 from serpentfs.vfs.core import Invalidation
-from serpentfs.vfs.drive import DriveOptions
+from serpentfs.vfs.drive import Drive, DriveOptions
+from serpentfs.vfs.writes import Stage
 from tests.drives import (
     DOOR,
     a_drive,
@@ -427,6 +430,72 @@ class RemovedOnArrival(FaultyCloud):
         info = await super().move(node, parent, name, replaces=replaces, retry=retry)
         self._memory.external_remove(self._path)
         return info
+
+
+# what a change in place was made in
+
+
+@pytest.mark.parametrize("what", ["removed", "its folder is removed"])
+@pytest.mark.parametrize("when", ["before", "while open", "restarted"])
+async def test_what_was_not_written_here_outlives_the_file_there(
+    memory: MemoryCloud, tmp_path: Path, what: str, when: str
+) -> None:
+    """The cloud has lost the file, the cache has what it was: the upload is made of that."""
+    options = replace(LATER, dirty_seconds=3600)
+    memory.external_mkdir("/folder")
+    memory.external_put("/folder/file", b"1" * (2 * BLOCK_SIZE))
+    async with AsyncExitStack() as stack:
+        drive = await stack.enter_async_context(a_drive(memory, tmp_path, options=options))
+        await read(drive, "/folder/file")
+        ino = ino_at(drive, "/folder/file")
+        handle = await drive.open(ino, write=True, door=DOOR)
+        if when != "while open":
+            await drive.write(handle, 0, b"ours")
+        if what == "removed":
+            await rename(drive, "/folder/file", "/folder/other")
+            memory.external_remove("/folder/file")
+            await drive.wait_until_uploaded()    # of the new name, which finds nothing to rename
+        else:
+            memory.external_remove("/folder")
+            await until(lambda: drive.getxattr(ino, "user.serpentfs.id") == b"")
+        await drive.write(handle, 0, b"ours")
+        await drive.release(handle)
+        if when == "restarted":
+            await stack.aclose()
+            drive = await stack.enter_async_context(a_drive(memory, tmp_path, options=options))
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert drive.status().pending == ()
+        name = "/folder/other" if what == "removed" else "/folder/file"
+        assert memory.contents() == {"/folder": None, name: b"ours" + b"1" * (2 * BLOCK_SIZE - 4)}
+        assert memory.contents() == await contents(drive)
+
+
+async def test_a_file_removed_as_its_upload_begins(
+    memory: MemoryCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is open again, and is closed for good between the start of the attempt and its first byte."""
+    gate = trio.Event()
+    begun = trio.Event()
+    freeze = Drive.freeze
+
+    async def late(drive: Drive, ino: Ino, stage: Stage) -> None:
+        begun.set()
+        await gate.wait()
+        await freeze(drive, ino, stage)
+
+    monkeypatch.setattr(Drive, "freeze", late)
+    async with a_drive(memory, tmp_path) as drive:
+        await write(drive, "/file", b"journalled")
+        await begun.wait()
+        handle = await drive.open(ino_at(drive, "/file"), write=True, door=DOOR)
+        await drive.write(handle, 0, b"more")
+        await unlink(drive, "/file")
+        await drive.release(handle)
+        gate.set()
+        with trio.fail_after(20):
+            await until(lambda: not drive.status().pending)
+        assert memory.contents() == {} == await contents(drive)
 
 
 # refused changes
