@@ -23,7 +23,7 @@ from serpentfs.cache import slots
 from serpentfs.cache.blocks import BlockSet
 from serpentfs.cache.eviction import DiskLedger
 from serpentfs.cache.seal import BlockSeal
-from serpentfs.model import BlockIndex, ContentId
+from serpentfs.model import BlockIndex, ContentId, Span
 
 log = logging.getLogger(__name__)
 
@@ -152,15 +152,35 @@ class DiskCache:
         try:
             read = slots.read_cached(descriptor, self._seal, content, blocks, size, self._buffer, self._inline)
         except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                self._failed(error)
-            else:
-                self._inline = 0 if self._inline and slots.lies_in_memory(descriptor) else None
+            self._not_read(descriptor, error)
             return None
         if read is None:
             return None
         self._count(content, blocks, read)
         return read.blocks
+
+    def read_parts_nowait(self, content: ContentId, span: Span, size: int) -> memoryview | None:
+        """The bytes of ``span`` within one block that ``holds`` named. None when the disk would have to be waited for,
+        or the slot is empty or damaged, which ``read_nowait`` finds out and remembers."""
+        descriptor = self._descriptors.get(content)
+        if descriptor is None or self._inline is None or not self.usable:
+            return None
+        self._descriptors.move_to_end(content)
+        try:
+            data = slots.read_parts_cached(descriptor, self._seal, content, span, size, self._buffer, self._inline)
+        except OSError as error:
+            self._not_read(descriptor, error)
+            return None
+        if data is not None:
+            self.used(content)
+        return data
+
+    def _not_read(self, descriptor: int, error: OSError) -> None:
+        """A read on the loop failed: the disk's fault, unless the file system refuses such reads."""
+        if error.errno != errno.EOPNOTSUPP:
+            self._failed(error)
+        else:
+            self._inline = 0 if self._inline and slots.lies_in_memory(descriptor) else None
 
     async def read(self, content: ContentId, blocks: range, size: int) -> slots.Opened:
         """Neighbouring blocks, read in a thread. An item is None where there is no good slot."""

@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 MiB = 1024 * 1024
 GiB = 1024 * MiB
 
+FEW_BYTES = BLOCK_SIZE // 2
+"""The longest read that opens parts of a block: beyond half of it, all of it in memory is worth more. (So is a short
+block, such as a small file is, that is read as a whole.)"""
+
 
 @dataclass(frozen=True, slots=True)
 class CacheLimits:
@@ -76,7 +80,7 @@ class CacheStatistics:
     memory_hits: int
     """Counter: those of ``hits`` that were in memory."""
     disk_blocks: int
-    """Counter: blocks that came from disk, whether a read waited for them or not."""
+    """Counter: blocks that came from disk, wholly or in part, whether a read waited for them or not."""
     fetched_blocks: int
     """Counter: blocks that were fetched, those of read-ahead among them."""
     fetches: int
@@ -268,11 +272,16 @@ class BlockCache:
         self._memory_hits += len(found)
         return _cut(found, span)
 
-    def at_hand(self, content: ContentId, size: int, span: Span) -> bytes | memoryview | None:
-        """As ``in_memory``, where the disk gives at once what is not in memory; at most a mebibyte."""
+    def at_hand(self, content: ContentId, size: int, span: Span, *, alone: bool) -> bytes | memoryview | None:
+        """As ``in_memory``, where the disk gives at once what is not in memory; at most a mebibyte. ``alone``: nothing
+        near is expected to be read next, so that of a block only what is needed is opened, and memory keeps none."""
         disk, blocks = self._disk, blocks_of(span)
         if disk is None or len(blocks) > slots.PIECE or disk.must_look(content):
             return None
+        if alone and len(blocks) == 1 and len(span) <= min(FEW_BYTES, block_length(blocks.start, size) - 1):
+            data = self._part_at_hand(disk, content, size, span, BlockIndex(blocks.start))
+            if data is not None:
+                return data
         found, missing = self._find(content, size, blocks)
         if not all(self._is_on_disk_only(disk, content, BlockIndex(block)) for block in missing):
             return None
@@ -282,6 +291,17 @@ class BlockCache:
         self._hits += len(blocks)
         self._memory_hits += len(blocks) - len(missing)
         return _cut([found[block] for block in blocks], span)
+
+    def _part_at_hand(
+        self, disk: DiskCache, content: ContentId, size: int, span: Span, block: BlockIndex
+    ) -> memoryview | None:
+        if not disk.holds(content, block):
+            return None
+        data = disk.read_parts_nowait(content, span, size)
+        if data is not None:
+            self._hits += 1
+            self._disk_blocks += 1
+        return data
 
     def _is_on_disk_only(self, disk: DiskCache, content: ContentId, block: BlockIndex) -> bool:
         return disk.holds(content, block) and (content, block) not in self._board
@@ -550,7 +570,8 @@ class Reader:
             return b""
         data = self._cache.in_memory(self._content, span)
         if data is None:
-            data = self._cache.at_hand(self._content, self._size, span)
+            alone = not self._window.length
+            data = self._cache.at_hand(self._content, self._size, span, alone=alone)
         if data is not None and self._open:
             self._cache.read_ahead(self._window, self._stream, span)
         return data

@@ -1,7 +1,7 @@
 """Slot files as threads see them: open, look over, read, write, adopt, remove.
 
-Every function here blocks and is called in a thread of the bridge with immutable arguments, except
-``read_cached``, which never waits for a disk and is called on the loop. The format of a slot is ``seal``'s.
+Every function here blocks and is called in a thread of the bridge with immutable arguments, except ``read_cached``
+and ``read_parts_cached``, which never wait for a disk and are called on the loop. The format of a slot is ``seal``'s.
 All of them raise OSError and leave judging it to ``disk``.
 """
 
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serpentfs.cache.blocks import BlockSet, block_length, runs
-from serpentfs.cache.seal import HEADER_SIZE, SLOT_SIZE, TAG_SIZE, BlockSeal
+from serpentfs.cache.seal import HEADER_SIZE, PART_SIZE, SEALED_PART, SLOT_SIZE, BlockSeal, sealed_size
 from serpentfs.errors import IntegrityError
-from serpentfs.model import BlockIndex, ContentId
+from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
 
 PIECE = 8
 """Slots read by one call: 1 MiB, the largest read a kernel sends. The buffers for it are kept and used again,
@@ -29,6 +29,9 @@ FILE_CHARGE = PAGE
 
 NEW_SUFFIX = ".new"
 """Ends the name of a file that is being copied in and is not valid yet."""
+
+_SUFFIX = ".2"
+"""Ends the name of a file and stands for the format of its slots: see ``is_outdated``."""
 
 _WRITE_RUN = 256
 _COPY_PIECE = 1024 * 1024
@@ -49,7 +52,7 @@ class Found:
 def slot_charge(block: int, length: int) -> int:
     """Bytes of disk, in whole pages, that a slot of ``length`` bytes of cleartext takes at most."""
     start = block * SLOT_SIZE
-    stop = start + HEADER_SIZE + length + TAG_SIZE
+    stop = start + sealed_size(length)
     return (-(-stop // PAGE) - start // PAGE) * PAGE
 
 
@@ -133,6 +136,30 @@ def read_cached(
     return _open_slots(seal, content, blocks, size, view)
 
 
+def read_parts_cached(
+    descriptor: int, seal: BlockSeal, content: ContentId, span: Span, size: int, buffer: bytearray, flags: int
+) -> memoryview | None:
+    """The bytes of ``span``, which lies within one block: only those parts of its slot are read and opened that hold
+    it. With ``flags`` as ``read_cached``; None, too, where the slot is empty or does not open."""
+    block = BlockIndex(span.start // BLOCK_SIZE)
+    begin, length = block * BLOCK_SIZE, block_length(block, size)
+    first, last = (span.start - begin) // PART_SIZE, (span.stop - begin - 1) // PART_SIZE
+    wanted = min((last + 1) * SEALED_PART, sealed_size(length) - HEADER_SIZE) - first * SEALED_PART
+    view = memoryview(buffer)
+    header, sealed = view[:HEADER_SIZE], view[HEADER_SIZE : HEADER_SIZE + wanted]
+    at = block * SLOT_SIZE
+    try:
+        if os.preadv(descriptor, [header], at, flags) < HEADER_SIZE:
+            return None
+        if os.preadv(descriptor, [sealed], at + HEADER_SIZE + first * SEALED_PART, flags) < wanted:
+            return None
+        opened = seal.open_parts(content, block, length, range(first, last + 1), header, sealed)
+    except (BlockingIOError, IntegrityError):
+        return None
+    start = span.start - begin - first * PART_SIZE
+    return memoryview(opened)[start : start + len(span)]
+
+
 def read(path: Path, seal: BlockSeal, content: ContentId, blocks: range, size: int) -> tuple[Slots, int]:
     """Read and open neighbouring blocks of a content of ``size`` bytes. The second value is the descriptor, left
     open for the caller."""
@@ -159,7 +186,7 @@ def read(path: Path, seal: BlockSeal, content: ContentId, blocks: range, size: i
 def _sealed_length(blocks: range, size: int) -> int:
     """Bytes from the start of the first slot to the end of the last one's tag."""
     last = blocks.stop - 1
-    return (last - blocks.start) * SLOT_SIZE + HEADER_SIZE + block_length(last, size) + TAG_SIZE
+    return (last - blocks.start) * SLOT_SIZE + sealed_size(block_length(last, size))
 
 
 def _open_slots(seal: BlockSeal, content: ContentId, blocks: range, size: int, view: memoryview) -> Slots:
@@ -237,7 +264,7 @@ def touch(times: Mapping[Path, int]) -> None:
 
 def scan(directory: Path) -> list[tuple[ContentId, int]]:
     """Every content's file with the bytes it takes, the longest unused first. Makes the directory if needed and
-    removes copies that were never finished; names that are not ours are left alone."""
+    removes copies that were never finished and files of another format; names that are not ours are left alone."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     found: list[tuple[int, ContentId, int]] = []
     with os.scandir(directory) as folders:
@@ -246,11 +273,11 @@ def scan(directory: Path) -> list[tuple[ContentId, int]]:
                 continue
             with os.scandir(folder.path) as entries:
                 for entry in entries:
-                    if entry.name.endswith(NEW_SUFFIX):
+                    if entry.name.endswith(NEW_SUFFIX) or is_outdated(entry.name):
                         Path(entry.path).unlink(missing_ok=True)
                         continue
                     content = content_of(entry.name)
-                    if content is None or entry.name[-2:] != folder.name:
+                    if content is None or _folder_of(content) != folder.name:
                         continue
                     try:
                         status = entry.stat(follow_symlinks=False)
@@ -262,18 +289,31 @@ def scan(directory: Path) -> list[tuple[ContentId, int]]:
 
 
 def path_of(directory: Path, content: ContentId) -> Path:
-    """``<directory>/<last two digits>/<16 hex digits>``: 256 folders, so that none grows huge."""
-    name = f"{content:016x}"
-    return directory / name[-2:] / name
+    """``<directory>/<last two digits>/<16 hex digits>.2``: 256 folders, so that none grows huge."""
+    return directory / _folder_of(content) / f"{content:016x}{_SUFFIX}"
+
+
+def _folder_of(content: ContentId) -> str:
+    return f"{content & 0xFF:02x}"
 
 
 def content_of(name: str) -> ContentId | None:
     """The content id of a file name as ``path_of`` makes it, None for any other name."""
+    digits = name.removesuffix(_SUFFIX)
+    return _number(digits) if digits != name else None
+
+
+def is_outdated(name: str) -> bool:
+    """Whether a file is of the first format of slots, whose names had no suffix: nothing in it would open."""
+    return _number(name) is not None
+
+
+def _number(digits: str) -> ContentId | None:
     try:
-        content = ContentId(int(name, 16))
+        content = ContentId(int(digits, 16))
     except ValueError:
         return None
-    return content if f"{content:016x}" == name else None
+    return content if f"{content:016x}" == digits else None
 
 
 def prepare(source: Path, blocks: Collection[BlockIndex], directory: Path) -> tuple[int, int]:

@@ -41,7 +41,8 @@ from serpentfs.tree.names import NameSeal, derive_key
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: the same tables, with blocks in staging/ that were sealed as a whole, where now each is sealed in parts."""
 
 # Scopes of sealed values that are not names of a folder: negative, so that no inode equals one.
 _SCOPE_NODE = -1
@@ -298,8 +299,7 @@ class Store:
             self._derive(secret, salt)
             if not hmac.compare_digest(self._meta("check"), self._check):
                 raise BadVault("the local state belongs to another key")
-            if self._meta_int("schema") != SCHEMA_VERSION:
-                raise BadVault("the local state was written by another version of this program")
+            self._check_schema()
             return
         salt = secrets.token_bytes(32)
         self._derive(secret, salt)
@@ -317,6 +317,19 @@ class Store:
             }
             self._db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             self.insert_entry(EntryRow(ROOT_INO, Ino(0), "", Kind.DIRECTORY, 0, now, now, now, NO_CONTENT, 0))
+
+    def _check_schema(self) -> None:
+        schema = self._meta_int("schema")
+        if schema == SCHEMA_VERSION:
+            return
+        if schema != 1:
+            raise BadVault("the local state was written by another version of this program")
+        if self._db.execute("SELECT 1 FROM stage_blocks").fetchone() is not None:
+            raise BadVault(
+                "a former version of this program left changes that wait for their upload: have it upload them first"
+            )
+        with self.transaction():
+            self._db.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (SCHEMA_VERSION,))
 
     def _derive(self, secret: bytes, salt: bytes) -> None:
         self._seal = NameSeal(derive_key(secret, salt, "names", 64))

@@ -21,7 +21,7 @@ from serpentfs.cache.layers import BlockCache, CacheLimits, Reader
 from serpentfs.cache.seal import SLOT_SIZE
 from serpentfs.errors import Unavailable
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
-from tests.unit.cache.harness import PATIENCE, SEAL, cleartext, settle, slot_files
+from tests.unit.cache.harness import PATIENCE, SEAL, cleartext, settle, slot_file, slot_files
 
 B = BLOCK_SIZE
 T = TypeVar("T")
@@ -260,7 +260,7 @@ class CacheMachine(RuleBasedStateMachine):
 
         self.loop.run(forget)
         if self.loop.call(self.cache.statistics).disk_usable:
-            assert f"{content:016x}" not in [path.name for path in slot_files(self.directory)]
+            assert slot_file(self.directory, content) not in slot_files(self.directory)
 
     @rule(seed=st.integers(0, 1000))
     def damage(self, seed: int) -> None:

@@ -14,7 +14,8 @@ import trio.testing
 
 from serpentfs.cache import disk, slots
 from serpentfs.cache.layers import BlockCache
-from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
+from serpentfs.cache.memory import ENTRY_OVERHEAD
+from serpentfs.cache.seal import HEADER_SIZE, PART_SIZE, SEALED_PART, SLOT_SIZE, BlockSeal
 from serpentfs.errors import Unavailable
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
 from tests.unit.cache.harness import (
@@ -67,6 +68,75 @@ async def test_a_cache_in_memory_is_read_on_the_loop_too(monkeypatch: pytest.Mon
             after = cache.statistics()
             assert (after.disk_blocks - before.disk_blocks, after.memory_hits - before.memory_hits) == (3, 2)
             assert after.hits - before.hits == 5
+
+
+@pytest.mark.trio
+async def test_a_reader_that_jumps_opens_parts_and_one_that_goes_on_takes_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if slots.NOWAIT is None:
+        pytest.skip("reads in threads are meant")
+    size = 100 * B + 5000
+    data = cleartext(1, size)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        write_slots(slot_file(Path(directory), 1), 1, size, list(range(101)))
+        async with running(Path(directory)) as cache:
+            for block in (90, 91):  # opens the file, and is refused NOWAIT
+                assert await read_offline(cache, 1, size, Span(block * B, block * B + 10)) == data[block * B :][:10]
+            whole = slots.read_cached
+            monkeypatch.setattr(slots, "read_cached", None)
+            spans = [Span(7, 4103), Span(50 * B + PART_SIZE - 1, 50 * B + PART_SIZE + 1), Span(100 * B + 3, size)]
+            spans += [Span(60 * B - B // 2, 60 * B), Span(20 * B + PART_SIZE, 20 * B + 2 * PART_SIZE)]
+            kept = cache.statistics().memory_bytes
+            for span in spans:
+                reader = cache.reader(ONE, size, offline)
+                assert reader.read_nowait(span) == data[span.start : span.stop]
+                reader.close()
+            after = cache.statistics()
+            assert (after.memory_bytes, after.disk_blocks) == (kept, 2 + len(spans))
+
+            monkeypatch.setattr(slots, "read_cached", whole)
+            reader = cache.reader(ONE, size, offline)
+            for start in range(10 * B, 10 * B + 12 * 4096, 4096):
+                assert reader.read_nowait(Span(start, start + 4096)) == data[start : start + 4096]
+            assert cache.statistics().memory_bytes == kept + B + ENTRY_OVERHEAD
+            reader.close()
+
+
+@pytest.mark.trio
+async def test_a_damaged_part_is_fetched_again(caplog: pytest.LogCaptureFixture) -> None:
+    store = Store()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        write_slots(slot_file(Path(directory), 1), 1, SIZE, list(range(6)))
+        with slot_file(Path(directory), 1).open("r+b") as file:
+            file.seek(2 * SLOT_SIZE + HEADER_SIZE + SEALED_PART + 999)
+            file.write(b"damage")
+        async with running(Path(directory)) as cache:
+            for block in (0, 1):
+                await read_offline(cache, 1, span=Span(block * B, block * B + 10))
+            for start in (2 * B + 10, 2 * B + PART_SIZE + 10):
+                reader = cache.reader(ONE, SIZE, store.fetch_of(1, SIZE))
+                span = Span(start, start + 4096)
+                data = reader.read_nowait(span)
+                assert (await reader.read(span) if data is None else data) == DATA[start : start + 4096]
+                reader.close()
+            assert store.spans == [block_span(2)]
+            assert cache.statistics().damaged_slots == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.trio
+async def test_files_of_the_former_format_are_removed_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    former = slot_file(tmp_path, 1).with_name(f"{1:016x}")
+    former.parent.mkdir()
+    former.write_bytes(bytes(100_000))
+    async with running(tmp_path) as cache:
+        await cache.wait_written()
+        assert slot_files(tmp_path) == []
+        assert cache.statistics().disk_bytes == 0
+    assert not caplog.records
 
 
 @pytest.mark.trio
@@ -232,7 +302,7 @@ async def test_the_budget_is_kept_before_each_write(tmp_path: Path, monkeypatch:
             assert cache.statistics().disk_bytes <= budget
         assert 2 * SIZE < most <= budget
         await read_offline(cache, 8)
-    assert [path.name for path in slot_files(tmp_path)] == [f"{content:016x}" for content in (6, 7, 8)]
+    assert slot_files(tmp_path) == [slot_file(tmp_path, content) for content in (6, 7, 8)]
 
 
 @pytest.mark.trio
@@ -247,7 +317,7 @@ async def test_the_order_of_use_survives_a_restart(tmp_path: Path) -> None:
     async with running(tmp_path, limits(disk=3 * FILE)) as cache:
         await read_all(cache, store, 4, SIZE)
         await settle(cache)
-    assert [path.name for path in slot_files(tmp_path)] == [f"{content:016x}" for content in (1, 3, 4)]
+    assert slot_files(tmp_path) == [slot_file(tmp_path, content) for content in (1, 3, 4)]
 
 
 @pytest.mark.trio
@@ -676,7 +746,7 @@ async def test_adoption_makes_room_by_the_rules(cached: Path, staging: Path) -> 
             await settle(cache)
         write_slots(staging / "1.0", 1, SIZE, list(range(6)))
         await cache.adopt(ONE, staging / "1.0", [BlockIndex(block) for block in range(6)])
-        assert [path.name for path in slot_files(cached)] == [f"{content:016x}" for content in (1, 3)]
+        assert slot_files(cached) == [slot_file(cached, content) for content in (1, 3)]
 
 
 @pytest.mark.trio

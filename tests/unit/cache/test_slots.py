@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serpentfs.cache import slots
-from serpentfs.cache.seal import HEADER_SIZE, SLOT_SIZE, TAG_SIZE, BlockSeal
-from serpentfs.model import BLOCK_SIZE, ContentId
+from serpentfs.cache.seal import HEADER_SIZE, SEALED_PART, SLOT_SIZE, BlockSeal, part_count, sealed_size
+from serpentfs.model import BLOCK_SIZE, ContentId, Span
 from tests.unit.cache.harness import SEAL, cleartext, write_slots
 
 SIZE = 20 * BLOCK_SIZE + 77
@@ -55,7 +55,12 @@ def test_look_finds_slots_and_their_bytes(tmp_path: Path) -> None:
     assert slots.look(tmp_path / "absent") is None
 
 
-@pytest.mark.parametrize("offset", [0, 3, 5, 20, SLOT_SIZE - 1])
+_THIRD_PART = HEADER_SIZE + 2 * SEALED_PART
+
+
+@pytest.mark.parametrize(
+    "offset", [0, 3, 5, HEADER_SIZE - 1, 20, _THIRD_PART - 1, _THIRD_PART, SLOT_SIZE - SEALED_PART, SLOT_SIZE - 1]
+)
 def test_any_flipped_bit_of_a_slot_is_damage(tmp_path: Path, offset: int) -> None:
     path = tmp_path / "slots"
     write_slots(path, CONTENT, SIZE, [3, 4, 5])
@@ -80,6 +85,66 @@ def test_slots_open_only_at_their_place_of_their_content_under_their_seal(tmp_pa
     assert read(path, range(3, 5), seal=BlockSeal(bytes(32), b"remote")) == slots.Slots([None, None], 2)
     assert read(path, range(3, 5), seal=BlockSeal(bytes(range(32)), b"other")) == slots.Slots([None, None], 2)
     assert read(path, range(3, 5)).blocks == [block(3), block(4)]
+
+
+def test_parts_of_two_sealings_of_a_block_do_not_open_together(tmp_path: Path) -> None:
+    """A slot may be written again in place: what a power cut leaves of both is damage, not a mixture."""
+    path = tmp_path / "slots"
+    write_slots(path, CONTENT, SIZE, [0])
+    before = path.read_bytes()
+    write_slots(path, CONTENT, SIZE, [0])
+    after = path.read_bytes()
+    for part in range(part_count(BLOCK_SIZE)):
+        torn = bytearray(after)
+        place = slice(HEADER_SIZE + part * SEALED_PART, HEADER_SIZE + (part + 1) * SEALED_PART)
+        torn[place] = before[place]
+        path.write_bytes(torn)
+        assert read(path, range(1)) == slots.Slots([None], 1)
+
+
+def test_parts_do_not_change_places(tmp_path: Path) -> None:
+    path = tmp_path / "slots"
+    write_slots(path, CONTENT, SIZE, [0])
+    header, body = path.read_bytes()[:HEADER_SIZE], path.read_bytes()[HEADER_SIZE:]
+    parts = [body[start : start + SEALED_PART] for start in range(0, len(body), SEALED_PART)]
+    for other in range(1, len(parts)):
+        swapped = list(parts)
+        swapped[0], swapped[other] = parts[other], parts[0]
+        path.write_bytes(header + b"".join(swapped))
+        assert read(path, range(1)) == slots.Slots([None], 1)
+        # Nor with the nonce under which the other place would be opened.
+        moved = header[:-1] + bytes((header[-1] ^ other,))
+        path.write_bytes(moved + b"".join(swapped))
+        assert read(path, range(1)) == slots.Slots([None], 1)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_parts_read_as_the_block_does(data: st.DataObject) -> None:
+    index = data.draw(st.sampled_from([0, 3, 20]))
+    length = len(block(index))
+    start = data.draw(st.integers(0, length - 1))
+    stop = data.draw(st.integers(start + 1, length))
+    assert slots.NOWAIT is not None
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "slots"
+        write_slots(path, CONTENT, SIZE, [index])
+        span = Span(index * BLOCK_SIZE + start, index * BLOCK_SIZE + stop)
+        with path.open("r+b") as file:
+            def opened(content: int, size: int, seal: BlockSeal = SEAL) -> bytes | None:
+                read = slots.read_parts_cached(file.fileno(), seal, ContentId(content), span, size, slots.scratch(), 0)
+                return None if read is None else bytes(read)
+
+            assert opened(CONTENT, SIZE) == block(index)[start:stop]
+            assert opened(CONTENT + 1, SIZE) is None
+            assert opened(CONTENT, SIZE, BlockSeal(bytes(range(32)), b"other")) is None
+            if stop < length:
+                assert opened(CONTENT, span.stop) is None, "of a block of another length"
+            # In a hole, and where the file ends before.
+            os.pwrite(file.fileno(), bytes(HEADER_SIZE), index * SLOT_SIZE)
+            assert opened(CONTENT, SIZE) is None
+            os.ftruncate(file.fileno(), index * SLOT_SIZE + HEADER_SIZE)
+            assert opened(CONTENT, SIZE) is None
 
 
 def test_a_slot_of_another_length_is_damage(tmp_path: Path) -> None:
@@ -181,11 +246,13 @@ def test_scan_finds_contents_in_order_of_use_and_cleans_up(tmp_path: Path) -> No
     unfinished.write_bytes(b"half")
     (tmp_path / "CACHEDIR.TAG").write_bytes(b"")
     (tmp_path / "01" / "README").write_bytes(b"not ours")
-    (tmp_path / "02" / f"{1:016x}").write_bytes(b"in the wrong folder")
+    misplaced = tmp_path / "02" / slots.path_of(tmp_path, ContentId(1)).name
+    misplaced.write_bytes(b"in the wrong folder")
     found = slots.scan(tmp_path)
     assert [content for content, _ in found] == [2, 3, 1]
     assert all(taken >= 1000 for _, taken in found)
     assert not unfinished.exists()
+    assert misplaced.exists()
     assert (tmp_path / "01" / "README").exists()
 
 
@@ -200,7 +267,13 @@ def test_names_are_ids(content: ContentId) -> None:
     assert slots.content_of(slots.path_of(Path("x"), content).name) == content
 
 
-@pytest.mark.parametrize("name", ["", "1", "0x00000000000001", "000000000000000G", "00000000000000AB"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "1", "1.2", f"{1:016x}", f"{1:016x}.3", f"{1:016x}.new", f"{1:016x}.2.2"),
+        *("0x00000000000001.2", "000000000000000G.2", "00000000000000AB.2"),
+    ],
+)
 def test_other_names_are_not_ours(name: str) -> None:
     assert slots.content_of(name) is None
 
@@ -211,6 +284,6 @@ def test_files_take_no_more_than_they_are_charged(blocks: set[int]) -> None:
     charged = sum(slots.slot_charge(index, len(block(index))) for index in blocks)
     really = set[int]()
     for index in blocks:
-        start, stop = index * SLOT_SIZE, index * SLOT_SIZE + HEADER_SIZE + len(block(index)) + TAG_SIZE
+        start, stop = index * SLOT_SIZE, index * SLOT_SIZE + sealed_size(len(block(index)))
         really |= set(range(start // slots.PAGE, -(-stop // slots.PAGE)))
     assert len(really) * slots.PAGE <= charged

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
-from serpentfs.errors import IntegrityError
+from serpentfs.errors import BadVault, IntegrityError
 from serpentfs.model import BLOCK_SIZE, NO_CONTENT, BlockIndex, ContentId, Span
 from serpentfs.tree.store import StageRow, Store
 from serpentfs.vfs.writes import Stage
@@ -237,3 +239,30 @@ async def test_only_much_data_is_spilled_by_a_thread(tmp_path: Path, monkeypatch
     monkeypatch.undo()
     assert await stage.read(Span(0, BLOCK_SIZE), no_base) == b"b" * BLOCK_SIZE
     stage.close()
+
+
+def a_former_state(path: Path, blocks: dict[BlockIndex, int]) -> None:
+    """A database of the first schema, with these blocks in staging."""
+    store = Store(path, b"s" * 32, str)
+    with store.transaction():
+        store.put_stage(StageRow(CONTENT, 10, NO_CONTENT, 0))
+        store.put_stage_blocks(CONTENT, blocks)
+    store.close()
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE meta SET value = 1 WHERE key = 'schema'")
+
+
+def test_a_former_state_without_staged_blocks_is_taken_over(tmp_path: Path) -> None:
+    a_former_state(tmp_path / "state.db", {})
+    for _ in range(2):
+        store = Store(tmp_path / "state.db", b"s" * 32, str)
+        assert [row.content for row in store.stages()] == [CONTENT]
+        store.close()
+
+
+def test_staged_blocks_of_a_former_state_are_left_to_the_former_version(tmp_path: Path) -> None:
+    """They are sealed in another way: opening them as ours would lose them."""
+    a_former_state(tmp_path / "state.db", {BlockIndex(0): 0})
+    for _ in range(2):
+        with pytest.raises(BadVault, match="upload them first"):
+            Store(tmp_path / "state.db", b"s" * 32, str)
