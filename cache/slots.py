@@ -18,6 +18,7 @@ from serpentfs.cache.blocks import BlockSet, block_length, runs
 from serpentfs.cache.seal import HEADER_SIZE, PART_SIZE, SEALED_PART, SLOT_SIZE, BlockSeal, sealed_size
 from serpentfs.errors import IntegrityError
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
+from serpentfs.mount_table import kind_of_device
 
 PIECE = 8
 """Slots read by one call: 1 MiB, the largest read a kernel sends. The buffers for it are kept and used again,
@@ -112,13 +113,7 @@ class Slots:
 
 def lies_in_memory(descriptor: int) -> bool:
     """Whether a file is one of a tmpfs. It refuses NOWAIT, although (but for what was swapped out) it never waits."""
-    device = os.fstat(descriptor).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        mount, _, kind = line.partition(" - ")
-        if mount.split()[2] == number:
-            return kind.startswith("tmpfs ")
-    return False
+    return kind_of_device(os.fstat(descriptor).st_dev) == "tmpfs"
 
 
 def read_cached(

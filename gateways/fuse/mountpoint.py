@@ -1,23 +1,21 @@
 """What the system knows about a mount point, and what can be done to it from outside the request loop.
 
-Reads /proc/self/mountinfo (proc(5)) and /sys/fs/fuse, /sys/class/bdi. Never looks *into* a mount of this process:
+Reads the mount table and /sys/fs/fuse, /sys/class/bdi. Never looks *into* a mount of this process:
 on the loop's thread that would wait for itself.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import re
 import shutil
 import stat
 import subprocess
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from serpentfs.errors import UsageError
+from serpentfs.mount_table import answer_of, is_dead, mount_entries
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +28,7 @@ _ANSWER_TIMEOUT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of mountinfo."""
+    """What is mounted at a place."""
 
     path: str
     device: str
@@ -60,13 +58,9 @@ class Mount:
 def find_mount(path: str) -> Mount | None:
     """What is mounted at exactly this (resolved) path: the topmost if several are."""
     found = None
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            fields = line.split(" ")
-            where = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
-            if where == path:
-                kind = fields[fields.index("-") + 1]
-                found = Mount(path, fields[2], kind)
+    for entry in mount_entries():
+        if entry.path == path:
+            found = Mount(path, entry.device, entry.kind)
     return found
 
 
@@ -79,10 +73,10 @@ def prepare(mountpoint: Path, *, allow_other: bool, allow_nonempty: bool) -> str
     path = os.path.realpath(mountpoint)
     mounted = find_mount(path)
     if mounted is not None and mounted.kind != _AUTOMOUNT:
-        dead = _is_dead(path) if mounted.kind.startswith("fuse") else False
-        if dead is None:
+        answer = answer_of(path, _ANSWER_TIMEOUT) if mounted.kind.startswith("fuse") else 0
+        if answer is None:
             raise UsageError(f"{path} is a mount that does not answer; free it with umount -f {path}")
-        if not dead:
+        if not is_dead(answer):
             raise UsageError(f"{path} is a mount point already ({mounted.kind}); unmount it first")
         log.warning("unmounting %s, which a dead process left behind", path)
         unmount(path, lazy=True)
@@ -133,25 +127,6 @@ def _conf_allows_other() -> bool:
             return any(line.strip() == "user_allow_other" for line in lines)
     except OSError:
         return False
-
-
-def _is_dead(path: str) -> bool | None:
-    """Whether the process behind a FUSE mount is gone; None when there is no answer. May wait for a while."""
-    answer: list[bool] = []
-
-    def ask() -> None:
-        try:
-            os.statvfs(path)
-        except OSError as error:
-            answer.append(error.errno in (errno.ENOTCONN, errno.ECONNABORTED))
-        else:
-            answer.append(False)
-
-    # A thread of its own, which may be left behind: the call cannot be interrupted.
-    asking = threading.Thread(target=ask, name="fuse-is-it-dead", daemon=True)
-    asking.start()
-    asking.join(_ANSWER_TIMEOUT)
-    return answer[0] if answer else None
 
 
 def _run(command: list[str]) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from serpentfs.errors import Busy, NotFound, PermissionDenied, Unsupported
 from serpentfs.gateways.fuse.mountpoint import find_mount
+from serpentfs.mount_table import is_dead
 
 FILESYSTEM_TYPE = "fuse.serpentfs"
 _MNT_DETACH = 2
@@ -35,7 +36,7 @@ def detach_dead(path: Path) -> bool:
     try:
         os.statvfs(path)
     except OSError as error:
-        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+        if is_dead(error.errno):
             detach(path, lazy=True)
             return True
     return False

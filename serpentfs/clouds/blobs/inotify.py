@@ -23,6 +23,7 @@ from serpentfs.bridge import run_in_thread
 from serpentfs.clouds.blobs.base import BlobStore
 from serpentfs.clouds.blobs.posix import is_temporary, store_errors
 from serpentfs.errors import NotADirectory, NotFound, RetryableError, Unavailable
+from serpentfs.mount_table import kind_of_device
 
 _log = logging.getLogger(__name__)
 
@@ -78,15 +79,8 @@ def sees_every_change(path: str) -> bool:
             device = Path(path).stat().st_dev
     except NotFound as error:
         raise Unavailable(f"there is no folder {path}") from error
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    # Format: proc_pid_mountinfo(5). The file system's type is the first field after the lone dash.
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-        for line in mounts:
-            fields = line.split()
-            if fields[2] == wanted:
-                kind = fields[fields.index("-") + 1]
-                return kind not in _REMOTE_FILE_SYSTEMS and not kind.startswith("fuse.")
-    return True
+    kind = kind_of_device(device) or ""
+    return kind not in _REMOTE_FILE_SYSTEMS and not kind.startswith("fuse.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,11 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from serpentfs.daemon.health.findings import Finding, note, ok, problem
+from serpentfs.mount_table import mount_entries
 
 STATE_ROOM = 256 << 20
 """Bytes: what is written goes there first."""
@@ -83,14 +85,9 @@ def _room(
 def _file_system(path: Path) -> str | None:
     """The kind of what is mounted where ``path`` is, by the longest mount point above it; the last such line is on
     top."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return None
     kind, length = None, -1
-    for line in lines:
-        fields = line.split(" ")
-        where = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
-        if path.resolve().is_relative_to(where) and len(where) >= length:
-            kind, length = fields[fields.index("-") + 1], len(where)
+    with suppress(OSError):
+        for entry in mount_entries():
+            if path.resolve().is_relative_to(entry.path) and len(entry.path) >= length:
+                kind, length = entry.kind, len(entry.path)
     return kind

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 from serpentfs.daemon.health.findings import Finding, note, ok, problem
 from serpentfs.daemon.lock import read_owner
 from serpentfs.daemon.mountpoints import FILESYSTEM_TYPE
 from serpentfs.daemon.places import RemotePlaces, known_remotes
 from serpentfs.errors import SerpentError
+from serpentfs.mount_table import answer_of, is_dead, mount_entries
 from serpentfs.tree.store import journalled_changes
 
 _ANSWER_TIMEOUT = 3.0
@@ -25,11 +23,11 @@ def check_mounts() -> Iterator[Finding]:
     bad = False
     points = list(_mount_points())
     for point in points:
-        answer = _answer_of(point)
+        answer = answer_of(point, _ANSWER_TIMEOUT)
         if answer is None:
             bad = True
             yield problem(check, f"the mount at {point} does not answer", f"free it: umount -f {point}, as root")
-        elif answer in (errno.ENOTCONN, errno.ECONNABORTED):
+        elif is_dead(answer):
             bad = True
             yield problem(check, f"the mount at {point} was left behind by a process that died",
                           f"take it away: serpentfs umount {point}")
@@ -38,33 +36,11 @@ def check_mounts() -> Iterator[Finding]:
 
 
 def _mount_points() -> Iterator[str]:
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields = line.split(" ")
-        dash = fields.index("-")
-        if fields[dash + 1] != FILESYSTEM_TYPE:
-            continue
-        user = re.search(r"\buser_id=(\d+)", fields[dash + 3])
-        if os.geteuid() == 0 or user is None or int(user[1]) == os.geteuid():
-            yield re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
-
-
-def _answer_of(point: str) -> int | None:
-    """The errno that a look at a mount gives (0: it answers); None when it does not answer in time."""
-    answer: list[int] = []
-
-    def ask() -> None:
-        try:
-            os.statvfs(point)
-        except OSError as error:
-            answer.append(error.errno or errno.EIO)
-        else:
-            answer.append(0)
-
-    # A thread of its own, which may be left behind: the call cannot be interrupted.
-    asking = threading.Thread(target=ask, name="doctor-mount", daemon=True)
-    asking.start()
-    asking.join(_ANSWER_TIMEOUT)
-    return answer[0] if answer else None
+    for entry in mount_entries():
+        if entry.kind == FILESYSTEM_TYPE:
+            user = re.search(r"\buser_id=(\d+)", entry.options)
+            if os.geteuid() == 0 or user is None or int(user[1]) == os.geteuid():
+                yield entry.path
 
 
 def check_owners() -> Iterator[Finding]:
