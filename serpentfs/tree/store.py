@@ -17,6 +17,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ from serpentfs.model import (
     NodeRef,
     Revision,
 )
+from serpentfs.tree.known_rows import KnownRows
 from serpentfs.tree.names import NameSeal, derive_key
 
 log = logging.getLogger(__name__)
@@ -214,6 +216,9 @@ _ENTRY_COLUMNS = (
     "ino, parent, key, name, kind, size, mtime_ns, ctime_ns, atime_ns, content, generation, mode, uid, gid, target,"
     " state"
 )
+_SELECT_ENTRY = f"SELECT {_ENTRY_COLUMNS} FROM entries WHERE ino = ?"
+_SELECT_CHILD = f"SELECT {_ENTRY_COLUMNS} FROM entries WHERE parent = ? AND key = ? AND parent > 0"
+_INSERT_ENTRY = f"INSERT OR REPLACE INTO entries ({_ENTRY_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _NODE_COLUMNS = "ino, parent, node, locator, revision, size, content"
 _LEAP = 1 << 44
 """Leaves room for half a million starts in 63 bits; two starts meet with a chance of about one in ten million."""
@@ -223,6 +228,8 @@ _CHECKPOINT_EVERY = 1.0
 _CHECKPOINT_ABOVE = 4 << 20
 _WAL_LIMIT = 64 << 20
 """Bytes: what a thousand files that are made and filled write there."""
+_NAMES = 4096
+"""Names whose keys and sealed forms are remembered: a new one is needed several times in a row."""
 _RESERVE = 4096
 """Identifiers are taken from the database this many at a time, so that most changes need not touch ``meta``."""
 
@@ -260,6 +267,7 @@ class Store:
     def __init__(self, path: Path, secret: bytes, name_key: Callable[[str], str]) -> None:
         self.path = path
         self._name_key = name_key
+        self._known = KnownRows()
         self._transactions = 1
         """Committed so far; those before the start count as one, as they may not be durable."""
         self._durable_transactions = 0
@@ -333,6 +341,7 @@ class Store:
 
     def _derive(self, secret: bytes, salt: bytes) -> None:
         self._seal = NameSeal(derive_key(secret, salt, "names", 64))
+        self._sealed = lru_cache(_NAMES)(self._seal.seal)
         self._check = derive_key(secret, salt, "check")
         self.block_key = derive_key(secret, salt, "blocks")
         self.token_key = derive_key(secret, salt, "tokens")
@@ -375,6 +384,7 @@ class Store:
             # A failed COMMIT (disk full) may have rolled back by itself already.
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            self._known.forget_all()
             # A reservation of identifiers may have been rolled back, too: reserve anew.
             self._reserved.update(self._next)
             raise
@@ -477,15 +487,28 @@ class Store:
         )
 
     def entry(self, ino: Ino) -> EntryRow | None:
-        raw = self._db.execute(f"SELECT {_ENTRY_COLUMNS} FROM entries WHERE ino = ?", (ino,)).fetchone()
-        return None if raw is None else self._row(raw)
+        row = self._known.row(ino)
+        if row is not None:
+            return row
+        raw = self._db.execute(_SELECT_ENTRY, (ino,)).fetchone()
+        if raw is None:
+            return None
+        row = self._row(raw)
+        self._known.put(row, self._name_key(row.name) if row.parent else "")
+        return row
 
     def child(self, parent: Ino, name: str) -> EntryRow | None:
-        key = self._seal.seal(self._name_key(name), parent)
-        raw = self._db.execute(
-            f"SELECT {_ENTRY_COLUMNS} FROM entries WHERE parent = ? AND key = ? AND parent > 0", (parent, key)
-        ).fetchone()
-        return None if raw is None else self._row(raw)
+        key = self._name_key(name)
+        row = self._known.at(parent, key)
+        if row is not None or self._known.is_free(parent, key):
+            return row
+        raw = self._db.execute(_SELECT_CHILD, (parent, self._sealed(key, parent))).fetchone()
+        if raw is None:
+            self._known.found_free(parent, key)
+            return None
+        row = self._row(raw)
+        self._known.put(row, key)
+        return row
 
     def children(self, parent: Ino, after: int = 0, limit: int = -1) -> list[EntryRow]:
         """In order of inode, above ``after``."""
@@ -511,37 +534,46 @@ class Store:
             is not None
         )
 
-    def _sealed_name(self, parent: Ino, name: str) -> tuple[bytes | None, bytes | None]:
+    def _sealed_name(self, parent: Ino, key: str, name: str) -> tuple[bytes | None, bytes | None]:
         if not parent:
             return None, None
-        key = self._name_key(name)
-        return self._seal.seal(key, parent), None if key == name else self._seal.seal(name, parent)
+        return self._sealed(key, parent), None if key == name else self._sealed(name, parent)
 
     def insert_entry(self, row: EntryRow) -> None:
         """Insert or replace the entry ``row.ino``."""
-        key, name = self._sealed_name(row.parent, row.name)
+        key = self._name_key(row.name) if row.parent else ""
         self._db.execute(
-            f"INSERT OR REPLACE INTO entries ({_ENTRY_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            _INSERT_ENTRY,
             (
-                row.ino, row.parent, key, name, int(row.kind), row.size, row.mtime_ns, row.ctime_ns, row.atime_ns,
+                row.ino, row.parent, *self._sealed_name(row.parent, key, row.name),
+                int(row.kind), row.size, row.mtime_ns, row.ctime_ns, row.atime_ns,
                 row.content, row.generation, row.mode, row.uid, row.gid,
                 None if row.target is None else self._seal.seal(row.target, _SCOPE_TARGET), row.state,
             ),
         )  # fmt: skip
+        self._known.put(row if row.parent else row._replace(name=""), key)
 
     def place_entry(self, ino: Ino, parent: Ino, name: str, ctime_ns: int) -> None:
         """Link an entry at another place (its state becomes LINKED)."""
-        key, sealed = self._sealed_name(parent, name)
+        key = self._name_key(name)
         self._db.execute(
             "UPDATE entries SET parent = ?, key = ?, name = ?, ctime_ns = ?, state = ? WHERE ino = ?",
-            (parent, key, sealed, ctime_ns, LINKED, ino),
+            (parent, *self._sealed_name(parent, key, name), ctime_ns, LINKED, ino),
         )
+        row = self._known.row(ino)
+        if row is not None:
+            self._known.put(row._replace(parent=parent, name=name, ctime_ns=ctime_ns, state=LINKED), key)
+        else:
+            self._known.is_taken(parent, key)
 
     def remove_entry(self, ino: Ino) -> None:
         """Make an entry a tombstone."""
         self._db.execute(
             "UPDATE entries SET parent = 0, key = NULL, name = NULL, state = ? WHERE ino = ?", (REMOVED, ino)
         )
+        row = self._known.row(ino)
+        if row is not None:
+            self._known.put(row._replace(parent=Ino(0), name="", state=REMOVED), "")
 
     def set_content(
         self,
@@ -559,6 +591,14 @@ class Store:
             " generation = coalesce(?, generation + 1) WHERE ino = ?",
             (content, size, mtime_ns, ctime_ns, generation, ino),
         )
+        row = self._known.row(ino)
+        if row is not None:
+            self._known.change(
+                row._replace(
+                    content=content, size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns,
+                    generation=row.generation + 1 if generation is None else generation,
+                )
+            )  # fmt: skip
 
     def set_times(self, ino: Ino, mtime_ns: int | None, atime_ns: int | None, ctime_ns: int) -> None:
         self._db.execute(
@@ -566,6 +606,15 @@ class Store:
             " WHERE ino = ?",
             (mtime_ns, atime_ns, ctime_ns, ino),
         )
+        row = self._known.row(ino)
+        if row is not None:
+            self._known.change(
+                row._replace(
+                    mtime_ns=row.mtime_ns if mtime_ns is None else mtime_ns,
+                    atime_ns=row.atime_ns if atime_ns is None else atime_ns,
+                    ctime_ns=ctime_ns,
+                )
+            )
 
     def set_permissions(self, ino: Ino, mode: int | None, uid: int | None, gid: int | None, ctime_ns: int) -> None:
         self._db.execute(
@@ -573,15 +622,18 @@ class Store:
             " WHERE ino = ?",
             (mode, uid, gid, ctime_ns, ino),
         )
+        self._known.forget(ino)
 
     def set_target(self, ino: Ino, target: str, size: int) -> None:
         """Another target of a link."""
         self._db.execute(
             "UPDATE entries SET target = ?, size = ? WHERE ino = ?", (self._seal.seal(target, _SCOPE_TARGET), size, ino)
         )
+        self._known.forget(ino)
 
     def drop_entries(self, state: int, *, older_than_ns: int | None = None, keep: Iterable[Ino] = ()) -> None:
         """Delete the rows of tombstones or drafts, with all that belongs to them."""
+        self._known.forget_all()
         kept = set(keep)
         rows = self._db.execute(
             "SELECT ino FROM entries WHERE state = ? AND (? IS NULL OR ctime_ns < ?)",
@@ -702,6 +754,7 @@ class Store:
 
     def drop_draft(self, ino: Ino, content: ContentId) -> None:
         """Forget a kept draft and its content."""
+        self._known.forget(ino)
         self._db.execute("DELETE FROM entries WHERE ino = ? AND state = ?", (ino, DRAFT))
         self.drop_stage(content)
 
@@ -746,7 +799,7 @@ class Store:
     def _sealed_place(self, place: tuple[Ino, str] | None) -> tuple[Ino | None, bytes | None]:
         if place is None:
             return None, None
-        return place[0], self._seal.seal(place[1], place[0])
+        return place[0], self._sealed(place[1], place[0])
 
     def drop_journal(self, seqs: Iterable[int]) -> None:
         self._db.executemany("DELETE FROM journal WHERE seq = ?", [(seq,) for seq in seqs])
