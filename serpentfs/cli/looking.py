@@ -47,7 +47,7 @@ def add_df(parser: argparse.ArgumentParser) -> None:
 def ls(arguments: argparse.Namespace) -> ExitCode:
     target = resolve(arguments)
     entries: list[Mapping[str, Any]] = []
-    ask_owner(arguments, target, "list", entries.extend, looks=True, path=target.path)
+    ask_owner(arguments, target, "list", entries.extend, path=target.path)
     entries.sort(key=lambda entry: str(entry["name"]))
     if arguments.json:
         print_json(entries)

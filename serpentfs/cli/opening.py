@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: bool = False) -> Remote:
+def unlock_target(arguments: argparse.Namespace, target: Target) -> Remote:
     """Ask for the passphrase of a vault, or take the session of an account, and put together what the owner needs,
     from options first, then from the config."""
     table = target.config
@@ -38,6 +38,7 @@ def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: b
     settings = settings_of(arguments, target)
     default = DriveOptions()
     access: VaultAccess | MegaAccess
+    read_only = chosen("read_only", default.read_only)
     if target.spec.cloud == "vault":
         _refuse_account_options(arguments)
         access = VaultAccess(ask_passphrase(arguments, target), chosen("poll_interval", POLL_INTERVAL))
@@ -49,7 +50,7 @@ def unlock_target(arguments: argparse.Namespace, target: Target, *, read_only: b
         read_only = read_only or access.read_only
     options = DriveOptions(
         settle=chosen("settle", default.settle),
-        read_only=read_only or chosen("read_only", default.read_only),
+        read_only=read_only,
         durability=chosen("durability", default.durability),
         uploads=chosen("uploads", default.uploads),
         cache=settings.cache,

@@ -178,16 +178,16 @@ def change(
 
 
 def ask_owner(
-    arguments: argparse.Namespace, target: Target, request: str, on_item: Callable[[Any], None] | None = None, *,
-    looks: bool = False, **words: Any,
+    arguments: argparse.Namespace, target: Target, request: str, on_item: Callable[[Any], None] | None = None,
+    **words: Any,
 ) -> Any:
-    """The answer to one request about ``target``: of the process that owns it, else by being it for the moment.
-    ``looks``: it changes nothing, so that nothing else needs to be done either while the drive is open for it."""
-    if note := owner_of(target):
-        with Connection(Path(note.socket)) as connection:
+    """The answer to one request. ``on_item`` gets the progress or the pages of those that have some."""
+
+    def ask(socket: Path) -> Any:
+        with Connection(socket) as connection:
             return connection.ask(request, on_item, **words)
-    remote = unlock_target(arguments, target, read_only=looks)
-    return trio.run(owner.answer, remote, request, words, on_item)
+
+    return Access(arguments, target).run(ask)
 
 
 def upload_rest(socket: Path, *, quiet: bool, only: Collection[str] | None = None, wait: bool = True) -> ExitCode:

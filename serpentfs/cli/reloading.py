@@ -12,15 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import trio
-
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
-from serpentfs.cli.opening import unlock_target
 from serpentfs.cli.output import StatusLine, count, human_duration, print_json, printable
-from serpentfs.cli.reaching import Failures
-from serpentfs.cli.remotes import owner_of, resolve
-from serpentfs.daemon import owner
+from serpentfs.cli.reaching import Failures, ask_owner
+from serpentfs.cli.remotes import resolve
 from serpentfs.daemon.asking import Connection
 from serpentfs.daemon.lock import OwnerNote, running_owners
 from serpentfs.daemon.reloading import PATIENCE
@@ -60,11 +56,8 @@ def reload(arguments: argparse.Namespace) -> ExitCode:
 
 def _reload_one(arguments: argparse.Namespace, words: Mapping[str, Any], line: StatusLine) -> dict[str, Any]:
     target = resolve(arguments)
-    if note := owner_of(target):
-        return _ask(note, words, line)
-    remote = unlock_target(arguments, target)
-    show = partial(_show, line)
-    return {"remote": target.spec.canonical, **trio.run(partial(owner.answer, remote, "reload", words, show))}
+    answer = ask_owner(arguments, target, "reload", partial(_show, line), **words)
+    return {"remote": target.spec.canonical, **answer}
 
 
 def _reload_all(words: Mapping[str, Any], line: StatusLine, failures: Failures) -> list[dict[str, Any]]:

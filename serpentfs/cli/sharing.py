@@ -118,14 +118,12 @@ def _mounted(path: Path) -> _Mounted:
         raise NotFound(f"no such file: {path}") from error
 
 
-def ask_about(
-    arguments: argparse.Namespace, place: Target | _Mounted, request: str, *, looks: bool = False, **more: Any
-) -> Any:
+def ask_about(arguments: argparse.Namespace, place: Target | _Mounted, request: str, **more: Any) -> Any:
     """``reaching.ask_owner``, also about what is named by its place below a mount."""
     if isinstance(place, _Mounted):
         with Connection(Path(place.note.socket)) as connection:
             return connection.ask(request, ino=place.ino, **more)
-    return ask_owner(arguments, place, request, looks=looks, path=place.path, **more)
+    return ask_owner(arguments, place, request, path=place.path, **more)
 
 
 def versions(arguments: argparse.Namespace) -> ExitCode:
@@ -133,7 +131,7 @@ def versions(arguments: argparse.Namespace) -> ExitCode:
     if arguments.delete_old:
         ask_about(arguments, place, "delete-versions", handles=None)
         return ExitCode.OK
-    found: list[dict[str, Any]] = ask_about(arguments, place, "versions", looks=True)
+    found: list[dict[str, Any]] = ask_about(arguments, place, "versions")
     if arguments.json:
         print_json(found)
         return ExitCode.OK

@@ -60,7 +60,7 @@ def trash(arguments: argparse.Namespace) -> ExitCode:
     account = _account(arguments)
     if arguments.empty and arguments.yes:
         return _empty(arguments, account)
-    found: list[dict[str, Any]] = sorted(ask_about(arguments, account, "trash", looks=True), key=_name_of)
+    found: list[dict[str, Any]] = sorted(ask_about(arguments, account, "trash"), key=_name_of)
     if arguments.json:
         print_json(found)
         return ExitCode.OK

@@ -14,11 +14,10 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import trio
 
@@ -105,36 +104,16 @@ async def serve(remote: Remote, doors: Sequence[Door], announce: Announce, show:
 
 
 @contextlib.asynccontextmanager
-async def borrow(remote: Remote) -> AsyncIterator[Drive]:
-    """Own ``remote`` for one command, without doors. Busy when another process owns it."""
-    async with _borrowed(remote) as (drive, _):
-        yield drive
-
-
-async def answer(
-    remote: Remote, request: str, arguments: Mapping[str, Any], on_item: Callable[[Any], None] | None = None
-) -> Any:
-    """What the owner would answer to a request on its control socket, by being the owner for the moment. ``on_item``
-    gets the progress and pages of those requests that have some."""
-
-    async def emit(item: Any) -> None:
-        if on_item is not None:
-            on_item(item)
-        await trio.lowlevel.checkpoint()
-
-    async with _borrowed(remote) as (_, requests):
-        return await requests.handlers()[request]({"request": request, **arguments}, emit)
-
-
-@contextlib.asynccontextmanager
-async def _borrowed(remote: Remote) -> AsyncIterator[tuple[Drive, OwnerRequests]]:
+async def borrow(remote: Remote) -> AsyncIterator[None]:
+    """Own ``remote`` for one command, without doors, and answer on its control socket. RemoteOwned when another process
+    owns it."""
     async with trio.open_nursery() as nursery:
         stop = Stop(nursery.cancel_scope)
         requests = OwnerRequests(remote.spec.canonical, stop, serves=False)
         nursery.start_soon(requests.settings.throttle.keep_time)
         async with _open_owned(remote, stop, requests) as (drive, _):
             await _catch_up(drive)
-            yield drive, requests
+            yield
         nursery.cancel_scope.cancel()
 
 
