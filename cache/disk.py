@@ -64,6 +64,8 @@ class DiskCache:
         self._files: dict[ContentId, _File] = {}
         self._ledger = DiskLedger(budget)
         self._descriptors: OrderedDict[ContentId, int] = OrderedDict()
+        self._at_once: set[ContentId] = set()
+        """Of those, whose last read on the loop did not fail."""
         self._buffer = slots.scratch()
         self._queue: OrderedDict[ContentId, dict[BlockIndex, bytes]] = OrderedDict()
         self._batch: dict[ContentId, dict[BlockIndex, bytes]] = {}
@@ -155,9 +157,15 @@ class DiskCache:
             self._not_read(descriptor, error)
             return None
         if read is None:
+            self._at_once.discard(content)
             return None
+        self._at_once.add(content)
         self._count(content, blocks, read)
         return read.blocks
+
+    def gives_at_once(self, content: ContentId) -> bool:
+        """Whether a read of what is here of a content will probably not wait for the disk: the last one did not."""
+        return content in self._at_once
 
     def read_parts_nowait(self, content: ContentId, span: Span, size: int) -> memoryview | None:
         """The bytes of ``span`` within one block that ``holds`` named. None when the disk would have to be waited for,
@@ -220,7 +228,9 @@ class DiskCache:
             return
         self._descriptors[content] = descriptor
         if len(self._descriptors) > OPEN_FILES:
-            os.close(self._descriptors.popitem(last=False)[1])
+            oldest, descriptor = self._descriptors.popitem(last=False)
+            self._at_once.discard(oldest)
+            os.close(descriptor)
 
     def used(self, content: ContentId) -> None:
         """A content was opened or read: it becomes the most recently used, also for the next start."""
@@ -265,9 +275,7 @@ class DiskCache:
         self._files.pop(content, None)
         self._ledger.removed(content)
         self._touched.pop(content, None)
-        descriptor = self._descriptors.pop(content, None)
-        if descriptor is not None:
-            self._close_later(descriptor)
+        self._drop_descriptor(content)
         self._doomed[content] = None
         self._work.unpark_all()
 
@@ -276,6 +284,10 @@ class DiskCache:
         del self._files[content]
         self._ledger.removed(content)
         self._touched.pop(content, None)
+        self._drop_descriptor(content)
+
+    def _drop_descriptor(self, content: ContentId) -> None:
+        self._at_once.discard(content)
         descriptor = self._descriptors.pop(content, None)
         if descriptor is not None:
             self._close_later(descriptor)
@@ -508,6 +520,7 @@ class DiskCache:
         self._touched.clear()
         self._closing.clear()
         self._descriptors.clear()
+        self._at_once.clear()
         self._drop_queue()
         self._scanned.set()
         try:

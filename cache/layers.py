@@ -382,7 +382,9 @@ class BlockCache:
 
     def is_known(self, content: ContentId, block: BlockIndex) -> bool:
         key = (content, block)
-        return key in self._memory or key in self._board
+        if key in self._memory or key in self._board:
+            return True
+        return self._disk is not None and self._disk.gives_at_once(content) and self._disk.holds(content, block)
 
     def launch(self, stream: Stream, blocks: range, *, head: bool) -> Flight:
         flight = Flight(stream.content, stream.size, blocks, stream.fetch, demand=False, head=head)

@@ -55,7 +55,7 @@ class Launcher(Protocol):
         ...
 
     def is_known(self, content: ContentId, block: BlockIndex) -> bool:
-        """Whether a block is in memory or in flight."""
+        """Whether a block is in memory or in flight, or comes from disk without a wait."""
         ...
 
     def launch(self, stream: Stream, blocks: range, *, head: bool) -> Flight:

@@ -104,6 +104,30 @@ async def test_a_reader_that_jumps_opens_parts_and_one_that_goes_on_takes_blocks
 
 
 @pytest.mark.trio
+async def test_what_the_disk_gives_at_once_is_not_read_ahead() -> None:
+    """It would take a thread, and memory, to bring nearer what is as near as can be."""
+    store = Store()
+    size = 64 * B
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        write_slots(slot_file(Path(directory), 1), 1, size, list(range(32)))
+        async with running(Path(directory)) as cache:
+            for block in (30, 31):  # opens the file, and is refused NOWAIT
+                await read_offline(cache, 1, size, block_span(block))
+            reader = cache.reader(ONE, size, store.fetch_of(1, size))
+            for block in range(4):
+                assert await reader.read(block_span(block)) == cleartext(1, size)[block * B : (block + 1) * B]
+            await settle(cache)
+            assert (cache.statistics().prefetched_bytes > 0) == (slots.NOWAIT is None)
+            # What is not on disk is fetched before it is read, all the same.
+            for block in range(4, 16):
+                await reader.read(block_span(block))
+            await settle(cache)
+            assert store.spans
+            assert min(span.start for span in store.spans) == 32 * B
+            reader.close()
+
+
+@pytest.mark.trio
 async def test_a_damaged_part_is_fetched_again(caplog: pytest.LogCaptureFixture) -> None:
     store = Store()
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
@@ -204,7 +228,8 @@ async def test_a_partly_cached_content_fetches_only_the_rest(tmp_path: Path) -> 
 
 
 @pytest.mark.trio
-async def test_read_ahead_comes_from_disk_too(tmp_path: Path) -> None:
+async def test_read_ahead_comes_from_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "NOWAIT", None)
     size = 64 * B
     write_slots(slot_file(tmp_path, 1), 1, size, list(range(64)))
     async with running(tmp_path) as cache:
