@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from serpentfs.model import NO_CONTENT, Ino
+from serpentfs.model import NO_CONTENT, ContentId, Ino
 from serpentfs.vfs.claims import Claims
 from serpentfs.vfs.coalescing import Draft
 from serpentfs.vfs.entries import (
@@ -116,17 +116,29 @@ class Journal:
         seqs = [draft.record(change) for change in changes]
         put = tuple(entry for _, entry in sorted(draft.changed.items()) if entry is not None)
         drop = tuple(seq for seq, entry in sorted(draft.changed.items()) if entry is None and seq in self._slots)
-        before = {change.content for change in changes}
-        before |= {self._slots[seq].entry.content for seq in draft.changed if seq in self._slots}
-        unneeded = before - {entry.content for entry in put} - {NO_CONTENT}
+        before = [*changes, *(self._slots[seq].entry for seq in draft.changed if seq in self._slots)]
         return Delta(
             put=put,
             drop=drop,
             superseded=draft.superseded,
             seqs=tuple(_follow(draft.superseded, seq) for seq in seqs),
-            unneeded=tuple(sorted(unneeded)),
+            unneeded=self._unneeded(before, put, drop),
             basis=self._version,
         )
+
+    def _unneeded(
+        self, before: Iterable[Entry], put: tuple[Entry, ...], drop: tuple[int, ...]
+    ) -> tuple[ContentId, ...]:
+        """Contents of entries that are changed or dropped, where none that stays carries them: a file that is written
+        to once more as its upload begins has two entries of one content."""
+        unneeded = {entry.content: entry.ino for entry in before}
+        for content in (NO_CONTENT, *(entry.content for entry in put)):
+            unneeded.pop(content, None)
+        changed = {*drop, *(entry.seq for entry in put)}
+        return tuple(sorted(
+            content for content, ino in unneeded.items()
+            if not any(s.entry.content == content and s.entry.seq not in changed for s in self._slots_of(ino))
+        ))
 
     def apply(self, delta: Delta) -> None:
         """Do what the delta says, after it was stored. RuntimeError when the journal changed since the delta was
@@ -259,11 +271,24 @@ class Journal:
         return entry
 
     def confirm(self, seq: int) -> Delta:
-        """The cloud has it, or nothing is left to be done."""
+        """The cloud has it. Of a second entry of its content only the time is left."""
+        entry = self._sending(seq)
+        put = tuple(
+            replace(later.entry, operation=Operation.SETATTR, content=NO_CONTENT)
+            for later in self._slots_of(entry.ino)
+            if entry.content != NO_CONTENT and later.entry.content == entry.content and later.entry.seq != seq
+        )
+        return Delta(put, (seq,), {}, (), (), self._version)
+
+    def give_up(self, seq: int) -> Delta:
+        """Nothing is left to be done for what is being sent."""
+        return Delta((), (seq,), {}, (), self._unneeded([self._sending(seq)], (), (seq,)), self._version)
+
+    def _sending(self, seq: int) -> Entry:
         slot = self._slots[seq]
         if slot.state is not EntryState.SENDING:
             raise ValueError(f"entry {seq} is {slot.state.value}, not being sent")
-        return Delta((), (seq,), {}, (), (), self._version)
+        return slot.entry
 
     def abandon(self, seqs: Iterable[int]) -> Delta:
         """The user takes these back: what to store so that they are gone. None of them is being sent. What waits for
@@ -312,7 +337,8 @@ class Journal:
             return Delta((changed,), (), {}, (), (), self._version)
         for later in self._slots_of(entry.ino):
             if later.entry.seq > seq and later.entry.content:
-                return Delta((), (seq,), {seq: later.entry.seq}, (), (entry.content,), self._version)
+                unneeded = self._unneeded([entry], (), (seq,))
+                return Delta((), (seq,), {seq: later.entry.seq}, (), unneeded, self._version)
         changed = replace(changed, seq=self._next_seq)
         return Delta((changed,), (seq,), {seq: changed.seq}, (), (), self._version)
 

@@ -17,7 +17,6 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -388,11 +387,6 @@ class Replay:
         return self._ledger.place(row.parent, row.name)
 
     async def _put(self, entry: Entry) -> None:
-        node = self._store.node_of(entry.ino)
-        if node is not None and node.content == entry.content:
-            # An earlier entry took along what was written when it was about to be sent.
-            await self._set_mtime(entry)
-            return
         stage = self._contents.stage(entry.content)
         if stage is None:
             raise IntegrityError("the staged content is missing")
@@ -491,10 +485,7 @@ class Replay:
 
     def _finish(self, entry: Entry, *, forget: Collection[Ino] = ()) -> None:
         """Nothing is left to be sent. ``forget``: inodes whose nodes are not theirs any more."""
-        delta = self._journal.confirm(entry.seq)
-        if entry.content:
-            delta = replace(delta, unneeded=(entry.content,))
-        with self._ledger.outcome(delta):
+        with self._ledger.outcome(self._journal.give_up(entry.seq)):
             if entry.content:
                 self._forget_origin(entry.ino)
             for ino in forget:

@@ -533,6 +533,38 @@ def test_what_is_taken_back_is_gone_and_what_waited_for_it_goes_on(journal: Jour
     assert not any(view.blocked for view in journal.pending())
 
 
+def test_a_content_is_needed_while_one_of_its_two_entries_is_there(journal: Journal) -> None:
+    """It was written to once more as its upload began."""
+    record(journal, create(NEW, at("f"), 1))
+    journal.start(1)
+    record(journal, content(NEW, 1))
+    assert record(journal, content(NEW, 2)).unneeded == ()
+    assert sent(journal) == ["create 11 c1 > f", "content 11 c2"]
+    delta = journal.give_up(1)
+    assert delta.unneeded == (ContentId(1),)
+    journal.apply(delta)
+    assert sent(journal) == ["content 11 c2"]
+
+
+def test_of_a_second_entry_of_what_went_up_the_time_is_left(journal: Journal) -> None:
+    record(journal, create(NEW, at("f"), 1))
+    journal.start(1)
+    record(journal, content(NEW, 1))
+    assert confirm(journal, 1).unneeded == ()
+    assert sent(journal) == ["setattr 11"]
+    assert journal.resolve(2) == 2
+
+
+def test_one_that_is_given_up_leaves_its_content_to_the_second(journal: Journal) -> None:
+    record(journal, content(OLD, 1))
+    journal.start(1)
+    record(journal, content(OLD, 1))
+    delta = journal.give_up(1)
+    assert delta.unneeded == ()
+    journal.apply(delta)
+    assert sent(journal) == ["content 10 c1"]
+
+
 def test_what_is_being_sent_is_not_taken_back(journal: Journal) -> None:
     record(journal, content(OLD, 1))
     journal.start(1)

@@ -338,6 +338,27 @@ class JournalMachine(RuleBasedStateMachine):
     def closes(self, number: int) -> None:
         self.journal.unhold(self.holds.pop(number % len(self.holds)), self.now)
 
+    def being_uploaded(self) -> list[Entry]:
+        """Entries that are being sent, of files that still have that content."""
+        nodes = self.local.nodes
+        return [
+            entry for _, entry in sorted(self.sending.items())
+            if entry.content and entry.ino in nodes and nodes[entry.ino].content == entry.content
+        ]
+
+    @precondition(lambda self: self.being_uploaded())
+    @rule(number=number, again=st.booleans())
+    def writes_as_it_is_sent(self, number: int, again: bool) -> None:
+        """What an upload that begins takes along has an entry of its own, of the same content."""
+        entries = self.being_uploaded()
+        entry = entries[number % len(entries)]
+        mtime_ns = self.local.nodes[entry.ino].mtime_ns = next(self.numbers)
+        self.record(
+            Entry(0, Operation.CONTENT, entry.ino, content=entry.content, mtime_ns=mtime_ns, recorded=self.now)
+        )
+        if again:
+            self.change_content(entry.ino)
+
     # --- what sending does ---
 
     @rule(seconds=st.sampled_from((0.3, 2.0, 40.0)), hurry=st.none() | number, wake=st.booleans())
@@ -526,6 +547,8 @@ def walk(random: Random, steps: int) -> None:
             machine.closes(number)
         elif chance < 0.16:
             machine.time_passes(random.choice((0.3, 2.0, 40.0)), random.choice((None, number)), random.random() < 0.5)
+        elif chance < 0.3 and machine.being_uploaded():
+            machine.writes_as_it_is_sent(number, random.random() < 0.5)
         elif chance < 0.16 + send:
             machine.sends([(number, random.choice(ends))], 5)
         else:

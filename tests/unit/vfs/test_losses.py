@@ -15,7 +15,7 @@ import trio
 from serpentfs.errors import NoSpace, PermissionDenied
 from serpentfs.model import BLOCK_SIZE, ROOT_INO, Ino, NodeId, NodeInfo, NodeRef
 from serpentfs.tree.store import Store
-from serpentfs.vfs.core import Invalidation
+from serpentfs.vfs.core import Invalidation, SetAttributes
 from serpentfs.vfs.drive import Drive, DriveOptions
 from serpentfs.vfs.writes import Stage
 from tests.drives import (
@@ -471,31 +471,62 @@ async def test_what_was_not_written_here_outlives_the_file_there(
         assert memory.contents() == await contents(drive)
 
 
+class LateUpload:
+    """Attempts at uploads stop where they are about to take the file as it is, until ``gate`` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = trio.Event()
+        self.gate = trio.Event()
+        freeze = Drive.freeze
+
+        async def late(drive: Drive, ino: Ino, stage: Stage) -> None:
+            self.begun.set()
+            await self.gate.wait()
+            await freeze(drive, ino, stage)
+
+        monkeypatch.setattr(Drive, "freeze", late)
+
+
 async def test_a_file_removed_as_its_upload_begins(
     memory: MemoryCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is open again, and is closed for good between the start of the attempt and its first byte."""
-    gate = trio.Event()
-    begun = trio.Event()
-    freeze = Drive.freeze
-
-    async def late(drive: Drive, ino: Ino, stage: Stage) -> None:
-        begun.set()
-        await gate.wait()
-        await freeze(drive, ino, stage)
-
-    monkeypatch.setattr(Drive, "freeze", late)
+    upload = LateUpload(monkeypatch)
     async with a_drive(memory, tmp_path) as drive:
         await write(drive, "/file", b"journalled")
-        await begun.wait()
+        await upload.begun.wait()
         handle = await drive.open(ino_at(drive, "/file"), write=True, door=DOOR)
         await drive.write(handle, 0, b"more")
         await unlink(drive, "/file")
         await drive.release(handle)
-        gate.set()
+        upload.gate.set()
         with trio.fail_after(20):
             await until(lambda: not drive.status().pending)
         assert memory.contents() == {} == await contents(drive)
+
+
+async def test_a_file_written_as_its_upload_begins_and_anew_while_it_lasts(
+    memory: MemoryCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes up is needed to its end, though what was written last has nothing of it."""
+    upload = LateUpload(monkeypatch)
+    cloud = FaultyCloud(memory)
+    async with a_drive(cloud, tmp_path) as drive:
+        await write(drive, "/file", b"first")
+        await upload.begun.wait()
+        handle = await drive.open(ino_at(drive, "/file"), write=True, door=DOOR)
+        await drive.write(handle, 0, b"FIRST")
+        cloud.network_gone = True
+        upload.gate.set()
+        await until(lambda: [change.operation for change in drive.status().pending] == ["create", "content"])
+        await drive.setattr(ino_at(drive, "/file"), SetAttributes(size=0), handle, door=DOOR)
+        await drive.write(handle, 0, b"second")
+        await drive.release(handle)
+        cloud.clear()
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert drive.status().pending == ()
+        assert memory.contents() == {"/file": b"second"} == await contents(drive)
 
 
 # refused changes
