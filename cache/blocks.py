@@ -32,6 +32,23 @@ def span_of(blocks: range, size: int) -> Span:
     return Span(blocks.start * BLOCK_SIZE, min(blocks.stop * BLOCK_SIZE, size))
 
 
+def cut(blocks: list[bytes], span: Span) -> bytes | memoryview:
+    """``span`` out of the neighbouring blocks that it touches; joined once, and of one block not copied."""
+    if not blocks:
+        return b""
+    start = span.start % BLOCK_SIZE
+    if len(blocks) == 1:
+        data = blocks[0]
+        return data if len(span) == len(data) else memoryview(data)[start : start + len(span)]
+    parts: list[bytes | memoryview] = list(blocks)
+    if start:
+        parts[0] = memoryview(blocks[0])[start:]
+    end = span.stop % BLOCK_SIZE
+    if end and end < len(blocks[-1]):
+        parts[-1] = memoryview(blocks[-1])[:end]
+    return b"".join(parts)
+
+
 def runs(blocks: Iterable[int], longest: int) -> list[range]:
     """Ascending block numbers as ranges of neighbours, none longer than ``longest`` blocks."""
     found: list[range] = []

@@ -23,6 +23,7 @@ from serpentfs.cache import slots
 from serpentfs.cache.blocks import BlockSet
 from serpentfs.cache.eviction import DiskLedger
 from serpentfs.cache.seal import BlockSeal
+from serpentfs.cache.sealed import SealedSpan
 from serpentfs.model import BlockIndex, ContentId, Span
 
 log = logging.getLogger(__name__)
@@ -189,6 +190,11 @@ class DiskCache:
             self._failed(error)
         else:
             self._inline = 0 if self._inline and slots.lies_in_memory(descriptor) else None
+
+    def sealed(self, content: ContentId, size: int, span: Span) -> SealedSpan:
+        """The bytes of ``span``, whose blocks ``holds`` named, for a thread that reads them by itself."""
+        self.used(content)
+        return SealedSpan(self._path(content), self._seal, content, size, span)
 
     async def read(self, content: ContentId, blocks: range, size: int) -> slots.Opened:
         """Neighbouring blocks, read in a thread. An item is None where there is no good slot."""

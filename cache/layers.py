@@ -17,12 +17,13 @@ from pathlib import Path
 import trio
 
 from serpentfs.cache import slots
-from serpentfs.cache.blocks import block_length, blocks_of, runs, span_of
+from serpentfs.cache.blocks import block_length, blocks_of, cut, runs, span_of
 from serpentfs.cache.disk import DiskCache, discard
 from serpentfs.cache.flights import Fetch, FetchGate, Flight
 from serpentfs.cache.memory import MemoryCache
 from serpentfs.cache.prefetch import LONGEST_RUN, Prefetcher, Stream
 from serpentfs.cache.seal import BlockSeal
+from serpentfs.cache.sealed import SealedSpan
 from serpentfs.cache.window import ReadAhead, Window
 from serpentfs.errors import SerpentError, Unavailable
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
@@ -142,7 +143,7 @@ class BlockCache:
         """The bytes of ``span``, clamped to ``size``, without read-ahead."""
         span = span.clamp(size)
         ticket = await self.book(content, size, blocks_of(span), fetch)
-        return bytes(_cut(await ticket.arrive(), span))
+        return bytes(cut(await ticket.arrive(), span))
 
     def store(self, content: ContentId, block: BlockIndex, data: bytes | memoryview) -> None:
         """Keep a known block, all of its bytes, in memory."""
@@ -270,7 +271,7 @@ class BlockCache:
             found.append(data)
         self._hits += len(found)
         self._memory_hits += len(found)
-        return _cut(found, span)
+        return cut(found, span)
 
     def at_hand(self, content: ContentId, size: int, span: Span, *, alone: bool) -> bytes | memoryview | None:
         """As ``in_memory``, where the disk gives at once what is not in memory; at most a mebibyte. ``alone``: nothing
@@ -290,7 +291,7 @@ class BlockCache:
             return None
         self._hits += len(blocks)
         self._memory_hits += len(blocks) - len(missing)
-        return _cut([found[block] for block in blocks], span)
+        return cut([found[block] for block in blocks], span)
 
     def _part_at_hand(
         self, disk: DiskCache, content: ContentId, size: int, span: Span, block: BlockIndex
@@ -305,6 +306,21 @@ class BlockCache:
 
     def _is_on_disk_only(self, disk: DiskCache, content: ContentId, block: BlockIndex) -> bool:
         return disk.holds(content, block) and (content, block) not in self._board
+
+    def sealed(self, content: ContentId, size: int, span: Span) -> SealedSpan | None:
+        """As much of ``span`` (not empty) from its beginning on as the disk holds; None when it begins with what is
+        elsewhere, in memory for instance."""
+        disk, first = self._disk, span.start // BLOCK_SIZE
+        if disk is None or disk.must_look(content) or (content, BlockIndex(first)) in self._memory:
+            return None
+        stop = first
+        while stop * BLOCK_SIZE < span.stop and self._is_on_disk_only(disk, content, BlockIndex(stop)):
+            stop += 1
+        if stop == first:
+            return None
+        self._hits += stop - first
+        self._disk_blocks += stop - first
+        return disk.sealed(content, size, Span(span.start, min(stop * BLOCK_SIZE, span.stop)))
 
     async def book(self, content: ContentId, size: int, blocks: range, fetch: Fetch) -> Ticket:
         """Find what is here, and board flights for what is not. The ticket must be used."""
@@ -385,6 +401,9 @@ class BlockCache:
         if key in self._memory or key in self._board:
             return True
         return self._disk is not None and self._disk.gives_at_once(content) and self._disk.holds(content, block)
+
+    def is_on_disk(self, content: ContentId, block: BlockIndex) -> bool:
+        return self._disk is not None and self._disk.holds(content, block)
 
     def launch(self, stream: Stream, blocks: range, *, head: bool) -> Flight:
         flight = Flight(stream.content, stream.size, blocks, stream.fetch, demand=False, head=head)
@@ -578,6 +597,18 @@ class Reader:
             self._cache.read_ahead(self._window, self._stream, span)
         return data
 
+    def sealed(self, span: Span) -> SealedSpan | None:
+        """The beginning of ``span``, clamped to the content, for a thread that reads it from disk by itself and that
+        ``read`` follows for the rest. None when ``read`` is the way."""
+        span = span.clamp(self._size)
+        if not span or not self._open:
+            return None
+        found = self._cache.sealed(self._content, self._size, span)
+        if found is not None:
+            self._stream.from_disk = True
+            self._cache.read_ahead(self._window, self._stream, found.span)
+        return found
+
     async def read(self, span: Span) -> bytes | memoryview:
         """The bytes of ``span``, clamped to the content. Raises what the fetch raises, Unavailable when the cache
         does not run."""
@@ -585,7 +616,7 @@ class Reader:
         ticket = await self._cache.book(self._content, self._size, blocks_of(span), self._fetch)
         if span.start < span.stop and self._open:
             self._cache.read_ahead(self._window, self._stream, span)
-        return _cut(await ticket.arrive(), span)
+        return cut(await ticket.arrive(), span)
 
     def close(self) -> None:
         """Give up what was read ahead. Closing again does nothing."""
@@ -597,20 +628,3 @@ class Reader:
 
 def _prefetch_budget(limits: CacheLimits) -> int:
     return min(limits.prefetch_bytes, limits.memory_bytes // 2)
-
-
-def _cut(blocks: list[bytes], span: Span) -> bytes | memoryview:
-    """``span`` out of the neighbouring blocks that it touches; joined once, and of one block not copied."""
-    if not blocks:
-        return b""
-    start = span.start % BLOCK_SIZE
-    if len(blocks) == 1:
-        data = blocks[0]
-        return data if len(span) == len(data) else memoryview(data)[start : start + len(span)]
-    parts: list[bytes | memoryview] = list(blocks)
-    if start:
-        parts[0] = memoryview(blocks[0])[start:]
-    end = span.stop % BLOCK_SIZE
-    if end and end < len(blocks[-1]):
-        parts[-1] = memoryview(blocks[-1])[:end]
-    return b"".join(parts)

@@ -29,7 +29,7 @@ _NONE = range(0)
 class Stream:
     """What is read ahead of one place of one content."""
 
-    __slots__ = ("content", "fetch", "flights", "pending", "position", "size", "unread")
+    __slots__ = ("content", "fetch", "flights", "from_disk", "pending", "position", "size", "unread")
 
     def __init__(self, content: ContentId, size: int, fetch: Fetch) -> None:
         self.content = content
@@ -41,6 +41,8 @@ class Stream:
         self.unread: dict[int, int] = {}
         """Landed blocks that wait to be read, and their bytes."""
         self.flights: set[Flight] = set()
+        self.from_disk = False
+        """The reader takes what the disk holds from there by itself: nothing of that is loaded ahead."""
 
 
 class Launcher(Protocol):
@@ -56,6 +58,10 @@ class Launcher(Protocol):
 
     def is_known(self, content: ContentId, block: BlockIndex) -> bool:
         """Whether a block is in memory or in flight, or comes from disk without a wait."""
+        ...
+
+    def is_on_disk(self, content: ContentId, block: BlockIndex) -> bool:
+        """Whether the disk holds a block."""
         ...
 
     def launch(self, stream: Stream, blocks: range, *, head: bool) -> Flight:
@@ -179,13 +185,12 @@ class Prefetcher:
     def _next_run(self, stream: Stream) -> tuple[range, int]:
         """Take the next unknown blocks off what the stream wants, as far as the budget goes, and their bytes."""
         pending = stream.pending
-        known = self._launcher.is_known
         start = pending.start
-        while start < pending.stop and known(stream.content, BlockIndex(start)):
+        while start < pending.stop and self._is_known(stream, BlockIndex(start)):
             start += 1
         stop = start
         claim = 0
-        while stop < pending.stop and stop - start < LONGEST_RUN and not known(stream.content, BlockIndex(stop)):
+        while stop < pending.stop and stop - start < LONGEST_RUN and not self._is_known(stream, BlockIndex(stop)):
             length = block_length(stop, stream.size)
             if self._claimed + claim + length > self._budget:
                 break
@@ -193,3 +198,8 @@ class Prefetcher:
             stop += 1
         stream.pending = range(stop, pending.stop)
         return range(start, stop), claim
+
+    def _is_known(self, stream: Stream, block: BlockIndex) -> bool:
+        return self._launcher.is_known(stream.content, block) or (
+            stream.from_disk and self._launcher.is_on_disk(stream.content, block)
+        )

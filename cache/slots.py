@@ -160,22 +160,27 @@ def read(path: Path, seal: BlockSeal, content: ContentId, blocks: range, size: i
     open for the caller."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        buffer: bytearray | None = getattr(_SCRATCH, "buffer", None)
-        if buffer is None:
-            buffer = _SCRATCH.buffer = scratch()
         opened: Opened = []
         damaged = 0
         for start in range(blocks.start, blocks.stop, PIECE):
             piece = range(start, min(start + PIECE, blocks.stop))
-            view = memoryview(buffer)[: _sealed_length(piece, size)]
-            got = os.preadv(descriptor, [view], piece.start * SLOT_SIZE)
-            slots = _open_slots(seal, content, piece, size, view[:got])
+            slots = read_piece(descriptor, seal, content, piece, size)
             opened += slots.blocks
             damaged += slots.damaged
         return Slots(opened, damaged), descriptor
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def read_piece(descriptor: int, seal: BlockSeal, content: ContentId, blocks: range, size: int) -> Slots:
+    """``read`` of at most PIECE blocks from a file that is open."""
+    buffer: bytearray | None = getattr(_SCRATCH, "buffer", None)
+    if buffer is None:
+        buffer = _SCRATCH.buffer = scratch()
+    view = memoryview(buffer)[: _sealed_length(blocks, size)]
+    got = os.preadv(descriptor, [view], blocks.start * SLOT_SIZE)
+    return _open_slots(seal, content, blocks, size, view[:got])
 
 
 def _sealed_length(blocks: range, size: int) -> int:

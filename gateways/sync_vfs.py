@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import trio
 
 from serpentfs.bridge import LoopPortal, Pace
+from serpentfs.cache.sealed import SealedSpan
 from serpentfs.clouds.base import Capabilities
 from serpentfs.errors import BadHandle, InvalidArgument, SerpentError, Unavailable
 from serpentfs.model import Attributes, DirEntry, HandleId, Ino, Quota
@@ -26,6 +27,9 @@ P = ParamSpec("P")
 
 CROSSING_SIZE = 1024 * 1024
 """Bytes that one crossing moves when a stream is read or written from end to end."""
+
+_SEALED_SIZE = 16 * 1024 * 1024
+"""Bytes of the disk cache that a thread reads by itself before it crosses again."""
 
 LISTING_SLICE = 16
 """Entries listed before the loop serves others again: about 0.2 ms of decrypting names."""
@@ -304,10 +308,19 @@ async def _read(core: Vfs, handle: HandleId, offset: int, size: int) -> bytes:
     return bytes(data)
 
 
+def _begin_read(core: Vfs, handle: HandleId, offset: int, size: int, most_sealed: int) -> SealedSpan | bytes | None:
+    """What needs no waiting on the loop."""
+    sealed = core.sealed(handle, offset, most_sealed)
+    if sealed is not None:
+        return sealed
+    data = core.read_nowait(handle, offset, size)
+    return None if data is None else bytes(data)
+
+
 class Reader:
     """A seekable stream of an open file, for one thread at a time; ``close`` releases the file.
 
-    ``attributes`` are those of the moment of opening.
+    ``attributes`` are those of the moment of opening. What the disk cache holds is read in that thread.
     """
 
     def __init__(
@@ -319,6 +332,8 @@ class Reader:
         self._buffer = b""
         self._buffer_start = start
         self._position = start
+        self._pieces: Generator[bytes | memoryview, None, None] | None = None
+        self._pieces_position = start
         self.attributes = attributes
 
     @property
@@ -333,15 +348,42 @@ class Reader:
             return b""
         offset = self._position - self._buffer_start
         if not 0 <= offset < len(self._buffer):
-            wanted = max(size, CROSSING_SIZE)
-            if self._stop is not None:
-                wanted = min(wanted, max(0, self._stop - self._position))
-            self._buffer = self._vfs.read(self._handle, self._position, wanted) if wanted else b""
+            self._buffer = self._next_piece(self._handle, self._until_stop(max(size, CROSSING_SIZE)))
             self._buffer_start = self._position
             offset = 0
         part = self._buffer[offset : offset + size]
         self._position += len(part)
         return part
+
+    def _until_stop(self, size: int) -> int:
+        return size if self._stop is None else min(size, max(0, self._stop - self._position))
+
+    def _next_piece(self, handle: HandleId, wanted: int) -> bytes:
+        piece = self._next_from_disk()
+        if piece or not wanted:
+            return piece
+        begun = self._vfs.ask(_begin_read, handle, self._position, wanted, self._until_stop(_SEALED_SIZE))
+        if isinstance(begun, bytes):
+            return begun
+        if begun is not None:
+            self._pieces, self._pieces_position = begun.pieces(), self._position
+            piece = self._next_from_disk()
+        # None from the disk after all: a read through the cache finds out why.
+        return piece or self._vfs.read(handle, self._position, wanted)
+
+    def _next_from_disk(self) -> bytes:
+        if self._pieces is not None and self._pieces_position == self._position:
+            piece = next(self._pieces, b"")
+            self._pieces_position += len(piece)
+            if piece:
+                return bytes(piece)
+        self._drop_pieces()
+        return b""
+
+    def _drop_pieces(self) -> None:
+        if self._pieces is not None:
+            self._pieces.close()
+            self._pieces = None
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move; the new position is answered. InvalidArgument before the start, BadHandle after ``close``."""
@@ -362,6 +404,7 @@ class Reader:
     def close(self) -> None:
         if self._handle is not None:
             handle, self._handle, self._buffer = self._handle, None, b""
+            self._drop_pieces()
             self._vfs.release(handle)
 
     def __enter__(self) -> Self:

@@ -34,7 +34,7 @@ from serpentfs.errors import SerpentError
 from serpentfs.gateways.ftp.replies import reply_to
 from serpentfs.gateways.ftp.tls import TlsChannel
 from serpentfs.gateways.ftp.uploads import Upload
-from serpentfs.gateways.sync_vfs import Reader
+from serpentfs.gateways.sync_vfs import CROSSING_SIZE, Reader
 
 if sys.platform == "linux":
     import fcntl
@@ -43,7 +43,8 @@ if sys.platform == "linux":
 _log = logging.getLogger(__name__)
 
 _CHUNK = 256 * 1024
-"""Bytes that one turn of a session's poller moves, so that ABOR is not kept waiting."""
+"""Bytes that one turn of a session's poller receives, so that ABOR is not kept waiting. Of a download it sends at most
+a piece, as the reader gives them."""
 
 _FIRST_DELIVERY_CHECK, _LONGEST_DELIVERY_CHECK = 0.005, 0.1
 """Seconds between two looks whether what was sent has arrived. Only clients that keep their side of the connection
@@ -65,7 +66,7 @@ class Download:
         return self._reader.closed
 
     def more(self) -> memoryview | bytes:
-        data = self._reader.read(_CHUNK)
+        data = self._reader.read(CROSSING_SIZE)
         # A view, because what the socket does not take at once is sliced off again and again.
         return memoryview(data) if data else b""
 
@@ -98,7 +99,7 @@ class DataConnection(TlsChannel, DTPHandler):
     timeout = 300
     _lastdata: int
     ac_in_buffer_size = _CHUNK
-    ac_out_buffer_size = _CHUNK
+    ac_out_buffer_size = CROSSING_SIZE
 
     def __init__(self, sock: socket.socket, cmd_channel: Any) -> None:
         self._answered = False

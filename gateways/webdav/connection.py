@@ -13,13 +13,18 @@ told from a body: request smuggling), when too much of a body was left unread, a
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import select
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 
 import h11
 import trio
 
+from serpentfs.bridge import run_in_thread
+from serpentfs.cache.sealed import SealedSpan
 from serpentfs.gateways.webdav.messages import REASONS, Headers, Refusal, Request, parse_target
 
 _log = logging.getLogger(__name__)
@@ -39,6 +44,8 @@ _RECEIVE_HEAD = 32 * 1024
 _RECEIVE_SIZE = 256 * 1024
 _SEND_SIZE = 128 * 1024
 """Bytes that must go out within STALL_TIMEOUT: a client at 20 kbit/s still gets its file."""
+_BUSY_CLIENT = 2
+"""Milliseconds that a thread waits for room. A client of this machine makes it sooner; for others no thread waits."""
 
 
 class Gone(Exception):
@@ -80,6 +87,16 @@ class Exchange:
         """More of the body; nothing is sent in answer to HEAD."""
         if self.request.method != "HEAD":
             await self._connection.send_body(data)
+
+    @property
+    def sends_sealed(self) -> bool:
+        """Whether ``send_sealed`` may be used."""
+        return self._connection.is_clear
+
+    async def send_sealed(self, sealed: SealedSpan) -> int:
+        """More of the body, read from the disk cache by the thread that sends it. How many bytes of it were sent: 0
+        when it cannot be read, else there may be more of it. Only of an answer with Content-Length."""
+        return await self._connection.send_sealed(sealed)
 
     async def reply(
         self, status: int, body: bytes = b"", content_type: str | None = None, headers: Headers = ()
@@ -149,6 +166,11 @@ class Connection:
             return False
         await self._handle(Exchange(self, request))
         return await self._finish()
+
+    @property
+    def is_clear(self) -> bool:
+        """Bytes go to the socket as they are, without TLS."""
+        return isinstance(self._stream, trio.SocketStream)
 
     # Reading
 
@@ -229,14 +251,15 @@ class Connection:
 
     # Writing
 
-    async def _send(self, data: bytes | None) -> None:
-        rest = memoryview(self._unsent + (data or b""))
+    async def _send(self, data: bytes | memoryview | None) -> None:
+        rest = memoryview(self._unsent + data if self._unsent and data else self._unsent or data or b"")
         self._unsent = b""
         try:
-            while rest:
-                with trio.fail_after(STALL_TIMEOUT):
+            with trio.fail_after(STALL_TIMEOUT) as patience:
+                while rest:
                     await self._stream.send_all(rest[:_SEND_SIZE])
-                rest = rest[_SEND_SIZE:]
+                    rest = rest[_SEND_SIZE:]
+                    patience.deadline = trio.current_time() + STALL_TIMEOUT
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             raise Gone("the answer cannot be sent") from error
 
@@ -265,6 +288,18 @@ class Connection:
         if self._unsent and len(framed) > _ONE_PACKET:
             await self._send(b"")   # not worth a copy
         await self._send(framed)
+
+    async def send_sealed(self, sealed: SealedSpan) -> int:
+        """See ``Exchange.send_sealed``."""
+        assert isinstance(self._stream, trio.SocketStream)
+        await self._send(b"")
+        try:
+            read, unsent = await run_in_thread("sending", _send_pieces, self._stream.socket.fileno(), sealed)
+        except OSError as error:
+            raise Gone("the answer cannot be sent") from error
+        self._http.send_with_data_passthrough(h11.Data(data=_Sent(read)))   # type: ignore[arg-type]
+        await self._send(unsent)
+        return read
 
     async def _refuse_head(self, status: int, text: str) -> None:
         """Answer a head that never became a request, and give up the connection."""
@@ -306,3 +341,32 @@ class Connection:
                     pass
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
+
+
+class _Sent:
+    """Bytes of a body that went past h11, which only has to count them."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+
+def _send_pieces(descriptor: int, sealed: SealedSpan) -> tuple[int, memoryview]:
+    """In a thread: read and send until a client takes nothing for a moment, which is waited for elsewhere. How many
+    bytes were read, and the last of them that were not sent. Raises OSError when the connection is gone."""
+    room = select.poll()
+    room.register(descriptor, select.POLLOUT)
+    read = 0
+    with contextlib.closing(sealed.pieces()) as pieces:
+        for piece in pieces:
+            read += len(piece)
+            rest = memoryview(piece)
+            while rest:
+                try:
+                    rest = rest[os.write(descriptor, rest) :]
+                except BlockingIOError:
+                    if not room.poll(_BUSY_CLIENT):
+                        return read, rest
+    return read, memoryview(b"")

@@ -32,6 +32,9 @@ from serpentfs.vfs.core import Vfs
 
 READ_SIZE = 1024 * 1024
 """Bytes read at a time for GET: the most of one answer that is in memory."""
+_SEALED_SIZE = 8 * 1024 * 1024
+"""Bytes that a thread reads and sends without coming back: a few milliseconds. Of these, too, at most READ_SIZE are in
+memory at once."""
 _LISTING_SLICE = 16
 _ANSWER_PIECE = 64 * 1024
 _MOST_LISTED = 10_000
@@ -91,6 +94,11 @@ async def _send_file(vfs: Vfs, exchange: Exchange, name: str, handle: HandleId, 
     # The first piece is read before the head goes out: a file that cannot be read is an error, not a broken answer.
     position = span.start
     while True:
+        if exchange.started and exchange.sends_sealed and position < span.stop:
+            sealed = vfs.sealed(handle, position, min(_SEALED_SIZE, span.stop - position))
+            if sealed is not None and (sent := await exchange.send_sealed(sealed)):
+                position += sent
+                continue
         wanted = min(READ_SIZE, span.stop - position)
         data = vfs.read_nowait(handle, position, wanted) if wanted else b""
         if data is None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from serpentfs.cache.sealed import SealedSpan
 from serpentfs.clouds.base import Capabilities
 from serpentfs.model import Attributes, ContentId, DirEntry, HandleId, Ino, Quota
 
@@ -181,6 +182,12 @@ class Vfs(Protocol):
 
     def read_nowait(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview | None:
         """``read`` when all of it is in memory, else None. For doors where a task switch costs more than a read."""
+        ...
+
+    def sealed(self, handle: HandleId, offset: int, size: int) -> SealedSpan | None:
+        """The beginning of what ``read`` would give, for a thread that reads it from the disk cache by itself: for
+        doors that send long files. None when ``read`` is the way; and ``read`` it is, too, from where the thread came
+        to when it did not get to the end."""
         ...
 
     async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:

@@ -19,6 +19,7 @@ import trio
 
 from serpentfs import metrics
 from serpentfs.cache.layers import BlockCache, CacheLimits, CacheStatistics, Reader
+from serpentfs.cache.sealed import SealedSpan
 from serpentfs.clouds.base import Capabilities, Cloud
 from serpentfs.errors import (
     AlreadyExists,
@@ -661,6 +662,13 @@ class Drive:
         if data is not None:
             self._count_read(opened.door, len(data))
         return data
+
+    def sealed(self, handle: HandleId, offset: int, size: int) -> SealedSpan | None:
+        opened = self._handles.get(handle)
+        found = self._contents.sealed_of_file(opened, offset, size)
+        if found is not None:
+            self._count_read(opened.door, len(found.span))
+        return found
 
     async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:
         opened = self._handles.get(handle)

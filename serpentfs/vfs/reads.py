@@ -25,6 +25,7 @@ import trio
 from serpentfs.bridge import run_in_thread
 from serpentfs.cache.layers import BlockCache, Reader
 from serpentfs.cache.seal import BlockSeal
+from serpentfs.cache.sealed import SealedSpan
 from serpentfs.clouds.base import Cloud
 from serpentfs.errors import RevisionGone, SerpentError, Unavailable
 from serpentfs.model import BLOCK_SIZE, ContentId, Ino, Kind, NodeId, Revision, Span
@@ -275,6 +276,11 @@ class Contents:
         if file.stage is not None:
             return file.stage.read_nowait(span)
         return self._reader(handle).read_nowait(span)
+
+    def sealed_of_file(self, handle: Handle, offset: int, size: int) -> SealedSpan | None:
+        """The beginning of what a handle sees, where the disk cache holds it."""
+        file = handle.file
+        return None if file.stage is not None else self._reader(handle).sealed(self._span(file, offset, size))
 
     async def read_file(self, handle: Handle, offset: int, size: int) -> bytes | memoryview:
         """What a handle sees; short only at the end of the file."""

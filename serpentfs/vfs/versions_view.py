@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import trio
 
 from serpentfs.cache.layers import Reader
+from serpentfs.cache.sealed import SealedSpan
 from serpentfs.clouds.base import Capabilities
 from serpentfs.errors import InvalidArgument, IsADirectory, NotADirectory, NotFound, ReadOnly
 from serpentfs.model import ROOT_INO, Attributes, DirEntry, HandleId, Ino, Kind, Quota, Span
@@ -166,6 +167,12 @@ class VersionsView:
         if version is None:
             return self._drive.read_nowait(handle, offset, size)
         return version.reader.read_nowait(Span(offset, offset + size))
+
+    def sealed(self, handle: HandleId, offset: int, size: int) -> SealedSpan | None:
+        version = self._open.get(handle)
+        if version is None:
+            return self._drive.sealed(handle, offset, size)
+        return version.reader.sealed(Span(offset, offset + size))
 
     async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:
         version = self._open.get(handle)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import io
 import os
+import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -28,6 +30,7 @@ from serpentfs.gateways.sync_vfs import CROSSING_SIZE, LISTING_SLICE, Sequential
 from serpentfs.model import ROOT_INO, HandleId, Ino
 from serpentfs.vfs.core import Precondition, RenameMode, SetAttributes, Vfs
 from tests.fakes.memory_vfs import MemoryVfs
+from tests.fakes.sealing_vfs import SealingVfs
 
 T = TypeVar("T")
 
@@ -50,11 +53,19 @@ class CountingVfs(MemoryVfs):
         return await super().write(handle, offset, data)
 
 
+V = TypeVar("V", bound=MemoryVfs)
+
+
 def in_thread(work: Callable[[SyncVfs, CountingVfs], T]) -> T:
     """Run ``work`` in a thread that the loop did not start, beside a running loop."""
+    return in_thread_with(CountingVfs, work)
+
+
+def in_thread_with(make: Callable[[], V], work: Callable[[SyncVfs, V], T]) -> T:
+    """``in_thread`` with another core."""
 
     async def main() -> T:
-        vfs = CountingVfs()
+        vfs = make()
         sync = SyncVfs(vfs, LoopPortal(), "webdav")
         return await trio.to_thread.run_sync(lambda: in_foreign_thread(lambda: work(sync, vfs)))
 
@@ -83,7 +94,7 @@ def in_foreign_thread(work: Callable[[], T]) -> T:
 def test_it_has_every_method_of_the_core() -> None:
     missing = {name for name in vars(Vfs) if not name.startswith("_")} - set(dir(SyncVfs))
     # Attributes of an instance, or of no use to a thread.
-    assert missing == {"capabilities", "read_nowait", "subscribe"}
+    assert missing == {"capabilities", "read_nowait", "sealed", "subscribe"}
     for name in set(vars(Vfs)) & set(vars(SyncVfs)):
         of_core, of_ours = getattr(Vfs, name), getattr(SyncVfs, name)
         if name.startswith("_") or not inspect.isfunction(of_core):
@@ -190,28 +201,56 @@ STEPS = st.lists(
 @settings(max_examples=25, deadline=None)
 @given(STEPS)
 def test_a_reader_against_bytes(steps: list[tuple[str, int]]) -> None:
+    in_thread(lambda sync, vfs: _compare(sync, vfs, steps))
+
+
+@settings(max_examples=25, deadline=None)
+@given(STEPS, st.sets(st.integers(0, 15), max_size=3))
+def test_a_reader_of_what_the_disk_cache_holds(steps: list[tuple[str, int]], damaged: set[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        in_thread_with(
+            lambda: SealingVfs(Path(folder), damaged), lambda sync, vfs: _compare(sync, vfs, steps)
+        )
+
+
+def _compare(sync: SyncVfs, vfs: MemoryVfs, steps: list[tuple[str, int]]) -> None:
     data = bytes(range(256)) * 8192   # 2 MiB
     model = io.BytesIO(data)
+    with sync.open_reader(vfs.cloud_put("/file", data)) as reader:
+        for step, number in steps:
+            if step == "read":
+                piece = reader.read(number)
+                assert piece == model.read(len(piece))
+                assert piece or not number or not model.read(1)
+            elif step == "seek":
+                assert reader.seek(number) == model.seek(number)
+            elif step == "back":
+                whence = min(number, reader.tell())
+                assert reader.seek(-whence, io.SEEK_CUR) == model.seek(-whence, io.SEEK_CUR)
+            else:
+                assert reader.seek(number, io.SEEK_END) == model.seek(number, io.SEEK_END)
+            assert reader.tell() == model.tell()
+        with pytest.raises(InvalidArgument):
+            reader.seek(-1)
 
-    def work(sync: SyncVfs, vfs: CountingVfs) -> None:
-        with sync.open_reader(vfs.cloud_put("/file", data)) as reader:
-            for step, number in steps:
-                if step == "read":
-                    piece = reader.read(number)
-                    assert piece == model.read(len(piece))
-                    assert piece or not number or not model.read(1)
-                elif step == "seek":
-                    assert reader.seek(number) == model.seek(number)
-                elif step == "back":
-                    whence = min(number, reader.tell())
-                    assert reader.seek(-whence, io.SEEK_CUR) == model.seek(-whence, io.SEEK_CUR)
-                else:
-                    assert reader.seek(number, io.SEEK_END) == model.seek(number, io.SEEK_END)
-                assert reader.tell() == model.tell()
-            with pytest.raises(InvalidArgument):
-                reader.seek(-1)
 
-    in_thread(work)
+def test_a_file_on_disk_is_read_with_few_crossings(tmp_path: Path) -> None:
+    size = 20 * CROSSING_SIZE + 7
+    data = (bytes(range(251)) * (size // 251 + 1))[:size]
+
+    def work(sync: SyncVfs, vfs: SealingVfs) -> None:
+        ino = vfs.cloud_put("/file", data)
+        with sync.open_reader(ino) as reader:
+            assert b"".join(iter(lambda: reader.read(CROSSING_SIZE), b"")) == data
+        assert vfs.read_at == [size], "only the end"
+        assert len(vfs.asked) <= 3
+        vfs.asked.clear()
+        with sync.open_reader(ino, 10, 4106) as part:
+            assert part.read(1 << 20) == data[10:4106]
+            assert part.read(1) == b""
+        assert vfs.open_handles == 0
+
+    in_thread_with(lambda: SealingVfs(tmp_path), work)
 
 
 def test_a_writer_crosses_seldom() -> None:

@@ -26,6 +26,7 @@ class Runway:
         self.prefetcher = Prefetcher(budget, self)
         self.room = room
         self.known: set[tuple[int, int]] = set()
+        self.on_disk: set[tuple[int, int]] = set()
         self.flying: list[Flight] = []
 
     def has_room(self) -> bool:
@@ -36,6 +37,9 @@ class Runway:
 
     def is_known(self, content: ContentId, block: BlockIndex) -> bool:
         return (content, block) in self.known
+
+    def is_on_disk(self, content: ContentId, block: BlockIndex) -> bool:
+        return (content, block) in self.on_disk
 
     def launch(self, stream: Stream, blocks: range, *, head: bool) -> Flight:
         flight = Flight(stream.content, stream.size, blocks, no_fetch, demand=False, head=head)
@@ -63,6 +67,18 @@ class Runway:
 
 def stream(content: int, size: int = LARGE) -> Stream:
     return Stream(ContentId(content), size, no_fetch)
+
+
+def test_what_a_reader_takes_from_disk_by_itself_is_not_loaded_ahead() -> None:
+    runway = Runway(LARGE, 9)
+    runway.on_disk = {(1, block) for block in (0, 1, 2, 5, 6)}
+    one = stream(1)
+    one.from_disk = True
+    runway.prefetcher.want(one, range(9))
+    assert runway.blocks == [(1, 3, 5), (1, 7, 9)]
+    other = stream(1)
+    runway.prefetcher.want(other, range(9))
+    assert runway.blocks[2:] == [(1, 0, 3), (1, 5, 7)], "others have it loaded"
 
 
 def test_wishes_are_cut_to_the_longest_run() -> None:
