@@ -15,8 +15,8 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -258,6 +258,28 @@ class _Connection(sqlite3.Connection):
             raise _as_ours(error) from error
 
 
+class _Transaction:
+    """See ``Store.transaction``. (Not a generator: there are two for each file that is made and filled.)"""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        self._store._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None:
+            try:
+                self._store._commit()
+            except BaseException:
+                self._store._roll_back()
+                raise
+        else:
+            self._store._roll_back()
+
+
 class Store:
     """The database of one remote. All methods but ``sync`` and ``checkpoint`` are plain and run on the loop's thread.
 
@@ -372,22 +394,21 @@ class Store:
         os.close(self._wal)
         os.close(self._directory)
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> _Transaction:
         """All or nothing. Nothing inside may await."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-            self._transactions += 1
-        except BaseException:
-            # A failed COMMIT (disk full) may have rolled back by itself already.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            self._known.forget_all()
-            # A reservation of identifiers may have been rolled back, too: reserve anew.
-            self._reserved.update(self._next)
-            raise
+        return _Transaction(self)
+
+    def _commit(self) -> None:
+        self._db.execute("COMMIT")
+        self._transactions += 1
+
+    def _roll_back(self) -> None:
+        # A failed COMMIT (disk full) may have rolled back by itself already.
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        self._known.forget_all()
+        # A reservation of identifiers may have been rolled back, too: reserve anew.
+        self._reserved.update(self._next)
 
     async def sync(self) -> None:
         """Make every transaction committed so far survive a power cut. Who comes while another one waits for the

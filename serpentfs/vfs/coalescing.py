@@ -66,7 +66,7 @@ class Draft:
         """Add one change at the end; the answer is its seq, which may be among the superseded ones."""
         seq = self._next_seq
         self._next_seq += 1
-        change = replace(change, seq=seq, attempted=False)
+        change = change.recorded_as(seq)
         match change.operation:
             case Operation.CONTENT:
                 self._content(change)
@@ -78,7 +78,8 @@ class Draft:
                 self._rename(self._bury(change))
             case Operation.CREATE | Operation.MKDIR | Operation.SYMLINK:
                 self._put(self._bury(change))
-                self._fold(change.goal.slot)
+                if len(self.changed) > 1 or self._base.writers(change.goal.slot):
+                    self._fold(change.goal.slot)
         return seq
 
     # --- the rules ---
@@ -88,15 +89,10 @@ class Draft:
         unsent = self._unsent(change.ino)
         for entry in unsent:
             if entry.operation in (Operation.CREATE, Operation.CONTENT):
-                entry = self._absorb_later(entry, entry.seq)
-                self._put(
-                    replace(
-                        entry,
-                        content=change.content,
-                        mtime_ns=entry.mtime_ns if change.mtime_ns is None else change.mtime_ns,
-                        recorded=max(entry.recorded, change.recorded),
-                    )
-                )
+                if len(unsent) > 1:
+                    entry = self._absorb_later(entry, entry.seq)
+                mtime_ns = entry.mtime_ns if change.mtime_ns is None else change.mtime_ns
+                self._put(entry.with_content(change.content, mtime_ns, max(entry.recorded, change.recorded)))
                 self._supersede(change.seq, entry.seq)
                 return
         for entry in unsent:
@@ -110,7 +106,7 @@ class Draft:
         for entry in reversed(self._unsent(change.ino)):
             if entry.operation is not Operation.RENAME:
                 recorded = max(entry.recorded, change.recorded)
-                self._put(replace(entry, mtime_ns=change.mtime_ns, recorded=recorded))
+                self._put(entry.with_content(entry.content, change.mtime_ns, recorded))
                 self._supersede(change.seq, entry.seq)
                 return
         self._put(change)

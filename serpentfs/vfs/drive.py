@@ -830,9 +830,9 @@ class Drive:
     async def release(self, handle: HandleId) -> None:
         opened = self._handles.get(handle)
         file = opened.file
-        if not opened.writable:
-            self._close(opened)
-            await trio.lowlevel.checkpoint()
+        if not opened.writable or (file.dirty_since is None and not file.lock.locked()):
+            self._close(opened)  # there is nothing to journal, and nobody is in the middle of using it
+            await trio.lowlevel.cancel_shielded_checkpoint()
             return
         # Under the lock and to the end: nobody else may be in the middle of using what is given back.
         with trio.CancelScope(shield=True):

@@ -149,7 +149,13 @@ class Journal:
         replaced = {seq: slot for seq in carriers if (slot := self._slots.get(seq)) is not None}
         for seq in delta.drop:
             self._remove(seq)
-        overwriting = [entry for entry in delta.put if entry.seq in self._slots]
+        overwriting = []
+        for entry in delta.put:
+            slot = self._slots.get(entry.seq)
+            if slot is not None and entry.claims_as(slot.entry):
+                self._change(slot, entry)
+            elif slot is not None:
+                overwriting.append(entry)
         for entry in overwriting:
             self._give_up_claims(entry)
         for entry in overwriting:
@@ -463,6 +469,10 @@ class Journal:
         for resource, write in claims_of(entry).items():
             if old.get(resource) is not write:
                 slot.blocked += not self._claims.add(entry.seq, resource, write)
+        self._change(slot, entry)
+
+    def _change(self, slot: _Slot, entry: Entry) -> None:
+        """Same seq and claims, other words."""
         slot.entry = entry
         slot.changed_at = max(slot.changed_at, entry.recorded)
         self._offer(slot)

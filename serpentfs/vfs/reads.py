@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -65,7 +66,7 @@ class Contents:
         self._ledger = ledger
         self._gone = gone
         self._stages: dict[ContentId, Stage] = {}
-        self._doomed: list[Path] = []
+        self._doomed: list[str] = []
         self._more_doomed = trio.Event()
         self._showing: Counter[ContentId] = Counter()
         """How many stages show a content."""
@@ -140,7 +141,7 @@ class Contents:
             return
         blocks = [block for block, plane in stage.blocks.items() if plane == 0]
         if blocks and await self.rows_are_durable():
-            await self._cache.adopt(content, Stage.plane_path(self._staging, content, 0), blocks)
+            await self._cache.adopt(content, Path(Stage.plane_path(self._staging, content, 0)), blocks)
         self._doom(stage.paths)
 
     async def rows_are_durable(self) -> bool:
@@ -152,7 +153,7 @@ class Contents:
             return False
         return True
 
-    def _doom(self, paths: list[Path]) -> None:
+    def _doom(self, paths: list[str]) -> None:
         self._doomed += paths
         self._more_doomed.set()
 
@@ -310,7 +311,8 @@ def _read_node(record: bytes) -> NodeRow:
     return NodeRow(Ino(ino), Ino(parent), NodeId(node), locator, Revision(revision), size, ContentId(content))
 
 
-def remove_files(paths: list[Path]) -> None:
-    """In a thread: the last unlink of a large file takes long."""
+def remove_files(paths: list[str]) -> None:
+    """In a thread: the last unlink of a large file takes long. Those that are not there are passed over."""
     for path in paths:
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(path)    # noqa: PTH108 - of text, see ``Stage.plane_path``

@@ -35,6 +35,10 @@ async def no_base(span: Span) -> bytes:
     raise AssertionError("this stage has no base")
 
 
+def _bytes(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
 @dataclass
 class Image:
     """A database as it may be found: its rows, and what the content was then."""
@@ -99,7 +103,7 @@ class World:
         row = self.store.stage(CONTENT)
         assert row is not None
         for block, plane in self.stage.blocks.items():  # the cache adopts slots of the right length only
-            slot = Stage.plane_path(self.files, CONTENT, plane).read_bytes()[block * SLOT_SIZE :][:SLOT_SIZE]
+            slot = _bytes(Stage.plane_path(self.files, CONTENT, plane))[block * SLOT_SIZE :][:SLOT_SIZE]
             assert len(SEAL.open(CONTENT, block, slot) or b"") == min(BLOCK_SIZE, row.size - block * BLOCK_SIZE)
         self.images.append(Image(row, self.store.stage_blocks(CONTENT), bytes(self.data)))
 
@@ -209,9 +213,8 @@ async def test_a_damaged_slot_is_an_error(tmp_path: Path) -> None:
     stage = Stage(tmp_path, SEAL, StageRow(CONTENT, 0, NO_CONTENT, 0))
     await stage.write(0, b"a" * BLOCK_SIZE, no_base)
     await stage.spill()
-    path = stage.paths[0]
-    slot = path.read_bytes()
-    path.write_bytes(slot[:-1] + bytes([slot[-1] ^ 1]))
+    slot = _bytes(stage.paths[0])
+    (tmp_path / stage.paths[0]).write_bytes(slot[:-1] + bytes([slot[-1] ^ 1]))
     with pytest.raises(IntegrityError):
         await stage.read(Span(0, BLOCK_SIZE), no_base)
     stage.close()
