@@ -62,7 +62,7 @@ def _encode(name: str) -> bytes:
 
 
 def _answer(
-    handler: Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]],
+    handler: Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]], *, changes: bool = False
 ) -> Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]]:
     """Turn whatever a handler raises into Refused: anything else would end the mount. What is left to the session is a
     cancelled request: it must be answered, too. It may hold a page lock that the notifier's thread waits for, and
@@ -78,6 +78,8 @@ def _answer(
             log.log(MAX_VERBOSE, "%s", handler.__name__)
         if self.closing:
             raise Refused(errno.ENOTCONN)
+        if changes and self.read_only:
+            raise Refused(errno.EROFS)
         try:
             return await handler(self, *args, **kwargs)
         except Refused:
@@ -99,14 +101,7 @@ def _changing(
     handler: Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]],
 ) -> Callable[Concatenate[Operations, _P], Coroutine[Any, Any, _T]]:
     """``_answer`` for a handler that changes something: EROFS on a read-only mount, also if root remounts it."""
-
-    @functools.wraps(handler)
-    async def changing(self: Operations, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        if self.read_only:
-            raise Refused(errno.EROFS)
-        return await handler(self, *args, **kwargs)
-
-    return _answer(changing)
+    return _answer(handler, changes=True)
 
 
 def _of_inode(

@@ -643,7 +643,16 @@ class Store:
             " WHERE ino = ?",
             (mode, uid, gid, ctime_ns, ino),
         )
-        self._known.forget(ino)
+        row = self._known.row(ino)
+        if row is not None:
+            self._known.change(
+                row._replace(
+                    mode=row.mode if mode is None else mode,
+                    uid=row.uid if uid is None else uid,
+                    gid=row.gid if gid is None else gid,
+                    ctime_ns=ctime_ns,
+                )
+            )
 
     def set_target(self, ino: Ino, target: str, size: int) -> None:
         """Another target of a link."""

@@ -79,6 +79,8 @@ class Ledger:
         change = Change()
         with self.store.transaction():
             yield change
+            if not change.entries:
+                return  # nothing that the cloud is to know
             for entry in change.entries:
                 self._reconsider(entry.ino)
                 if entry.replaces is not None:
