@@ -37,6 +37,8 @@ class Capabilities:
     reports_times: bool = False
     """Listings tell the time (in whole seconds) that ``put`` and ``set_mtime`` gave a file: another one there means
     that somebody set it."""
+    growing_puts: bool = False
+    """``put_growing`` is there."""
     longest_name_bytes: int = 255
     """Longest cleartext name in bytes of UTF-8."""
 
@@ -92,6 +94,15 @@ class Content(Protocol):
 
     async def read(self, span: Span) -> bytes:
         """Exactly the bytes of ``span`` (which lies within ``size``)."""
+        ...
+
+
+class GrowingContent(Protocol):
+    """The cleartext of an upload that begins before all of it is there. Read once, front to back."""
+
+    async def read(self, span: Span) -> bytes:
+        """The bytes of ``span``, once they are final: waits for whoever writes them. Fewer, or none, at the end,
+        which is also the leave to make what was sent visible."""
         ...
 
 
@@ -161,6 +172,22 @@ class Cloud(Protocol):
         must still be at ``replaces.revision``, else Conflict. ``token`` is 32 bytes, the same for every attempt
         of the same content at the same place and never used for another content. With ``retry`` an earlier upload
         is looked for before ``content`` is read: by its success a part of ``content`` may have gone."""
+        ...
+
+    async def put_growing(
+        self,
+        parent: NodeId,
+        name: str,
+        content: GrowingContent,
+        *,
+        replaces: NodeRef | None,
+        mtime_ns: int,
+        token: bytes,
+    ) -> NodeInfo:
+        """``put`` of a content that is still being written, where ``capabilities.growing_puts``. Nothing is to be
+        seen of it before ``content`` has ended, nor ever when the call is cancelled before; what others do until
+        then is met as a ``put`` would meet it that began at the end. ``mtime_ns`` is the time as it is known now.
+        When the answer is lost, ``put`` with the same ``token`` and ``retry`` finds what became of it."""
         ...
 
     async def mkdir(self, parent: NodeId, name: str, *, token: bytes, retry: bool = False) -> NodeInfo: ...

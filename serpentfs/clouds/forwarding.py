@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from serpentfs.clouds.base import Batch, Capabilities, Cloud, Content, Known
+from serpentfs.clouds.base import Batch, Capabilities, Cloud, Content, GrowingContent, Known
 from serpentfs.model import NodeId, NodeInfo, NodeRef, Quota, Span
 
 
@@ -57,6 +57,14 @@ class ForwardingCloud(Cloud):
     ) -> NodeInfo:
         return await self._cloud.put(
             parent, name, content, replaces=replaces, mtime_ns=mtime_ns, token=token, retry=retry
+        )
+
+    async def put_growing(
+        self, parent: NodeId, name: str, content: GrowingContent, *, replaces: NodeRef | None, mtime_ns: int,
+        token: bytes,
+    ) -> NodeInfo:
+        return await self._cloud.put_growing(
+            parent, name, content, replaces=replaces, mtime_ns=mtime_ns, token=token
         )
 
     async def mkdir(self, parent: NodeId, name: str, *, token: bytes, retry: bool = False) -> NodeInfo:

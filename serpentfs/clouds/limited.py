@@ -12,7 +12,7 @@ import math
 
 import trio
 
-from serpentfs.clouds.base import Cloud, Content
+from serpentfs.clouds.base import Cloud, Content, GrowingContent
 from serpentfs.clouds.forwarding import ForwardingCloud
 from serpentfs.model import BLOCK_SIZE, NodeId, NodeInfo, NodeRef, Span
 
@@ -134,6 +134,18 @@ class LimitedCloud(ForwardingCloud):
                 parent, name, limited, replaces=replaces, mtime_ns=mtime_ns, token=token, retry=retry
             )
 
+    async def put_growing(
+        self, parent: NodeId, name: str, content: GrowingContent, *, replaces: NodeRef | None, mtime_ns: int,
+        token: bytes,
+    ) -> NodeInfo:
+        limited = _LimitedGrowing(content, self._up)
+        try:
+            return await super().put_growing(
+                parent, name, limited, replaces=replaces, mtime_ns=mtime_ns, token=token
+            )
+        finally:
+            limited.rest()
+
 
 class _LimitedContent:
     def __init__(self, content: Content, bucket: Bucket) -> None:
@@ -147,3 +159,25 @@ class _LimitedContent:
     async def read(self, span: Span) -> bytes:
         await self._bucket.take(len(span))
         return await self._content.read(span)
+
+
+class _LimitedGrowing:
+    """While it waits for whoever writes the content, its lane is free for others."""
+
+    def __init__(self, content: GrowingContent, way: Way) -> None:
+        self._content = content
+        self._way = way
+        self._has_lane = False
+
+    async def read(self, span: Span) -> bytes:
+        self.rest()
+        data = await self._content.read(span)
+        await self._way.lanes.acquire_on_behalf_of(self)
+        self._has_lane = True
+        await self._way.bucket.take(len(data))
+        return data
+
+    def rest(self) -> None:
+        if self._has_lane:
+            self._has_lane = False
+            self._way.lanes.release_on_behalf_of(self)

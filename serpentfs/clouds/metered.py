@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import trio
 
 from serpentfs import logs, metrics
-from serpentfs.clouds.base import Batch, Cloud, Content, Known
+from serpentfs.clouds.base import Batch, Cloud, Content, GrowingContent, Known
 from serpentfs.clouds.forwarding import ForwardingCloud
 from serpentfs.errors import (
     LoginRequired,
@@ -100,6 +100,16 @@ class MeteredCloud(ForwardingCloud):
                 parent, name, counted, replaces=replaces, mtime_ns=mtime_ns, token=token, retry=retry
             )
 
+    async def put_growing(
+        self, parent: NodeId, name: str, content: GrowingContent, *, replaces: NodeRef | None, mtime_ns: int,
+        token: bytes,
+    ) -> NodeInfo:
+        counted = _CountedGrowing(content, self._figures.uploaded)
+        with self._call("put_growing"):
+            return await super().put_growing(
+                parent, name, counted, replaces=replaces, mtime_ns=mtime_ns, token=token
+            )
+
     async def mkdir(self, parent: NodeId, name: str, *, token: bytes, retry: bool = False) -> NodeInfo:
         with self._call("mkdir"):
             return await super().mkdir(parent, name, token=token, retry=retry)
@@ -135,6 +145,19 @@ class _CountedContent:
     @property
     def size(self) -> int:
         return self._content.size
+
+    async def read(self, span: Span) -> bytes:
+        data = await self._content.read(span)
+        self._meter.add(len(data))
+        return data
+
+
+class _CountedGrowing:
+    """The same for a GrowingContent."""
+
+    def __init__(self, content: GrowingContent, meter: metrics.Meter) -> None:
+        self._content = content
+        self._meter = meter
 
     async def read(self, span: Span) -> bytes:
         data = await self._content.read(span)

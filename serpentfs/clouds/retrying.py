@@ -18,7 +18,7 @@ from typing import TypeVar
 import trio
 
 from serpentfs import metrics
-from serpentfs.clouds.base import Batch, Cloud, Content, Known
+from serpentfs.clouds.base import Batch, Cloud, Content, GrowingContent, Known
 from serpentfs.clouds.forwarding import ForwardingCloud
 from serpentfs.errors import (
     LoginRequired,
@@ -154,6 +154,26 @@ class RetryingCloud(ForwardingCloud):
             )
         raise self._too_late("uploading", stall)
 
+    async def put_growing(
+        self,
+        parent: NodeId,
+        name: str,
+        content: GrowingContent,
+        *,
+        replaces: NodeRef | None,
+        mtime_ns: int,
+        token: bytes,
+    ) -> NodeInfo:
+        stall = self._deadlines.stall
+        with trio.CancelScope(deadline=trio.current_time() + stall) as scope:
+            watched = _WatchedGrowing(content, scope, stall)
+            return await self._attempt(
+                lambda: self._cloud.put_growing(
+                    parent, name, watched, replaces=replaces, mtime_ns=mtime_ns, token=token
+                )
+            )
+        raise self._too_late("uploading", stall)
+
     async def mkdir(self, parent: NodeId, name: str, *, token: bytes, retry: bool = False) -> NodeInfo:
         return await self._once("making a folder", lambda: self._cloud.mkdir(parent, name, token=token, retry=retry))
 
@@ -184,26 +204,48 @@ class RetryingCloud(ForwardingCloud):
         return await self._once("setting a time", lambda: self._cloud.set_mtime(node, mtime_ns))
 
 
-class _WatchedContent:
-    """A Content whose readers show that an upload is moving. While one reads, the clock stands: what the bytes come
-    from (this machine's disk, or the cloud itself for the untouched parts of a file) has its own deadlines."""
+class _Watch:
+    """The clock of an upload's deadline. While its content is read, it stands: what the bytes come from (this machine's
+    disk, whoever writes them, or the cloud itself for the untouched parts of a file) has its own deadlines."""
 
-    def __init__(self, content: Content, scope: trio.CancelScope, stall: float) -> None:
-        self._content = content
+    def __init__(self, scope: trio.CancelScope, stall: float) -> None:
         self._scope = scope
         self._stall = stall
         self._reading = 0
+
+    def __enter__(self) -> None:
+        self._reading += 1
+        self._scope.deadline = float("inf")
+
+    def __exit__(self, *_: object) -> None:
+        self._reading -= 1
+        if not self._reading:
+            self._scope.deadline = trio.current_time() + self._stall
+
+
+class _WatchedContent:
+    """A Content whose readers show that an upload is moving."""
+
+    def __init__(self, content: Content, scope: trio.CancelScope, stall: float) -> None:
+        self._content = content
+        self._watch = _Watch(scope, stall)
 
     @property
     def size(self) -> int:
         return self._content.size
 
     async def read(self, span: Span) -> bytes:
-        self._reading += 1
-        self._scope.deadline = float("inf")
-        try:
+        with self._watch:
             return await self._content.read(span)
-        finally:
-            self._reading -= 1
-            if not self._reading:
-                self._scope.deadline = trio.current_time() + self._stall
+
+
+class _WatchedGrowing:
+    """The same for a GrowingContent."""
+
+    def __init__(self, content: GrowingContent, scope: trio.CancelScope, stall: float) -> None:
+        self._content = content
+        self._watch = _Watch(scope, stall)
+
+    async def read(self, span: Span) -> bytes:
+        with self._watch:
+            return await self._content.read(span)

@@ -63,6 +63,7 @@ from serpentfs.vfs.core import (
     Status,
     Vfs,
 )
+from serpentfs.vfs.early import EARLY_SIZE
 from serpentfs.vfs.entries import BIRTHS, Entry, EntryState, Operation
 from serpentfs.vfs.handles import Handle, HandleTable, OpenFile
 from serpentfs.vfs.keeping import Keeping
@@ -96,6 +97,8 @@ class DriveOptions:
     host: str = field(default_factory=socket.gethostname)
     dirty_seconds: float = 5.0
     """Files that stay open and dirty are journalled this often."""
+    early_size: int = EARLY_SIZE
+    """Bytes of a file that is being written after which its upload may begin."""
 
 
 async def copy_content(
@@ -139,6 +142,7 @@ class Drive:
         self._quota = Quota(None, None, None)
         self._room_changed = trio.Event()
         self._sent: dict[int, int] = {}
+        self._begin_early: Callable[[EntryRow, Stage], None] = lambda row, stage: None
         self._figures = metrics.current()
         self._feed: Feed | None = None
         self._cancelling: Cancelling | None = None
@@ -434,6 +438,8 @@ class Drive:
         file = self._handles.file(row.ino)
         if file is not None:
             file.row = file.row._replace(parent=Ino(0), state=REMOVED)
+            if file.stage is not None:
+                file.stage.drop_upload()
         self._tell(door, row.ino)
 
     async def rename(
@@ -528,6 +534,8 @@ class Drive:
                 self._touch_folder(new_parent, now)
         if target is not None:
             self._gone(target, door)
+        if (stage := self._contents.stage(source.content)) is not None:
+            stage.drop_upload()
         return change.seqs
 
     def _exchange(self, one: EntryRow, other: EntryRow) -> tuple[int | None, ...]:
@@ -699,6 +707,8 @@ class Drive:
                 await stage.write(at, data, self._contents.base_reader(file.ino, stage, file.node))
             finally:
                 self._grew(opened, stage)
+            if stage.goes_forward and stage.size >= self._options.early_size and stage.upload is None:
+                self._begin_early(file.row, stage)
         traffic = self._figures.doors[opened.door]
         traffic.writes += 1
         traffic.written_bytes += len(data)
@@ -1192,9 +1202,11 @@ class Drive:
         """Handles that are open now, by door."""
         return Counter(handle.door for handle in self._handles.handles())
 
-    def follow(self, feed: Feed, stop: Stop) -> None:
-        """Who gets fresh listings, and who stops an attempt at an upload: made after the drive."""
+    def follow(self, feed: Feed, stop: Stop, begin_early: Callable[[EntryRow, Stage], None]) -> None:
+        """Who gets fresh listings, who stops an attempt at an upload, and who may begin one before its time: made after
+        the drive."""
         self._feed = feed
+        self._begin_early = begin_early
         self._cancelling = Cancelling(self._store, self._ledger, self._contents, feed, stop, self.is_open)
 
     def _followed(self) -> Feed:

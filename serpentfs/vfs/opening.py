@@ -80,9 +80,10 @@ async def open_drive(
         drive = Drive(cloud, store, ledger, contents, cache, options)
         feed = Feed(store, cloud, drive)
         replay = Replay(
-            cloud, store, ledger, contents, feed, drive, workers=options.uploads, host=options.host
+            cloud, store, ledger, contents, feed, drive, workers=options.uploads, host=options.host,
+            early_size=options.early_size,
         )
-        drive.follow(feed, replay.stop)
+        drive.follow(feed, replay.stop, replay.begin_early)
         async with trio.open_nursery() as nursery:
             await nursery.start(cache.run)
             await _first_listing(cloud, store, feed)

@@ -125,6 +125,7 @@ class Contents:
     def reload_stage(self, content: ContentId) -> None:
         """Back to what the database says of a stage (or to nothing)."""
         stage = self._stages[content]
+        stage.drop_upload()
         row = self._store.stage(content)
         if row is None:
             self.drop_stage(content)

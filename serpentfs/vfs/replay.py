@@ -38,10 +38,11 @@ from serpentfs.errors import (
     SerpentError,
     Unavailable,
 )
-from serpentfs.model import NO_CONTENT, ROOT_INO, Ino, Kind, NodeId, NodeInfo, NodeRef, Span
+from serpentfs.model import NO_CONTENT, ROOT_INO, ContentId, Ino, Kind, NodeId, NodeInfo, NodeRef, Span
 from serpentfs.tree.feed import Feed
 from serpentfs.tree.store import REMOVED, EntryRow, NodeRow, Store
 from serpentfs.vfs.conflicts import conflict_name
+from serpentfs.vfs.early import EarlyUpload, EarlyUploads, Goal, is_passing
 from serpentfs.vfs.entries import Entry, EntryState, Operation, Place
 from serpentfs.vfs.ledger import Ledger
 from serpentfs.vfs.reads import Contents
@@ -54,6 +55,8 @@ _OUTAGE = 2
 """Failures in a row after which the cloud counts as out of reach."""
 _ORIGINS = "conflict-origins"
 """Where the records of ``_copied_from`` are kept, as if it were a door."""
+_EARLY = "early-uploads"
+"""Where the ids of early uploads that were to be finished are kept, by content, as if it were a door."""
 _STOPPED = 5.0
 """Seconds until an attempt that was stopped is made again."""
 _PATIENCE = 5
@@ -126,6 +129,7 @@ class Replay:
         *,
         workers: int,
         host: str,
+        early_size: int,
     ) -> None:
         self._cloud = cloud
         self._store = store
@@ -136,6 +140,7 @@ class Replay:
         self._observer = observer
         self._lanes = workers * _SMALL_FOR_ONE
         self._host = host
+        self._early_size = early_size
         self._active = 0
         """Lanes in use."""
         self._attempts: dict[int, trio.CancelScope] = {}
@@ -150,15 +155,20 @@ class Replay:
         the cloud has lost the one it was written over."""
         self._baseless: set[Ino] = set()
         """Those of which that is known."""
+        self._early = EarlyUploads()
+        self._early_ids = {ContentId(int(key)): value.decode() for key, value in store.records(_EARLY).items()}
         with store.transaction():
             for ino in list(self._copied_from):
                 if not self._journal.entries_of(ino):  # it was removed here
                     self._forget_origin(ino)
+            for content in [content for content in self._early_ids if contents.stage(content) is None]:
+                self._forget_early(content)
 
     async def run(self) -> None:
         """Until cancelled."""
         wakes = 0
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._early.run)
             while True:
                 if is_busy():
                     # Uploads share the loop with the mount: while that is being asked, they start one by one.
@@ -404,22 +414,12 @@ class Replay:
         if target is not None and target.kind is not Kind.FILE:
             await self._cloud.remove(target, retry=entry.attempted)
             target = None
-        newer = self._newer(entry) if entry.ino in self._baseless else None
-        read_base = self._contents.base_reader(entry.ino, stage, node)
-        content = _StagedContent(
-            stage,
-            partial(self._read_base, entry.ino, read_base) if newer is None else partial(self._read_newer, newer),
-            lambda sent: self._observer.note_sent(entry.seq, sent),
-        )
-        info = await self._cloud.put(
-            await self._folder(place.parent),
-            place.name,
-            content,
-            replaces=target,
-            mtime_ns=row.mtime_ns,
-            token=self._token("put", entry.ino, place, entry.content, "" if newer is None else newer.revision),
-            retry=entry.attempted,
-        )
+        folder = await self._folder(place.parent)
+        if (early := self._early_upload(entry, stage, Goal(folder, place.name, target))) is not None:
+            await self._contents.rows_are_durable()  # the id is: or a power cut could make another upload of this one
+            info = await early.finish(stage.size, lambda sent: self._observer.note_sent(entry.seq, sent))
+        else:
+            info = await self._put_whole(entry, stage, node, row, place, folder, target)
         left = target.id if target is not None and target.id != info.id else None
         self._expect_node(info.id, entry.ino)
         uploaded = NodeRow(entry.ino, place.parent, info.id, info.locator, info.revision, stage.size, entry.content)
@@ -429,6 +429,7 @@ class Replay:
             self._store.put_node(uploaded)
             self._store.drop_stage(entry.content)
             self._forget_origin(entry.ino)
+            self._forget_early(entry.content)
         self._feed.confirmed(entry.ino, left=left)
         # Who stops it now is too late, and must not keep the rest from being done.
         with trio.CancelScope(shield=self._attempts[entry.seq].cancel_called):
@@ -436,6 +437,92 @@ class Replay:
                 await self._contents.rows_are_durable()  # the cache takes over then; until then the stage is read
             self._observer.uploaded(entry.ino, stage, uploaded)
             await self._contents.adopt(entry.content)
+
+    async def _put_whole(
+        self,
+        entry: Entry,
+        stage: Stage,
+        node: NodeRow | None,
+        row: EntryRow,
+        place: Place,
+        folder: NodeId,
+        target: NodeRef | None,
+    ) -> NodeInfo:
+        newer = self._newer(entry) if entry.ino in self._baseless else None
+        read_base = self._contents.base_reader(entry.ino, stage, node)
+        content = _StagedContent(
+            stage,
+            partial(self._read_base, entry.ino, read_base) if newer is None else partial(self._read_newer, newer),
+            lambda sent: self._observer.note_sent(entry.seq, sent),
+        )
+        base = "" if newer is None else newer.revision
+        return await self._cloud.put(
+            folder,
+            place.name,
+            content,
+            replaces=target,
+            mtime_ns=row.mtime_ns,
+            token=self._token("put", entry.ino, place, entry.content, self._early_ids.get(entry.content, "") + base),
+            retry=entry.attempted,
+        )
+
+    # uploads that begin before their file is closed
+
+    def begin_early(self, row: EntryRow, stage: Stage) -> None:
+        """A file that goes strictly forward is large enough by now: begin its upload where that is likely to be what
+        will be sent. Never blocks."""
+        if (
+            not self._cloud.capabilities.growing_puts
+            or self._ledger.paused
+            or self._outage
+            or not row.parent
+            or is_passing(row.name)
+            or not self._early.has_room
+        ):
+            return
+        folder = self._store.node_of(row.parent)
+        entries = self._journal.entries_of(row.ino)
+        if folder is None or any(entry.operation not in (Operation.CREATE, Operation.CONTENT) for entry in entries):
+            return
+        node = self._store.node_of(row.ino)
+        replaced = self._replaced(entries[0]) if entries else None
+        target = node.ref(Kind.FILE) if node is not None else replaced
+        if target is not None and target.kind is not Kind.FILE:
+            return
+        place = self._cloud_place(entries[0], row) if entries else self._ledger.place(row.parent, row.name)
+        if place.parent != row.parent:
+            return
+        upload = stage.upload = EarlyUpload(
+            stage, Goal(folder.node, place.name, target), kept_back=self._early_size // 4
+        )
+        token = self._token("put", row.ino, place, stage.content, upload.id)
+
+        async def put(content: EarlyUpload) -> NodeInfo:
+            goal = content.goal
+            return await self._cloud.put_growing(
+                goal.folder, goal.name, content, replaces=goal.replaces, mtime_ns=row.mtime_ns, token=token
+            )
+
+        self._early.begin(upload, put)
+
+    def _early_upload(self, entry: Entry, stage: Stage, goal: Goal) -> EarlyUpload | None:
+        """The early upload of a frozen stage, if it is what is to be sent: to be finished, and its id is kept. Any
+        other is dropped."""
+        upload = stage.upload
+        if upload is None or upload.is_over:
+            return None
+        if entry.attempted or upload.goal != goal:
+            upload.drop()
+            return None
+        with self._store.transaction():
+            self._store.put_record(_EARLY, str(entry.content), upload.id.encode())
+        self._early_ids[entry.content] = upload.id
+        return upload
+
+    def _forget_early(self, content: ContentId) -> None:
+        """Nothing is sent of this content any more. Within a transaction."""
+        if self._early_ids.pop(content, None) is not None:
+            self._store.put_record(_EARLY, str(content), None)
 
     async def _read_base(self, ino: Ino, read_base: ReadBase, span: Span) -> bytes:
         """What shows through a stage. Where the cloud has lost it, the next attempt takes another base: a content is

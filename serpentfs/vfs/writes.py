@@ -23,15 +23,19 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from serpentfs.bridge import run_in_thread
 from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
 from serpentfs.errors import IntegrityError, NoSpace, SerpentError, Unavailable
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
 from serpentfs.tree.store import StageRow, Store
+
+if TYPE_CHECKING:
+    from serpentfs.vfs.early import EarlyUpload
 
 SPILL_BLOCKS = 16
 """A stage keeps at most this many dirty blocks (2 MiB) in memory: enough to make one thread hop carry a whole
@@ -87,6 +91,12 @@ class Stage:
         self._cut: int | None = None
         """First block whose committed rows a truncation made void; the next commit deletes them."""
         self._unsynced_files: set[int] = set()
+        self._changing_from: int | None = None
+        """Where a change that is under way begins."""
+        self.goes_forward = not row.size and not row.base
+        """Every write so far went on where the one before it ended."""
+        self.upload: EarlyUpload | None = None
+        """The one upload of this content that began before it was complete."""
         self._changes = 0
         """Counts what may have changed a slot, for reads that ran meanwhile."""
         self._in_flight = 0
@@ -142,7 +152,31 @@ class Stage:
     def retire(self) -> None:
         """No more reads: whoever is in the middle of one gets StageRetired."""
         self._retired = True
+        self.drop_upload()
         self.close()
+
+    def drop_upload(self) -> None:
+        """The early upload, if there is one, would be of another content, or in another place."""
+        if self.upload is not None:
+            self.upload.drop()
+
+    @property
+    def steady(self) -> int:
+        """Bytes from the start that nobody is changing at this moment."""
+        return self.size if self._changing_from is None else min(self.size, self._changing_from)
+
+    @contextmanager
+    def _changing(self, start: int) -> Iterator[None]:
+        """Around a change of what lies from ``start`` on."""
+        if self.upload is not None and start < self.upload.taken:
+            self.upload.drop()
+        self._changing_from = start
+        try:
+            yield
+        finally:
+            self._changing_from = None
+            if self.upload is not None:
+                self.upload.grew()
 
     # reading
 
@@ -239,6 +273,11 @@ class Stage:
 
     async def write(self, offset: int, data: bytes | memoryview, read_base: ReadBase) -> None:
         """Put ``data`` at ``offset``; the size grows as needed."""
+        self.goes_forward = self.goes_forward and offset == self.size
+        with self._changing(min(offset, self.size)):
+            await self._write(offset, data, read_base)
+
+    async def _write(self, offset: int, data: bytes | memoryview, read_base: ReadBase) -> None:
         view = memoryview(data)
         position, end = offset, offset + len(view)
         if view and offset > self.size:
@@ -288,6 +327,11 @@ class Stage:
 
     async def truncate(self, size: int, read_base: ReadBase) -> None:
         """Cut or extend (with zeros) to ``size`` bytes."""
+        self.goes_forward = not size and not self.base
+        with self._changing(min(size, self.size)):
+            await self._truncate(size)
+
+    async def _truncate(self, size: int) -> None:
         if size > self.size:
             await self._fill_last(size)
         if size < self.size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import opendal
@@ -21,6 +22,7 @@ from serpentfs.errors import (
     NotFound,
     RevisionGone,
     Unavailable,
+    Unsupported,
 )
 from serpentfs.model import Revision, Span
 from tests.fakes.memory_blobs import MemoryBlobStore
@@ -229,6 +231,90 @@ async def test_a_large_put_keeps_its_condition(store: BlobStore) -> None:
     with pytest.raises(Conflict):
         await store.put("file", chunked(large), len(large), condition=first.revision)
     assert await store.list("") == [second]
+
+
+# objects whose size is not known when they begin
+
+
+async def test_a_growing_put(store: BlobStore) -> None:
+    if not store.capabilities.growing_puts:
+        with pytest.raises(Unsupported):
+            await store.put("file", chunked(b"data"), None)
+        return
+    for size in (0, 1, 100_000, 20_000_000):
+        data = bytes(index * 7 % 251 for index in range(1000)) * (size // 1000 + 1)
+        info = await store.put(f"d/{size}", chunked(data[:size]), None, mtime_ns=MTIME)
+        assert info == await store.stat(f"d/{size}")
+        assert await store.read(f"d/{size}") == data[:size]
+
+
+async def test_nothing_is_seen_of_a_growing_put_until_it_ends(store: BlobStore) -> None:
+    if not store.capabilities.growing_puts:
+        return
+    reached, go_on = trio.Event(), trio.Event()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(18):
+            yield b"x" * 1_000_000
+        reached.set()
+        await go_on.wait()
+        yield b"end"
+
+    outcome: list[BlobInfo] = []
+    async with trio.open_nursery() as nursery:
+
+        async def upload() -> None:
+            outcome.append(await store.put("file", chunks, None, condition=ABSENT))
+
+        nursery.start_soon(upload)
+        with trio.fail_after(PATIENCE):
+            await reached.wait()
+        assert await store.list("") == []
+        go_on.set()
+    assert await store.list("") == outcome
+    assert outcome[0].size == 18_000_003
+
+
+async def test_a_growing_put_that_is_given_up_leaves_nothing(store: BlobStore) -> None:
+    if not store.capabilities.growing_puts:
+        return
+    first = await put(store, "file", b"first")
+    reached = trio.Event()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(18):
+            yield b"x" * 1_000_000
+        reached.set()
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(store.put, "file", chunks, None, condition=first.revision))
+        with trio.fail_after(PATIENCE):
+            await reached.wait()
+        nursery.cancel_scope.cancel()
+    assert await store.list("") == [first]
+
+
+@pytest.mark.parametrize("size", [100, 18_000_000])
+async def test_a_growing_put_meets_what_came_meanwhile(store: BlobStore, size: int) -> None:
+    if not store.capabilities.growing_puts:
+        return
+    base = await put(store, "replaced", b"base")
+    theirs: list[BlobInfo] = []
+
+    def overtaken(key: str) -> Chunks:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"x" * size
+            theirs.append(await put(store, key, b"theirs"))
+            yield b"end"
+
+        return chunks
+
+    with pytest.raises(AlreadyExists):
+        await store.put("new", overtaken("new"), None, condition=ABSENT)
+    with pytest.raises(Conflict):
+        await store.put("replaced", overtaken("replaced"), None, condition=base.revision)
+    assert await store.list("") == theirs
 
 
 async def test_only_one_of_many_puts_wins(store: BlobStore) -> None:

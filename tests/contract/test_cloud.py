@@ -51,7 +51,7 @@ class MemorySite:
 
 @asynccontextmanager
 async def memory_unstable() -> AsyncIterator[Site]:
-    yield MemorySite(MemoryCloud(echo=True))
+    yield MemorySite(MemoryCloud(echo=True, growing_puts=True))
 
 
 @asynccontextmanager
@@ -425,6 +425,144 @@ async def test_a_cancelled_put_leaves_nothing_or_all(cloud: Cloud) -> None:
         nursery.cancel_scope.cancel()
     assert (await tree(cloud))["/file"] == base
     assert await read_all(cloud, base) == b"base"
+
+
+# contents that are still being written
+
+
+class Growing:
+    """A GrowingContent that a test writes to."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.ended = False
+        self.waits_from = 0
+        """Bytes that were taken before the reader waited."""
+        self._moved = trio.Event()
+
+    def append(self, data: bytes, *, end: bool = False) -> None:
+        self.data += data
+        self.ended = end
+        self._moved.set()
+        self._moved = trio.Event()
+
+    async def read(self, span: Span) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while not self.ended and len(self.data) < span.stop:
+            self.waits_from = span.start
+            await self._moved.wait()
+        return self.data[span.start : span.stop]
+
+    async def wait_taken(self, size: int) -> None:
+        with trio.fail_after(PATIENCE):
+            while self.waits_from < size:  # noqa: ASYNC110 - the reader has no event for it
+                await trio.sleep(0.005)
+
+
+@asynccontextmanager
+async def growing_put(
+    cloud: Cloud, name: str, outcome: list[NodeInfo], replaces: NodeInfo | None = None, token: bytes | None = None
+) -> AsyncIterator[Growing]:
+    """A put under way, that has taken the first megabytes; to be ended within the block."""
+    content = Growing()
+    content.append(bytes(range(256)) * 40_000)
+
+    async def upload() -> None:
+        outcome.append(
+            await cloud.put_growing(
+                cloud.root,
+                name,
+                content,
+                replaces=None if replaces is None else replaces.ref,
+                mtime_ns=MTIME,
+                token=next(TOKENS) if token is None else token,
+            )
+        )
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(upload)
+        await content.wait_taken(9_000_000)
+        yield content
+
+
+LONG_NAME = "long " * 40
+
+
+@pytest.mark.parametrize("name", ["file", LONG_NAME])
+async def test_a_growing_put_is_seen_when_it_ended(cloud: Cloud, name: str) -> None:
+    if not cloud.capabilities.growing_puts:
+        return
+    outcome: list[NodeInfo] = []
+    async with growing_put(cloud, name, outcome) as content:
+        assert await tree(cloud) == {}
+        content.append(b"the end", end=True)
+    assert await tree(cloud) == {f"/{name}": outcome[0]}
+    assert await read_all(cloud, outcome[0]) == content.data
+    first, outcome = outcome[0], []
+    async with growing_put(cloud, name, outcome, replaces=first) as content:
+        assert await tree(cloud) == {f"/{name}": first}
+        content.append(b"another end", end=True)
+    assert await tree(cloud) == {f"/{name}": outcome[0]}
+    assert await read_all(cloud, outcome[0]) == content.data
+
+
+@pytest.mark.parametrize("size", [0, 1, 32 * 1024, 512 * 1024, 512 * 1024 + 1])
+async def test_growing_puts_of_any_size(cloud: Cloud, size: int) -> None:
+    if not cloud.capabilities.growing_puts:
+        return
+    content = Growing()
+    content.append(b"x" * size, end=True)
+    info = await cloud.put_growing(
+        cloud.root, "file", content, replaces=None, mtime_ns=MTIME, token=next(TOKENS)
+    )
+    assert info.size == size
+    assert await read_all(cloud, info) == content.data
+
+
+async def test_a_growing_put_that_is_cancelled_leaves_nothing(cloud: Cloud) -> None:
+    if not cloud.capabilities.growing_puts:
+        return
+    with trio.CancelScope() as scope:
+        async with growing_put(cloud, LONG_NAME, []):
+            scope.cancel()
+    assert await tree(cloud) == {}
+
+
+async def test_a_growing_put_meets_what_came_meanwhile(cloud: Cloud, other: Cloud) -> None:
+    if not cloud.capabilities.growing_puts:
+        return
+    for theirs in ("file", "folder", "replacement"):
+        base = await put(cloud, cloud.root, theirs, b"base") if theirs == "replacement" else None
+
+        async def overtaken(name: str, base: NodeInfo | None) -> None:
+            async with growing_put(cloud, name, [], replaces=base) as content:
+                if name == "folder":
+                    await mkdir(other, other.root, name)
+                else:
+                    await put(other, other.root, name, b"theirs", replaces=base)
+                content.append(b"the end", end=True)
+
+        with pytest.raises(ExceptionGroup) as caught:
+            await overtaken(theirs, base)
+        (error,) = caught.value.exceptions
+        assert isinstance(error, Conflict if base else AlreadyExists)
+    found = await tree(cloud)
+    assert set(found) == {"/file", "/folder", "/replacement"}
+    assert found["/folder"].kind is Kind.DIRECTORY
+    for path in ("/file", "/replacement"):
+        assert await read_all(cloud, found[path]) == b"theirs"
+
+
+async def test_a_growing_put_whose_answer_was_lost_is_found(cloud: Cloud) -> None:
+    if not cloud.capabilities.growing_puts:
+        return
+    token, outcome = next(TOKENS), list[NodeInfo]()
+    async with growing_put(cloud, "file", outcome, token=token) as content:
+        content.append(b"the end", end=True)
+    again = await cloud.put(
+        cloud.root, "file", BytesContent(content.data), replaces=None, mtime_ns=MTIME, token=token, retry=True
+    )
+    assert again == outcome[0]
 
 
 async def test_a_failing_source_leaves_the_old_content(cloud: Cloud) -> None:

@@ -57,7 +57,7 @@ class FaultyBlobStore:
         return await self._pass(self._store.read(key, span, revision=revision))
 
     async def put(
-        self, key: str, chunks: Chunks, size: int, *, condition: Condition = None, mtime_ns: int | None = None
+        self, key: str, chunks: Chunks, size: int | None, *, condition: Condition = None, mtime_ns: int | None = None
     ) -> BlobInfo:
         return await self._pass(self._store.put(key, chunks, size, condition=condition, mtime_ns=mtime_ns))
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from serpentfs.clouds.base import Batch, Cloud, Content, Known
+from serpentfs.clouds.base import Batch, Cloud, Content, GrowingContent, Known
 from serpentfs.clouds.forwarding import ForwardingCloud
 from serpentfs.errors import NoSpace, SerpentError, Unavailable
 from serpentfs.model import NodeId, NodeInfo, NodeRef, Quota, Span
@@ -17,7 +17,9 @@ from serpentfs.model import NodeId, NodeInfo, NodeRef, Quota, Span
 T = TypeVar("T")
 
 FOR_EVER = float("inf")
-METHODS = frozenset({"snapshot", "read", "put", "mkdir", "symlink", "move", "remove", "set_mtime", "quota"})
+METHODS = frozenset(
+    {"snapshot", "read", "put", "put_growing", "mkdir", "symlink", "move", "remove", "set_mtime", "quota"}
+)
 
 
 @dataclass
@@ -125,7 +127,7 @@ class FaultyCloud(ForwardingCloud):
         await trio.lowlevel.checkpoint()
         struck = [fault for fault in self._faults if fault.strikes(method)]
         await self._inflict([fault for fault in struck if not fault.after])
-        if self.full and method == "put":
+        if self.full and method in ("put", "put_growing"):
             raise NoSpace("the store is full")
         result = await self._over_the_network(call)
         late = [fault for fault in struck if fault.after]
@@ -203,6 +205,23 @@ class FaultyCloud(ForwardingCloud):
             "put",
             lambda: self._cloud.put(
                 parent, name, content, replaces=replaces, mtime_ns=mtime_ns, token=token, retry=retry
+            ),
+        )
+
+    async def put_growing(
+        self,
+        parent: NodeId,
+        name: str,
+        content: GrowingContent,
+        *,
+        replaces: NodeRef | None,
+        mtime_ns: int,
+        token: bytes,
+    ) -> NodeInfo:
+        return await self._call(
+            "put_growing",
+            lambda: self._cloud.put_growing(
+                parent, name, content, replaces=replaces, mtime_ns=mtime_ns, token=token
             ),
         )
 

@@ -114,7 +114,7 @@ class MemoryBlobStore:
     @property
     def capabilities(self) -> BlobCapabilities:
         folders = self.account.folders
-        return BlobCapabilities(rename=folders, set_mtime=folders, events=folders)
+        return BlobCapabilities(rename=folders, set_mtime=folders, events=folders, growing_puts=not folders)
 
     # what tests look at and tamper with
 
@@ -152,9 +152,11 @@ class MemoryBlobStore:
         return blob.data[part.start : part.stop]
 
     async def put(
-        self, key: str, chunks: Chunks, size: int, *, condition: Condition = None, mtime_ns: int | None = None
+        self, key: str, chunks: Chunks, size: int | None, *, condition: Condition = None, mtime_ns: int | None = None
     ) -> BlobInfo:
         _checked(key)
+        if size is None and not self.capabilities.growing_puts:
+            raise Unsupported("this store takes no object of unknown size")
         self._check(key, condition)
         pieces = []
         passed = chunks()
@@ -162,9 +164,9 @@ class MemoryBlobStore:
             pieces.append(bytes(piece))
         await trio.lowlevel.checkpoint()
         data = b"".join(pieces)
-        if len(data) != size:
+        if size is not None and len(data) != size:
             raise InvalidArgument(f"{key}: {len(data)} bytes came instead of {size}")
-        if self.account.capacity is not None and self.account.used + size > self.account.capacity:
+        if self.account.capacity is not None and self.account.used + len(data) > self.account.capacity:
             raise NoSpace(f"{key}: the store is full")
         self._check(key, condition)
         if self._is_folder(key):

@@ -19,7 +19,7 @@ from functools import partial
 
 import trio
 
-from serpentfs.clouds.base import Batch, Capabilities, Cloud, Content, Known, Listing
+from serpentfs.clouds.base import Batch, Capabilities, Cloud, Content, GrowingContent, Known, Listing
 from serpentfs.errors import (
     AlreadyExists,
     Conflict,
@@ -84,6 +84,7 @@ class _Account:
         self.sent: dict[tuple[bytes, int], int] = {}
         """By token and offset: a hash of what was to be put there. Clouds derive keys from tokens: one that comes with
         other bytes would give them away."""
+        self.leaks: list[bytes] = []
         self.used = 0
         self.total = total
         self.watchers: list[_Watcher] = []
@@ -105,8 +106,9 @@ class _Account:
 
 class MemoryCloud(Cloud):
     """``echo``: ``changes`` also shows what this client did itself, as inotify does. ``total``: bytes until
-    NoSpace. ``calls`` counts the protocol's requests by method, for tests of what may not reach the network. The
-    first batch of ``changes`` is complete, so nothing is missed that happened before it ran."""
+    NoSpace. ``piece``: bytes of a content that are read at a time. ``calls`` counts the protocol's requests by method,
+    for tests of what may not reach the network. The first batch of ``changes`` is complete, so nothing is missed that
+    happened before it ran."""
 
     def __init__(
         self,
@@ -119,8 +121,11 @@ class MemoryCloud(Cloud):
         total: int | None = None,
         longest_name_bytes: int = 255,
         events: bool = False,
+        growing_puts: bool = False,
+        piece: int = READ_PIECE,
     ) -> None:
         self._capabilities = Capabilities(
+            growing_puts=growing_puts,
             symlinks=symlinks,
             stable_file_ids=stable_file_ids or events,
             set_mtime=set_mtime,
@@ -129,6 +134,7 @@ class MemoryCloud(Cloud):
             reports_times=events,
         )
         self._events = events
+        self._piece = piece
         self._told: dict[NodeId, NodeInfo] | None = None
         """With ``events``: what the tree of this client is known to hold."""
         self._case_sensitive = case_sensitive
@@ -147,6 +153,8 @@ class MemoryCloud(Cloud):
             echo=self.echo,
             longest_name_bytes=self._capabilities.longest_name_bytes,
             events=self._events,
+            growing_puts=self._capabilities.growing_puts,
+            piece=self._piece,
         )
         other._account = self._account
         return other
@@ -439,16 +447,56 @@ class MemoryCloud(Cloud):
             await trio.lowlevel.checkpoint()
             return self._info(earlier)
         pieces = []
-        for start in range(0, content.size, READ_PIECE):
-            span = Span(start, min(start + READ_PIECE, content.size))
+        for start in range(0, content.size, self._piece):
+            span = Span(start, min(start + self._piece, content.size))
             piece = await content.read(span)
             if len(piece) != len(span):
                 raise AssertionError(f"the content gave {len(piece)} bytes for {span}")
-            if self._account.sent.setdefault((token, start), hash(piece)) != hash(piece):
-                raise AssertionError("one token stands for two contents")
+            self._note_sent(token, start, piece)
             pieces.append(piece)
         await trio.lowlevel.checkpoint()
         return self._put(parent, name, b"".join(pieces), replaces, mtime_ns, token, retry)
+
+    def _note_sent(self, token: bytes, start: int, piece: bytes) -> None:
+        """Pieces of all calls begin at the same offsets, so that they can be compared."""
+        if self._account.sent.setdefault((token, start), hash(piece)) != hash(piece):
+            self.leaks.append(token)
+            raise AssertionError("one token stands for two contents")
+
+    @property
+    def leaks(self) -> list[bytes]:
+        """Tokens that came with two contents."""
+        return self._account.leaks
+
+    @property
+    def pieces_sent(self) -> int:
+        """Different pieces of contents that were read to be put."""
+        return sum(start >= 0 for _, start in self._account.sent)
+
+    async def put_growing(
+        self,
+        parent: NodeId,
+        name: str,
+        content: GrowingContent,
+        *,
+        replaces: NodeRef | None,
+        mtime_ns: int,
+        token: bytes,
+    ) -> NodeInfo:
+        self.calls["put_growing"] += 1
+        self.check_name(name)
+        self._expect(self._child(self._folder(parent), name), replaces)
+        pieces: list[bytes] = []
+        while not pieces or len(pieces[-1]) == self._piece:
+            start = len(pieces) * self._piece
+            piece = await content.read(Span(start, start + self._piece))
+            if len(piece) > self._piece:
+                raise AssertionError(f"the content gave {len(piece)} bytes instead of {self._piece}")
+            if piece:
+                self._note_sent(token, start, piece)
+            await trio.lowlevel.checkpoint()
+            pieces.append(piece)
+        return self._put(parent, name, b"".join(pieces), replaces, mtime_ns, token, retry=False)
 
     def _put(
         self,
@@ -465,6 +513,7 @@ class MemoryCloud(Cloud):
         if retry and existing is not None and existing.kind is Kind.FILE and existing.token == token:
             return self._info(existing)
         self._expect(existing, replaces)
+        self._note_sent(token, -1, str(len(data)).encode())
         self._check_space(len(data) - (len(existing.data) if existing is not None else 0))
         if existing is not None and existing.kind is Kind.FILE and self._events:
             node = self._succeed(existing, folder, name, mtime_ns)

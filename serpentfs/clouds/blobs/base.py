@@ -49,6 +49,9 @@ class BlobCapabilities:
     events: bool
     """``watch`` reports changes by itself; otherwise the store has to be listed again."""
 
+    growing_puts: bool = False
+    """``put`` takes an object whose size is not known when it begins."""
+
 
 Chunks = Callable[[], AsyncIterator[bytes]]
 """Starts a pass over an object's bytes; may be called again to repeat it."""
@@ -72,9 +75,11 @@ class BlobStore(Protocol):
         ...
 
     async def put(
-        self, key: str, chunks: Chunks, size: int, *, condition: Condition = None, mtime_ns: int | None = None
+        self, key: str, chunks: Chunks, size: int | None, *, condition: Condition = None, mtime_ns: int | None = None
     ) -> BlobInfo:
-        """Write a whole object durably; missing parent folders are made. NoSpace when the store is full."""
+        """Write a whole object durably; missing parent folders are made. NoSpace when the store is full. ``size``
+        None, where ``capabilities.growing_puts``: as long as ``chunks`` turns out to be, in one pass, which may take
+        its time; Unsupported elsewhere."""
         ...
 
     async def rename(self, key: str, new_key: str, *, condition: Condition = None) -> BlobInfo:

@@ -17,6 +17,7 @@ from serpentfs.clouds.blobs.base import BlobCapabilities, BlobInfo, BlobStore, C
 from serpentfs.clouds.blobs.inotify import EventsUnavailable, sees_every_change, watch_by_events, watch_by_listing
 from serpentfs.clouds.blobs.pieces import in_pieces
 from serpentfs.clouds.blobs.posix import Root, Upload
+from serpentfs.errors import Unsupported
 from serpentfs.model import Quota, Revision, Span
 
 _log = logging.getLogger(__name__)
@@ -63,8 +64,10 @@ class FileStore(BlobStore):
         return await run_in_thread("store", self._root.quota, abandon=True)
 
     async def put(
-        self, key: str, chunks: Chunks, size: int, *, condition: Condition = None, mtime_ns: int | None = None
+        self, key: str, chunks: Chunks, size: int | None, *, condition: Condition = None, mtime_ns: int | None = None
     ) -> BlobInfo:
+        if size is None:
+            raise Unsupported("a folder takes no object of unknown size")
         async with in_pieces(chunks, size, PIECE_SIZE) as pieces:
             if size <= PIECE_SIZE:
                 data = b"".join([piece async for piece in pieces])

@@ -4,8 +4,8 @@ Blocking calls in threads, with five habits of the library in mind: a writer use
 even when its block raised, so writers are closed or dropped by hand; a read past the end of an object is an error,
 so spans are clamped; ``list`` of the blocking operator holds the GIL while it waits for the network (measured:
 1.2 s for four pages of 0.3 s), so listings go through the asynchronous one in a loop of their own thread; a write
-does not tell its etag, so a stat follows it; a multipart upload that is dropped stays behind, for the bucket's
-lifecycle rule to remove.
+does not tell its etag, so a stat follows it; a multipart upload that is dropped cannot be aborted (the library
+does not tell its number), and stays behind for the bucket's lifecycle rule to remove.
 
 Revisions are etags. Where a service has none, size and time stand in, with a number for what this process wrote
 within one tick of the service's clock. Conditions are the service's own where it has them; elsewhere a look and a
@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import opendal
@@ -184,7 +184,9 @@ class OpendalStore(BlobStore):
 
     @property
     def capabilities(self) -> BlobCapabilities:
-        return BlobCapabilities(rename=False, set_mtime=False, events=False)
+        return BlobCapabilities(
+            rename=False, set_mtime=False, events=False, growing_puts=self._can.write_can_multi
+        )
 
     # looking
 
@@ -281,21 +283,28 @@ class OpendalStore(BlobStore):
     # writing
 
     async def put(
-        self, key: str, chunks: Chunks, size: int, *, condition: Condition = None, mtime_ns: int | None = None
+        self, key: str, chunks: Chunks, size: int | None, *, condition: Condition = None, mtime_ns: int | None = None
     ) -> BlobInfo:
         _check_key(key)
-        if size > PART_SIZE and condition is not None:
+        if size is None and not self._can.write_can_multi:
+            raise Unsupported("this service takes no object of unknown size")
+        whole = size is not None and (size <= PART_SIZE or not self._can.write_can_multi)
+        if (size is None or size > PART_SIZE) and condition is not None:
             await run_in_thread("store", self._check, key, condition, abandon=True)  # before gigabytes are sent
         upload = _Write(key, size, condition, secrets.token_hex(8), time.time_ns() if mtime_ns is None else mtime_ns)
         async with in_pieces(chunks, size, PART_SIZE) as pieces:
-            if size <= PART_SIZE or not self._can.write_can_multi:
+            if whole:
                 data = b"".join([piece async for piece in pieces])
                 return await run_in_thread("store", self._write_whole, upload, data)
             # Dropped without close() when anything fails: that is what keeps a part from becoming the object.
             file = await run_in_thread("store", self._open, upload)
+            sent = 0
             async for piece in pieces:
+                sent += len(piece)
+                if size is None and sent > MOST_PARTS * PART_SIZE:
+                    raise Unsupported(f"{key} grows beyond the number of parts that an upload may have")
                 await run_in_thread("store", self._write_part, upload, file, piece)
-            return await run_in_thread("store", self._close, upload, file)
+            return await run_in_thread("store", self._close, replace(upload, size=sent), file)
 
     def _options(self, upload: _Write) -> WriteKwargs:
         options = WriteKwargs()
@@ -330,7 +339,7 @@ class OpendalStore(BlobStore):
 
     def _open(self, upload: _Write) -> opendal.file.File:
         options = self._options(upload)
-        options["chunk"] = max(PART_SIZE, -(-upload.size // MOST_PARTS))
+        options["chunk"] = PART_SIZE if upload.size is None else max(PART_SIZE, -(-upload.size // MOST_PARTS))
         options["concurrent"] = PARTS_AT_ONCE
         with _store_errors(upload.key):
             return self._operator.open(upload.key, "wb", **options)
@@ -473,7 +482,8 @@ class _Write:
     """One put on its way."""
 
     key: str
-    size: int
+    size: int | None
+    """None while it is not known."""
     condition: Condition
     tag: str
     mtime_ns: int

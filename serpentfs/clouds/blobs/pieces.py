@@ -10,17 +10,17 @@ from serpentfs.errors import InvalidArgument
 
 
 @asynccontextmanager
-async def in_pieces(chunks: Chunks, size: int, piece_size: int) -> AsyncIterator[AsyncIterator[bytes]]:
+async def in_pieces(chunks: Chunks, size: int | None, piece_size: int) -> AsyncIterator[AsyncIterator[bytes]]:
     """One pass over ``chunks`` as pieces of at least ``piece_size`` bytes (the last may be shorter).
 
-    Raises InvalidArgument, before the last piece is given, when the chunks are not ``size`` bytes together: an
-    object is never published short. An abandoned pass is closed.
+    Raises InvalidArgument, before the last piece is given, when the chunks are not ``size`` bytes together (where that
+    is known): an object is never published short. An abandoned pass is closed.
     """
     async with aclosing(_pieces(chunks, size, piece_size)) as pieces:
         yield pieces
 
 
-async def _pieces(chunks: Chunks, size: int, piece_size: int) -> AsyncGenerator[bytes, None]:
+async def _pieces(chunks: Chunks, size: int | None, piece_size: int) -> AsyncGenerator[bytes, None]:
     source = chunks()
     seen = 0
     held: list[bytes] = []
@@ -33,12 +33,12 @@ async def _pieces(chunks: Chunks, size: int, piece_size: int) -> AsyncGenerator[
             held.append(chunk)
             held_size += len(chunk)
             seen += len(chunk)
-            if seen > size:
+            if size is not None and seen > size:
                 raise InvalidArgument(f"the source gave more than the {size} bytes it announced")
     finally:
         if isinstance(source, AsyncGenerator):
             await source.aclose()
-    if seen != size:
+    if size is not None and seen != size:
         raise InvalidArgument(f"the source gave {seen} bytes instead of {size}")
     if held:
         yield held[0] if len(held) == 1 else b"".join(held)

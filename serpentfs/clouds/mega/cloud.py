@@ -17,7 +17,7 @@ from pathlib import Path
 
 import trio
 
-from serpentfs.clouds.base import Batch, Capabilities, Content, Known, Listing
+from serpentfs.clouds.base import Batch, Capabilities, Content, GrowingContent, Known, Listing
 from serpentfs.clouds.mega import names
 from serpentfs.clouds.mega.api import Api, open_api
 from serpentfs.clouds.mega.downloads import Downloads, open_downloads
@@ -249,6 +249,18 @@ class MegaCloud:
     ) -> NodeInfo:
         self._check_writable()
         return await self._writer.put(parent, name, content, replaces, mtime_ns, token, retry)
+
+    async def put_growing(
+        self,
+        parent: NodeId,
+        name: str,
+        content: GrowingContent,
+        *,
+        replaces: NodeRef | None,
+        mtime_ns: int,
+        token: bytes,
+    ) -> NodeInfo:
+        raise Unsupported("MEGA wants to know the size of an upload before it begins")
 
     async def mkdir(self, parent: NodeId, name: str, *, token: bytes, retry: bool = False) -> NodeInfo:
         self._check_writable()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from serpentfs.clouds.base import Batch, Capabilities, Content, Known
+from serpentfs.clouds.base import Batch, Capabilities, Content, GrowingContent, Known
 from serpentfs.clouds.blobs.base import BlobStore
 from serpentfs.clouds.vault.config import VaultConfig
 from serpentfs.clouds.vault.content import scheme_for
@@ -76,6 +76,7 @@ class VaultCloud:
             symlinks=True,
             stable_file_ids=False,
             set_mtime=self.store.capabilities.set_mtime,
+            growing_puts=self.store.capabilities.growing_puts,
             longest_name_bytes=MAX_NAME_BYTES,
         )
 
@@ -127,6 +128,18 @@ class VaultCloud:
         retry: bool = False,
     ) -> NodeInfo:
         return await self.writer.put(parent, name, content, replaces, mtime_ns, token, retry)
+
+    async def put_growing(
+        self,
+        parent: NodeId,
+        name: str,
+        content: GrowingContent,
+        *,
+        replaces: NodeRef | None,
+        mtime_ns: int,
+        token: bytes,
+    ) -> NodeInfo:
+        return await self.writer.put_growing(parent, name, content, replaces, mtime_ns, token)
 
     async def mkdir(self, parent: NodeId, name: str, *, token: bytes, retry: bool = False) -> NodeInfo:
         return await self.writer.mkdir(parent, name, token, retry)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import trio
 
-from serpentfs.clouds.base import Content
+from serpentfs.clouds.base import Content, GrowingContent
 from serpentfs.clouds.blobs.base import BlobInfo, BlobStore, Chunks, Condition
-from serpentfs.clouds.vault.content import CHUNK, ContentScheme
+from serpentfs.clouds.vault.content import CHUNK, ContentCipher, ContentScheme
 from serpentfs.errors import IntegrityError
 from serpentfs.model import Span
 
-CHUNKS_PER_PIECE = 16
-"""Chunks encrypted and handed to the store at a time: half a mebibyte."""
+PIECE = 16 * CHUNK
+"""Cleartext bytes encrypted and handed to the store at a time: half a mebibyte."""
 
 
 def encrypted(scheme: ContentScheme, header: bytes, content: Content, size: int) -> Chunks:
@@ -22,19 +23,45 @@ def encrypted(scheme: ContentScheme, header: bytes, content: Content, size: int)
 
     async def chunks() -> AsyncIterator[bytes]:
         yield header
-        piece = CHUNKS_PER_PIECE * CHUNK
-        for start in range(0, size, piece):
-            span = Span(start, min(size, start + piece))
-            clear = memoryview(await content.read(span))
+        for start in range(0, size, PIECE):
+            span = Span(start, min(size, start + PIECE))
+            clear = await content.read(span)
             if len(clear) != len(span):
                 raise IntegrityError(f"the source of an upload gave {len(clear)} bytes instead of {len(span)}")
             await trio.lowlevel.checkpoint()
-            yield b"".join(
-                cipher.encrypt_chunk((start + at) // CHUNK, clear[at : at + CHUNK])
-                for at in range(0, len(clear), CHUNK)
-            )
+            yield _sealed(cipher, start, clear)
 
     return chunks
+
+
+def encrypted_growing(
+    scheme: ContentScheme, header: bytes, content: GrowingContent, ending: Callable[[], Awaitable[None]]
+) -> Chunks:
+    """The one pass over an object that is made while ``content`` is written. ``ending`` is awaited once the content has
+    ended and before the last bytes of the object are given."""
+    cipher = scheme.open_header(header)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield header
+        for start in itertools.count(step=PIECE):
+            clear = await content.read(Span(start, start + PIECE))
+            await trio.lowlevel.checkpoint()
+            if len(clear) < PIECE:
+                await ending()
+            if clear:
+                yield _sealed(cipher, start, clear)
+            if len(clear) < PIECE:
+                return
+
+    return chunks
+
+
+def _sealed(cipher: ContentCipher, start: int, clear: bytes) -> bytes:
+    """The chunks of ``clear``, which begins at ``start`` of its content."""
+    view = memoryview(clear)
+    return b"".join(
+        cipher.encrypt_chunk((start + at) // CHUNK, view[at : at + CHUNK]) for at in range(0, len(view), CHUNK)
+    )
 
 
 async def put_bytes(

@@ -7,6 +7,7 @@ created under the condition that it is absent, replaced under the condition of i
 | change | steps |
 |---|---|
 | put, symlink | ``name.c9s`` (shortened names), then the content |
+| put_growing | nothing until all of the content is sent; then as for put |
 | mkdir | content directory with ``dirid.c9r``, ``name.c9s``, then ``dir.c9r`` |
 | move | the target's ``name.c9s``, then the primary from source to target, then what is left of the source |
 | remove a file or link | the primary, then ``name.c9s`` |
@@ -23,7 +24,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
-from serpentfs.clouds.base import Content
+from serpentfs.clouds.base import Content, GrowingContent
 from serpentfs.clouds.blobs.base import ABSENT, BlobInfo, BlobStore, Chunks
 from serpentfs.clouds.vault.content import (
     ContentScheme,
@@ -48,7 +49,7 @@ from serpentfs.clouds.vault.listing import RawEntry, node_info
 from serpentfs.clouds.vault.masterkey import Masterkey
 from serpentfs.clouds.vault.names import REGULAR, NameCipher, check_name, is_ciphertext_name, normalize
 from serpentfs.clouds.vault.parallel import all_of
-from serpentfs.clouds.vault.uploads import encrypted, put_bytes
+from serpentfs.clouds.vault.uploads import encrypted, encrypted_growing, put_bytes
 from serpentfs.errors import (
     AlreadyExists,
     Conflict,
@@ -115,6 +116,41 @@ class Writer:
         else:
             await self._require_folder(parent)
             blob = await self._put_over_link(entry, replaces, temporary, chunks, object_size, mtime_ns, retry)
+        return self._info(entry, Kind.FILE, blob, name)
+
+    async def put_growing(
+        self,
+        parent: NodeId,
+        name: str,
+        content: GrowingContent,
+        replaces: NodeRef | None,
+        mtime_ns: int,
+        token: bytes,
+    ) -> NodeInfo:
+        """``put`` of a content that is still being written. What it asks before, it asks again at the end: until then
+        nobody keeps others from the place."""
+        if replaces is not None and replaces.kind is not Kind.FILE:
+            raise InvalidArgument("only a file is replaced in one step")
+        entry, long_name = self._target(parent, name, replaces)
+
+        async def require_place() -> None:
+            if replaces is None:
+                await self._require_room(entry, Kind.FILE)
+            else:
+                await self._require_folder(parent)
+
+        async def ending() -> None:
+            await require_place()
+            await self.put_long_name(entry, long_name)
+
+        await require_place()
+        blob = await self._store.put(
+            entry.primary(Kind.FILE),
+            encrypted_growing(self._scheme, header_for_token(self._scheme, self._key, token), content, ending),
+            None,
+            condition=ABSENT if replaces is None else replaces.revision,
+            mtime_ns=mtime_ns,
+        )
         return self._info(entry, Kind.FILE, blob, name)
 
     async def _put_absent(self, entry: Entry, chunks: Chunks, size: int, mtime_ns: int) -> BlobInfo:

@@ -308,7 +308,7 @@ async def restartable(cloud: FaultyCloud, where: Path, settle: float) -> AsyncIt
 
         async def start() -> Drive:
             await stack.aclose()
-            options = DriveOptions(settle=settle, host="here")
+            options = DriveOptions(settle=settle, host="here", early_size=BLOCK_SIZE)
             return await stack.enter_async_context(a_drive(cloud, where, options=options))
 
         yield start
@@ -317,7 +317,9 @@ async def restartable(cloud: FaultyCloud, where: Path, settle: float) -> AsyncIt
 async def run(steps: list[Step], where: Path, *, kind: str, settle: float) -> None:
     local = LocalFolder(where / "local")
     local.root.mkdir()
-    memory = MemoryCloud(stable_file_ids=kind == "stable ids", events=kind == "events")
+    memory = MemoryCloud(
+        stable_file_ids=kind == "stable ids", events=kind == "events", growing_puts=kind != "stable ids", piece=1000
+    )
     cloud = FaultyCloud(memory)
     async with restartable(cloud, where, settle) as start:
         on_drive = OnDrive(await start())
@@ -352,6 +354,7 @@ async def run(steps: list[Step], where: Path, *, kind: str, settle: float) -> No
             await drive.wait_until_uploaded()
         assert drive.status().pending == ()
         assert memory.contents() == local.contents()
+        assert memory.leaks == []
         drive = await start()
         assert await contents(drive) == local.contents()
 
