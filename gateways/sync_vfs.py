@@ -277,6 +277,9 @@ class SyncVfs:
 
     # the whole
 
+    def state_mark(self) -> int | None:
+        return self.ask(lambda core: core.state_mark())
+
     def status(self) -> Status:
         return self.ask(lambda core: core.status())
 

@@ -13,7 +13,7 @@ import logging
 import socket
 import ssl
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyftpdlib.handlers.ftp.control import FTPHandler
@@ -25,8 +25,9 @@ from serpentfs.gateways.ftp.listing import FACTS
 from serpentfs.gateways.ftp.partials import Partials
 from serpentfs.gateways.ftp.replies import Refusal, one_line, reply_to
 from serpentfs.gateways.ftp.tls import TlsChannel
-from serpentfs.gateways.ftp.transfers import Active, DataConnection, Download, Lines, Passive
+from serpentfs.gateways.ftp.transfers import Active, DataConnection, Download, Listing, Passive
 from serpentfs.gateways.ftp.uploads import Upload
+from serpentfs.gateways.listings import KeptListings
 from serpentfs.gateways.sync_vfs import SyncVfs
 from serpentfs.gateways.watching import Watched
 from serpentfs.logs import MAX_VERBOSE, begin_request
@@ -68,6 +69,10 @@ def _command_table(*, tls: bool) -> dict[str, dict[str, Any]]:
 _COMMANDS = {tls: _command_table(tls=tls) for tls in (False, True)}
 
 
+_KEPT_LISTINGS = 4 * 1024 * 1024
+"""Bytes of listings: some 40,000 lines."""
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
     """What all sessions share."""
@@ -80,6 +85,7 @@ class Door:
     partials: Partials
     tls: Watched[ssl.SSLContext] | None
     requires_tls: bool
+    listings: KeptListings = field(default_factory=lambda: KeptListings(_KEPT_LISTINGS))
 
 
 class _Family:
@@ -120,7 +126,7 @@ class Control(TlsChannel, FTPHandler):
     # On the class too, because FTPHandler.close deletes them from the instance.
     data_channel: DataConnection | None = None
     _in_dtp_queue: tuple[Upload, str] | None = None
-    _out_dtp_queue: tuple[Download | Lines, bool, Download | None, str] | None = None
+    _out_dtp_queue: tuple[Download | Listing, bool, Download | None, str] | None = None
 
     def __init__(self, connection: socket.socket, door: Door, ioloop: Any) -> None:
         self.door = door
@@ -336,7 +342,7 @@ class Control(TlsChannel, FTPHandler):
 
     # In both, the file is handed over before the reply: when the client is found to be gone, ``close`` closes it.
 
-    def send_over_data(self, producer: Download | Lines, cmd: str, text: str) -> None:
+    def send_over_data(self, producer: Download | Listing, cmd: str, text: str) -> None:
         file = producer if isinstance(producer, Download) else None
         channel = self.data_channel
         if channel is None:

@@ -7,11 +7,12 @@ error code. What a command raises becomes its reply (``control``).
 from __future__ import annotations
 
 import fnmatch
+import functools
 import posixpath
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from serpentfs.errors import AlreadyExists, IsADirectory, NotADirectory, NotFound, PermissionDenied
 from serpentfs.gateways.accounts import EVERYTHING, below
@@ -19,11 +20,12 @@ from serpentfs.gateways.ftp import uploads
 from serpentfs.gateways.ftp.control import Control
 from serpentfs.gateways.ftp.listing import list_line, mlsx, parse_time_value, time_value
 from serpentfs.gateways.ftp.replies import Refusal, one_line
-from serpentfs.gateways.ftp.transfers import Download, Lines
+from serpentfs.gateways.ftp.transfers import Download, Listing, encoded
 from serpentfs.gateways.ftp.tree import Place, Shown, Tree, absolute
 from serpentfs.model import Ino, Kind
 from serpentfs.vfs.core import SetAttributes, Vfs
 
+_HOUR = 3600 * 10**9
 _LIST_OPTIONS = re.compile(r"\A(?:-[A-Za-z1]+(?:\s+|$))+")
 """What old clients send before the path, as if LIST were ``ls``. A name like that can be given as ``./-a``."""
 
@@ -86,18 +88,46 @@ class Session(Control):
     def ftp_MLSD(self, line: str) -> None:
         folder = self._tree.folder(self._path(line))
         facts = tuple(self._current_facts)
-        children = self._tree.children(folder.ino)
-        lines = (mlsx(shown, shown.name, facts, read_only=self.is_read_only) for shown in children)
-        self.send_over_data(Lines(lines), "MLSD", "Listing follows.")
+        read_only = self.is_read_only
+
+        def line_of(shown: Shown) -> str:
+            return mlsx(shown, shown.name, facts, read_only=read_only)
+
+        pieces = self._folder_pieces(folder.ino, (facts, read_only), line_of)
+        self.send_over_data(Listing(pieces), "MLSD", "Listing follows.")
 
     def ftp_LIST(self, line: str) -> None:
-        self.send_over_data(Lines(self._list_lines(line)), "LIST", "Listing follows.")
+        _, listed = self._listed(_LIST_OPTIONS.sub("", line))
+        # Now decides the form of dates only: to the hour it is near enough, and the listing can be kept.
+        hour = time.time_ns() // _HOUR
+        line_of = self._list_line_of(hour * _HOUR)
+        if isinstance(listed, int):
+            pieces = self._folder_pieces(listed, (self.username, self.is_read_only, hour), line_of)
+        else:
+            pieces = encoded(map(line_of, listed))
+        self.send_over_data(Listing(pieces), "LIST", "Listing follows.")
+
+    def _folder_pieces(
+        self, folder: Ino, facts: tuple[object, ...], line_of: Callable[[Shown], str]
+    ) -> Iterator[bytes]:
+        """All of a folder. ``facts`` are what its lines depend on beside the drive; they tell the commands apart."""
+        listings, mark = self.door.listings, self.door.vfs.state_mark
+        key = self._tree.root, folder, facts
+        kept = listings.find(key, mark())
+        if kept is not None:
+            yield from kept
+        else:
+            with listings.making(key, mark) as collected:
+                for piece in encoded(map(line_of, self._tree.entries(folder))):
+                    collected.add(piece)
+                    yield piece
+        yield from encoded(map(line_of, self._tree.partials_in(folder)))
 
     def ftp_NLST(self, line: str) -> None:
         argument = _LIST_OPTIONS.sub("", line)
         within, listed = self._listed(argument)
-        names = (posixpath.join(within, shown.name) for shown in listed)
-        self.send_over_data(Lines(one_line(name) for name in names), "NLST", "Names follow.")
+        names = (posixpath.join(within, shown.name) for shown in self._entries_of(listed))
+        self.send_over_data(Listing(encoded(map(one_line, names))), "NLST", "Names follow.")
 
     def ftp_STAT(self, line: str) -> None:
         if not line:
@@ -111,13 +141,18 @@ class Session(Control):
 
     def _list_lines(self, line: str) -> Iterator[str]:
         _, listed = self._listed(_LIST_OPTIONS.sub("", line))
-        owner = self.username or "ftp"
-        now = time.time_ns()
-        return (list_line(shown, owner, now, read_only=self.is_read_only) for shown in listed)
+        return map(self._list_line_of(time.time_ns()), self._entries_of(listed))
 
-    def _listed(self, argument: str) -> tuple[str, Iterator[Shown]]:
-        """What LIST and NLST show for an argument, and what to put before the names so that they can be used as
-        arguments themselves (RFC 1123 §4.1.2.7). A pattern in the last part is for ``mget *.txt``."""
+    def _list_line_of(self, now: int) -> Callable[[Shown], str]:
+        return functools.partial(list_line, owner=self.username or "ftp", now_ns=now, read_only=self.is_read_only)
+
+    def _entries_of(self, listed: Ino | Iterator[Shown]) -> Iterator[Shown]:
+        return self._tree.children(listed) if isinstance(listed, int) else listed
+
+    def _listed(self, argument: str) -> tuple[str, Ino | Iterator[Shown]]:
+        """What LIST and NLST show for an argument (all of a folder, or some entries), and what to put before the names
+        so that they can be used as arguments themselves (RFC 1123 §4.1.2.7). A pattern in the last part is for ``mget
+        *.txt``."""
         path = self._path(argument)
         try:
             shown = self._tree.one(path)
@@ -129,7 +164,7 @@ class Session(Control):
             matching = (child for child in children if fnmatch.fnmatchcase(child.name, pattern))
             return posixpath.dirname(argument), matching
         if Kind.DIRECTORY in (shown.attributes.kind, shown.leads_to and shown.leads_to.kind):
-            return argument, self._tree.children((shown.leads_to or shown.attributes).ino)
+            return argument, (shown.leads_to or shown.attributes).ino
         return posixpath.dirname(argument), iter([shown])
 
     def ftp_AVBL(self, line: str) -> None:

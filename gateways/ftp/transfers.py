@@ -23,7 +23,7 @@ import logging
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pyftpdlib.exceptions import _RetryError
@@ -78,19 +78,26 @@ class Download:
             _log.info("a file that was sent could not be closed: %s", error)
 
 
-class Lines:
-    """Producer of a listing."""
+class Listing:
+    """Producer of a listing, piece by piece."""
 
-    def __init__(self, lines: Iterator[str]) -> None:
-        self._lines = lines
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
 
     def more(self) -> bytes:
-        collected = bytearray()
-        for line in self._lines:
-            collected += line.encode("utf-8", "surrogateescape") + b"\r\n"
-            if len(collected) >= _CHUNK:
-                break
-        return bytes(collected)
+        return next(self._pieces, b"")
+
+
+def encoded(lines: Iterable[str]) -> Iterator[bytes]:
+    """Lines as they go out, in large pieces."""
+    piece = bytearray()
+    for line in lines:
+        piece += line.encode("utf-8", "surrogateescape") + b"\r\n"
+        if len(piece) >= _CHUNK:
+            yield bytes(piece)
+            piece.clear()
+    if piece:
+        yield bytes(piece)
 
 
 class DataConnection(TlsChannel, DTPHandler):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from serpentfs.errors import InvalidName, NotADirectory, NotFound
 from serpentfs.gateways.ftp.partials import Base, Partial, Partials
@@ -51,7 +52,7 @@ class Tree:
 
     def __init__(self, vfs: SyncVfs, root: Ino, partials: Partials, user: str) -> None:
         self.vfs = vfs
-        self._root = root
+        self.root = root
         self.partials = partials
         self.user = user
 
@@ -81,11 +82,11 @@ class Tree:
 
     def place_of(self, path: str) -> Place:
         """Where a path ends, whether or not something is there. NotFound, NotADirectory of its folder."""
-        return self.vfs.ask(_walk, self._root, _names(path), True)
+        return self.vfs.ask(_walk, self.root, _names(path), True)
 
     def name_at(self, path: str) -> Place:
         """``place_of`` for the name itself: a link at the end is not followed (remove, rename)."""
-        return self.vfs.ask(_walk, self._root, _names(path), False)
+        return self.vfs.ask(_walk, self.root, _names(path), False)
 
     def is_root(self, path: str) -> bool:
         return not _names(path)
@@ -99,14 +100,21 @@ class Tree:
         return partial
 
     def children(self, folder: Ino) -> Iterator[Shown]:
-        """What a listing shows, in the order of inodes; partials of names that nothing has come last."""
+        """What a listing shows."""
+        return chain(self.entries(folder), self.partials_in(folder))
+
+    def entries(self, folder: Ino) -> Iterator[Shown]:
+        """What everybody sees there, in the order of inodes."""
         after = 0
         while True:
-            page = self.vfs.ask(_page, self._root, folder, after)
+            page = self.vfs.ask(_page, self.root, folder, after)
             yield from page
             if len(page) < LISTING_SLICE:
-                break
+                return
             after = page[-1].attributes.ino
+
+    def partials_in(self, folder: Ino) -> Iterator[Shown]:
+        """This user's partials of names that nothing has."""
         for partial in self.partials.within(self.user, folder):
             place = self.vfs.ask(_child, folder, partial.name)
             if self.partial_at(place) is not None and place.attributes is None:
@@ -122,7 +130,7 @@ class Tree:
             if partial is None:
                 raise NotFound("no such file or folder")
             return Shown(partial.name, partial.as_attributes())
-        return self.vfs.ask(_shown, self._root, DirEntry(place.name, place.attributes))
+        return self.vfs.ask(_shown, self.root, DirEntry(place.name, place.attributes))
 
 
 def _names(path: str) -> list[str]:

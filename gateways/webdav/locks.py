@@ -71,6 +71,11 @@ class LockTable:
 
     # What is locked
 
+    @property
+    def is_empty(self) -> bool:
+        """There is none, not even an expired one."""
+        return not self._by_root
+
     def covering(self, path: str) -> list[Lock]:
         """Locks on ``path`` itself, and deep ones on the folders above."""
         if not self._by_root:

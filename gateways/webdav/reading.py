@@ -11,6 +11,7 @@ from html import escape
 import trio
 
 from serpentfs.bridge import Pace
+from serpentfs.gateways.listings import Collected
 from serpentfs.gateways.webdav import davxml
 from serpentfs.gateways.webdav.conditions import check_headers, etag_of, http_date, parse_range
 from serpentfs.gateways.webdav.connection import Exchange
@@ -182,17 +183,32 @@ async def propfind(door: Door, exchange: Exchange) -> None:
         raise Refusal(403, "a listing of a whole tree is not offered", condition="<D:propfind-finite-depth/>")
     facts = Facts(door.vfs.statfs(), door.locks, lambda lock: lock_href(door, lock))
     answer = _MultiStatus(exchange)
-    await answer.add(_describe(door, subject, query, facts))
+    await answer.add(_describe(door, subject, query, facts).encode())
     if depth == "1" and place.is_directory:
-        await _list_folder(door, subject, query, facts, answer)
+        # With the time that a lock has left, an answer is never the same again.
+        mark = door.vfs.state_mark if door.locks.is_empty else _unmarked
+        key = door.options.root, subject.attributes.ino, subject.href, query, facts.quota
+        kept = door.listings.find(key, mark())
+        if kept is not None:
+            for piece in kept:
+                await answer.add(piece)
+        else:
+            with door.listings.making(key, mark) as collected:
+                await _list_folder(door, subject, query, facts, answer, collected)
     await answer.finish()
 
 
+def _unmarked() -> None:
+    return None
+
+
 async def _list_folder(
-    door: Door, folder: Subject, query: PropertyQuery, facts: Facts, answer: _MultiStatus
+    door: Door, folder: Subject, query: PropertyQuery, facts: Facts, answer: _MultiStatus, collected: Collected
 ) -> None:
     pace = Pace()
     after = 0
+    responses: list[str] = []
+    length = 0
     while True:
         entries = door.vfs.readdir(folder.attributes.ino, after, _LISTING_SLICE)
         await pace.breathe()
@@ -207,9 +223,17 @@ async def _list_folder(
                 Places.child_path(folder.path, entry.name),
                 attributes,
             )
-            await answer.add(_describe(door, subject, query, facts))
+            responses.append(_describe(door, subject, query, facts))
+            length += len(responses[-1])
             await pace.breathe()
-        if len(entries) < _LISTING_SLICE:
+        is_last = len(entries) < _LISTING_SLICE
+        if is_last or length >= _ANSWER_PIECE:
+            piece = "".join(responses).encode()
+            responses.clear()
+            length = 0
+            collected.add(piece)
+            await answer.add(piece)
+        if is_last:
             return
         after = entries[-1].attributes.ino
 
@@ -224,26 +248,26 @@ class _MultiStatus:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._parts = [davxml.MULTISTATUS_START]
+        self._parts = [davxml.MULTISTATUS_START.encode()]
         self._length = 0
 
-    async def add(self, response: str) -> None:
-        self._parts.append(response)
-        self._length += len(response)
+    async def add(self, responses: bytes) -> None:
+        self._parts.append(responses)
+        self._length += len(responses)
         if self._length >= _ANSWER_PIECE:
             if not self._exchange.started:
                 self._exchange.start(207, [("Content-Type", "application/xml; charset=utf-8")])
             await self._exchange.send(self._taken())
 
     async def finish(self) -> None:
-        self._parts.append(davxml.MULTISTATUS_END)
+        self._parts.append(davxml.MULTISTATUS_END.encode())
         if self._exchange.started:
             await self._exchange.send(self._taken())
         else:
             await self._exchange.reply(207, self._taken(), "application/xml; charset=utf-8")
 
     def _taken(self) -> bytes:
-        data = "".join(self._parts).encode()
+        data = b"".join(self._parts)
         self._parts.clear()
         self._length = 0
         return data

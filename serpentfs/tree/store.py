@@ -531,6 +531,11 @@ class Store:
         self._known.put(row, key)
         return row
 
+    @property
+    def changed_rows(self) -> int:
+        """Counts every row that was ever changed, of whatever table, and back again by a rollback."""
+        return self._db.total_changes
+
     def children(self, parent: Ino, after: int = 0, limit: int = -1) -> list[EntryRow]:
         """In order of inode, above ``after``."""
         rows = self._db.execute(

@@ -268,6 +268,11 @@ class Vfs(Protocol):
         ...
 
     # the whole
+    def state_mark(self) -> int | None:
+        """A number that is the same as long as look-ups, listings, attributes, links and extended attributes are;
+        sometimes it changes without them. None while they change unmarked, as during writes."""
+        ...
+
     def subscribe(self, listener: Callable[[Invalidation], None]) -> Callable[[], None]:
         """``listener`` is called on the loop, must not block and must not call back; the answer unsubscribes."""
         ...

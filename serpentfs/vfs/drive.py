@@ -168,6 +168,11 @@ class Drive:
 
     # telling others
 
+    def state_mark(self) -> int | None:
+        if any(file.dirty_since is not None and not file.draft for file in self._handles.files()):
+            return None
+        return self._store.changed_rows
+
     def subscribe(self, listener: Callable[[Invalidation], None]) -> Callable[[], None]:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)

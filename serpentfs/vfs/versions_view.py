@@ -277,6 +277,9 @@ class VersionsView:
     def save_record(self, door: str, key: str, value: bytes | None) -> None:
         self._drive.save_record(door, key, value)
 
+    def state_mark(self) -> int | None:
+        return None  # nobody counts the changes of old versions
+
     def subscribe(self, listener: Callable[[Invalidation], None]) -> Callable[[], None]:
         def listening(invalidation: Invalidation) -> None:
             listener(invalidation)

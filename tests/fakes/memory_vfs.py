@@ -701,6 +701,14 @@ class MemoryVfs:
 
     # --- the whole
 
+    def state_mark(self) -> int | None:
+        return hash(
+            tuple(
+                (node.attributes(), *node.children.items(), node.target, *node.xattrs.items())
+                for node in self._nodes.values()
+            )
+        )
+
     def subscribe(self, listener: Callable[[Invalidation], None]) -> Callable[[], None]:
         key = object()
         self._listeners[key] = listener

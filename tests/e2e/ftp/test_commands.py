@@ -17,7 +17,7 @@ import trio
 from serpentfs.clouds.base import Capabilities
 from serpentfs.errors import Busy, NotADirectory, NotFound, Unavailable, UsageError
 from serpentfs.gateways.ftp import server
-from serpentfs.model import ROOT_INO, Attributes, HandleId, Ino, Quota
+from serpentfs.model import ROOT_INO, Attributes, DirEntry, HandleId, Ino, Quota
 from tests.e2e.ftp.harness import (
     TIMEOUT,
     RunningDoor,
@@ -330,6 +330,40 @@ def test_mlst(running: RunningDoor, client: ftplib.FTP) -> None:
         answer = client.sendcmd(f"MLST {argument}".strip()).splitlines()
         assert answer[1].startswith(" type=")
         assert answer[1].endswith(f"; {shown}")
+
+
+class CountingVfs(MemoryVfs):
+    listings = 0
+
+    def readdir(self, ino: Ino, after: int = 0, limit: int = 1000) -> list[DirEntry]:
+        self.listings += 1
+        return super().readdir(ino, after, limit)
+
+
+@pytest.mark.parametrize("command", ["MLSD", "LIST"])
+def test_a_listing_is_made_again_only_after_a_change(command: str) -> None:
+    vfs = CountingVfs()
+    with door(vfs) as running, running.login() as client, running.login("bob", "other") as other:
+        running.put("/d/f", b"1")
+        running.put("/d/g", b"1")
+        first = lines(client, f"{command} d")
+        made = vfs.listings
+        assert lines(client, f"{command} d") == first
+        assert vfs.listings == made
+        running.put("/d/g", b"123")
+        second = lines(client, f"{command} d")
+        assert len(second) == len(first)
+        assert second != first
+        assert lines(client, f"{command} d") == second
+        client.sendcmd("OPTS MLST size;")
+        assert (lines(client, f"{command} d") != second) == (command == "MLSD")
+        connection = begin_upload(client, "STOR d/partial")
+        connection.sendall(b"part")
+        reset(connection)
+        reply(client)
+        assert len(lines(client, f"{command} d")) == len(first) + 1, "one's own partial upload is shown"
+        assert len(lines(client, f"{command} d")) == len(first) + 1
+        assert len(lines(other, f"{command} d")) == len(first), "and nobody else's"
 
 
 def test_list_looks_like_ls(running: RunningDoor, client: ftplib.FTP) -> None:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from serpentfs.errors import RevisionGone, SerpentError
 from serpentfs.gateways.fuse.errnos import errno_of
-from serpentfs.model import BLOCK_SIZE, HandleId
+from serpentfs.model import BLOCK_SIZE, ROOT_INO, HandleId, Ino, Kind
 from serpentfs.vfs.core import RenameMode, SetAttributes
 from serpentfs.vfs.drive import Drive, DriveOptions
 from tests.drives import DOOR, a_drive, contents, ino_at, mkdir, rename, rmdir, unlink
@@ -297,6 +297,28 @@ async def shown(drive: Drive) -> dict[str, bytes | str | None] | None:
         return None
 
 
+class Marks:
+    """What a drive showed under each mark of its state: never two things under one."""
+
+    def __init__(self, drive: Drive) -> None:
+        self._drive = drive
+        self._shown: dict[int, object] = {}
+
+    def look(self) -> None:
+        mark = self._drive.state_mark()
+        if mark is not None:
+            assert self._shown.setdefault(mark, self._listed(ROOT_INO)) == self._listed(ROOT_INO)
+
+    def _listed(self, folder: Ino) -> object:
+        listed = []
+        for entry in self._drive.readdir(folder, 0, 1_000_000):
+            ino, kind = entry.attributes.ino, entry.attributes.kind
+            below = self._listed(ino) if kind is Kind.DIRECTORY else None
+            target = self._drive.readlink(ino) if kind is Kind.SYMLINK else None
+            listed.append((entry, below, target, [self._drive.getxattr(ino, x) for x in self._drive.listxattr(ino)]))
+        return listed
+
+
 ALIKE = {errno.EEXIST: errno.ENOTEMPTY, errno.ENOTDIR: errno.ENOENT}
 """Errnos that POSIX lets stand for each other, and two that depend on which of two paths is looked at first."""
 
@@ -323,11 +345,14 @@ async def run(steps: list[Step], where: Path, *, kind: str, settle: float) -> No
     cloud = FaultyCloud(memory)
     async with restartable(cloud, where, settle) as start:
         on_drive = OnDrive(await start())
+        marks = Marks(on_drive.drive)
         for step in steps:
+            marks.look()
             if step.what == "restart":
                 local.close()
                 await on_drive.close()
                 on_drive = OnDrive(await start())
+                marks = Marks(on_drive.drive)
             elif step.what == "let_through":
                 await trio.sleep(0.005)
             elif step.what == "external":

@@ -354,3 +354,57 @@ async def test_the_loop_is_free_while_a_large_folder_is_listed() -> None:
         nursery.cancel_scope.cancel()
     assert answer.body.count(b"<D:response>") == 2001
     assert turns > 2000 / 64
+
+
+class CountingVfs(MemoryVfs):
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed = 0
+
+    def readdir(self, ino: Ino, after: int = 0, limit: int = 1000) -> list[DirEntry]:
+        self.listed += 1
+        return super().readdir(ino, after, limit)
+
+
+LOCK_BODY = b'<lockinfo xmlns="DAV:"><lockscope><exclusive/></lockscope><locktype><write/></locktype></lockinfo>'
+NAMES_ONLY = b'<propfind xmlns="DAV:"><propname/></propfind>'
+
+
+async def test_a_listing_is_kept_until_something_changes() -> None:
+    vfs = CountingVfs()
+    vfs.cloud_mkdir("/folder")
+    for n in range(40):
+        vfs.cloud_put(f"/folder/file {n}", b"")
+
+    async with client_of(vfs) as client:
+
+        async def listed(path: str = "/folder/", body: bytes = b"") -> tuple[bytes, bool]:
+            """The answer, and whether it was made anew."""
+            before = vfs.listed
+            answer = await client.request("PROPFIND", path, body, {"Depth": "1"})
+            assert answer.status == 207
+            return answer.body, vfs.listed > before
+
+        first, new = await listed()
+        assert new
+        assert await listed() == (first, False)
+        names, new = await listed(body=NAMES_ONLY)
+        assert new
+        assert names != first
+        vfs.cloud_put("/folder/file 5", b"longer")
+        second, new = await listed()
+        assert new
+        assert second != first
+        assert b"<D:getcontentlength>6</D:getcontentlength>" in second
+        assert await listed() == (second, False)
+        await vfs.setxattr(vfs.resolve("/folder/file 7").ino, "user.webdav.properties", b'{"{x}p": "<p/>"}')
+        assert b"<p/>" in (await listed())[0]
+        locked = await client.request("LOCK", "/folder/file%207", LOCK_BODY)
+        assert locked.status == 200
+        assert b"<D:activelock>" in (await listed())[0]
+        assert (await listed())[1], "the time that a lock has left passes"
+        token = locked.headers["lock-token"]
+        assert (await client.request("UNLOCK", "/folder/file%207", headers={"Lock-Token": token})).status == 204
+        last, _ = await listed()
+        assert b"<D:activelock>" not in last
+        assert await listed() == (last, False)
