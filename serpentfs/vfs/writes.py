@@ -359,6 +359,7 @@ class Stage:
             data = bytearray(await self._own(last))
             data.extend(bytes(min(BLOCK_SIZE, size - last * BLOCK_SIZE) - len(data)))
             self._dirty[last] = data
+            self._last_opened = None
             self._changes += 1
             self.changed = True
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
@@ -165,6 +165,9 @@ async def run(steps: list[tuple[str, int, int]], root: Path) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, min_size=3, max_size=12))
+@example(
+    [("write", 0, 1), ("spill", 0, 0), ("truncate", BLOCK_SIZE, 0), ("spill", 0, 0), ("truncate", 5, 0), ("commit", 0, 0)]
+)
 def test_nothing_acknowledged_is_damaged(steps: list[tuple[str, int, int]]) -> None:
     root = Path(tempfile.mkdtemp(prefix="staging-model-"))
     try:
