@@ -166,7 +166,8 @@ async def run(steps: list[tuple[str, int, int]], root: Path) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, min_size=3, max_size=12))
 @example(
-    [("write", 0, 1), ("spill", 0, 0), ("truncate", BLOCK_SIZE, 0), ("spill", 0, 0), ("truncate", 5, 0), ("commit", 0, 0)]
+    [("write", 0, 1), ("spill", 0, 0), ("truncate", BLOCK_SIZE, 0), ("spill", 0, 0), ("truncate", 5, 0),
+     ("commit", 0, 0)]
 )
 def test_nothing_acknowledged_is_damaged(steps: list[tuple[str, int, int]]) -> None:
     root = Path(tempfile.mkdtemp(prefix="staging-model-"))
