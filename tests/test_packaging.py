@@ -1,11 +1,9 @@
 """The wheel holds what it must, and every module has one name only.
 
-CI builds the wheel and names it in SERPENTFS_WHEEL; without that the test builds one.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -31,18 +29,6 @@ def modules() -> list[str]:
                 parts = parts[:-1]
             found.append(".".join((package, *parts)))
     return sorted(found)
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if built := os.environ.get("SERPENTFS_WHEEL"):
-        return Path(built)
-    pytest.importorskip("hatchling")
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return next(folder.glob("*.whl"))
 
 
 def test_the_wheel_holds_every_module_once_and_nothing_else(wheel: Path) -> None:

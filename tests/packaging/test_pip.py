@@ -72,18 +72,6 @@ class Installed:
         }
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if built := os.environ.get("SERPENTFS_WHEEL"):
-        return Path(built)
-    pytest.importorskip("hatchling")
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return next(folder.glob("*.whl"))
-
-
 def test_uninstalled_and_installed_again(wheel: Path, tmp_path: Path) -> None:
     """Journal, vault and configuration are as they were; what had not been uploaded goes up later."""
     pytest.importorskip("pip")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,6 +116,12 @@ class Machine:
 
     def is_mounted(self) -> bool:
         return f" {self.mountpoint} " in Path("/proc/self/mountinfo").read_text()
+
+    def status(self) -> dict[str, Any]:
+        """What ``status`` tells of the one remote that is served."""
+        (answer,) = json.loads(self.ok("status", "--json"))
+        assert isinstance(answer, dict)
+        return answer
 
     def daemons(self) -> list[int]:
         """Every process of this machine that is left: they carry its home in their environment."""

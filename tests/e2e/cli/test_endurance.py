@@ -18,7 +18,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from serpentfs.daemon.asking import Connection
 from serpentfs.password_hashes import hash_password
@@ -29,12 +28,6 @@ from tests.unit.access.test_access import write_certificate
 ACCOUNT_PASSWORD = "a password of the tests"
 
 pytestmark = needs_fuse
-
-
-def owner(machine: Machine) -> dict[str, Any]:
-    (found,) = json.loads(machine.ok("status", "--json"))
-    assert isinstance(found, dict)
-    return found
 
 
 # kills
@@ -99,10 +92,10 @@ def test_what_was_acknowledged_by_any_door_is_there_after_kills(with_vault: Mach
         ftp_port = free_port()
         if not machine.is_mounted():
             machine.mount("--settle", "0.05")
-        if "webdav" not in owner(machine)["doors"]:
+        if "webdav" not in machine.status()["doors"]:
             machine.ok("webdav", machine.url, "--no-auth", "--listen", "127.0.0.1:0")
         machine.ok("ftp", machine.url, "--no-auth", "--listen", f"127.0.0.1:{ftp_port}")
-        status = owner(machine)
+        status = machine.status()
         client = ftplib.FTP()
         client.connect("127.0.0.1", ftp_port, timeout=TIMEOUT)
         client.login()
@@ -240,7 +233,7 @@ def test_rotations_and_reloads_one_after_the_other(with_vault: Machine) -> None:
     for number in range(20):
         (machine.mountpoint / f"folder-{number}").mkdir()
     machine.ok("flush", machine.url)
-    pid = owner(machine)["pid"]
+    pid = machine.status()["pid"]
     anyone = ssl.create_default_context()
     anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
 
@@ -277,7 +270,7 @@ def test_a_mega_account_that_is_reloaded_and_changed_elsewhere_again_and_again(m
         machine.extra_environment["SERPENTFS_MEGA_API"] = server.url
         machine.ok("login", email)
         machine.ok("mount", "mega:", str(machine.mountpoint), "--daemon")
-        status = owner(machine)
+        status = machine.status()
         (socket,) = (machine.home / "run" / "serpentfs").iterdir()
         for number in Process(status["pid"]).without_growth(80):
             server.add_file(email, f"file-{number}", b"content")
@@ -301,7 +294,7 @@ def test_clients_that_come_and_go(with_vault: Machine) -> None:
     ftp_port = free_port()
     machine.mount("--settle", "0.05", "--no-auth", "--webdav", "127.0.0.1:0", "--ftp", f"127.0.0.1:{ftp_port}")
     (machine.mountpoint / "file").write_bytes(bytes(200_000))
-    status = owner(machine)
+    status = machine.status()
     (control,) = (machine.home / "run" / "serpentfs").iterdir()
     for number in Process(status["pid"]).without_growth(400):
         with urllib.request.urlopen(f"{status['doors']['webdav']}file", timeout=TIMEOUT) as answer:

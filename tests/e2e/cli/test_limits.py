@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.cli.conftest import Machine, needs_fuse, wait_for
-from tests.e2e.cli.test_seeing import samples, status
+from tests.e2e.cli.test_seeing import samples
 
 pytestmark = needs_fuse
 
@@ -47,7 +47,7 @@ def test_a_timetable_by_option_and_by_command(with_vault: Machine) -> None:
     assert (answer["up"], answer["down"]) == (300 << 10, None)
     assert answer["timetable"] == {"up": table, "down": None}
     assert f"up 300.0 KiB/s now ({table}), down unlimited" in machine.ok("speedlimit")
-    assert status(machine)["limits"]["timetable"]["up"] == table
+    assert machine.status()["limits"]["timetable"]["up"] == table
     assert "of 300.0 KiB/s" in machine.ok("status")
     told = samples(machine)
     assert told['speed_limit_bytes{direction="up"}'] == 300 << 10
@@ -71,7 +71,7 @@ def test_connections_by_option_and_by_command(with_vault: Machine) -> None:
         return samples(machine)['cloud_transfers{direction="up"}']
 
     wait_for(lambda: running() == 2, "two uploads to run")
-    wait_for(lambda: len([one for one in status(machine)["drive"]["pending"] if one["state"] == "sending"]) > 2,
+    wait_for(lambda: len([one for one in machine.status()["drive"]["pending"] if one["state"] == "sending"]) > 2,
              "more of them to wait for a connection")
     assert running() == 2
     assert samples(machine)['connection_limit{direction="up"}'] == 2
@@ -106,7 +106,7 @@ def test_smaller_budgets_are_obeyed_soon(with_vault: Machine) -> None:
     assert taken("memory") <= 1 << 20
     wait_for(lambda: taken("disk") <= 2 << 20, "the cache on disk to shrink")
     assert samples(machine)['cache_budget_bytes{layer="disk"}'] == 2 << 20
-    assert status(machine)["cache"]["memory_budget"] == 1 << 20
+    assert machine.status()["cache"]["memory_budget"] == 1 << 20
     assert "memory" in machine.ok("status")
     for number in range(6):
         assert len((machine.mountpoint / f"file{number}").read_bytes()) == 1 << 20
@@ -123,7 +123,7 @@ def test_room_on_a_disk_that_the_start_left_out(with_vault: Machine) -> None:
     assert "no disk" in with_vault.ok("cache")
     assert "without one" in with_vault.fails(12, "cache", with_vault.url, "--disk", "1G")
     with_vault.ok("cache", with_vault.url, "--memory", "9M")
-    assert status(with_vault)["cache"]["memory_budget"] == 9 << 20
+    assert with_vault.status()["cache"]["memory_budget"] == 9 << 20
 
 
 def test_limits_of_the_configuration_and_what_outweighs_them(with_vault: Machine) -> None:
@@ -145,7 +145,7 @@ def test_sighup_takes_over_what_the_configuration_says_anew(with_vault: Machine)
     mount_work(machine, "--log-file", str(log), "--limit-down", "2M")
     assert machine.ok("log", "work:") == "WARNING\n"
     machine.ok("cache", "work:", "--memory", "20M")
-    pid = status(machine)["pid"]
+    pid = machine.status()["pid"]
     table = around_now("3M", "4M")
     configure(machine, [f'limit-up = "{table}"', 'limit-down = "5M"', 'cache-disk = "1G"', "download-connections = 2"],
               'log-level = "info"')
@@ -156,7 +156,7 @@ def test_sighup_takes_over_what_the_configuration_says_anew(with_vault: Machine)
     assert answer["down"] == 2 << 20    # an option still counts more
     assert answer["timetable"]["up"] == table
     assert answer["connections"] == {"up": None, "down": 2}
-    cache = status(machine)["cache"]
+    cache = machine.status()["cache"]
     assert (cache["memory_budget"], cache["disk_budget"]) == (20 << 20, 1 << 30)
     assert machine.ok("log", "work:") == "INFO\n"
     wait_for(lambda: log.exists() and "limit up" in log.read_text(), "the log to be opened anew, and to tell")
@@ -178,7 +178,7 @@ def test_sighup_with_a_log_that_cannot_be_written(with_vault: Machine) -> None:
     mount_work(machine, "--log-file", str(folder / "log"), "-v")
     folder.rename(machine.home / "away")
     configure(machine, ['limit-up = "2M"'])
-    pid = status(machine)["pid"]
+    pid = machine.status()["pid"]
     os.kill(pid, signal.SIGHUP)
     wait_for(lambda: limits(machine)["up"] == 2 << 20, "the new limit")
     (machine.mountpoint / "file").write_text("content")

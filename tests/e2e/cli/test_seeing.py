@@ -19,7 +19,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,12 +30,6 @@ ACCOUNT_PASSWORD = "canary-account-password-4471"
 NAME = "canary-name-of-a-file.odt"
 
 pytestmark = needs_fuse
-
-
-def status(machine: Machine) -> dict[str, Any]:
-    (answer,) = json.loads(machine.ok("status", "--json"))
-    assert isinstance(answer, dict)
-    return answer
 
 
 def samples(machine: Machine) -> dict[str, float]:
@@ -132,7 +125,7 @@ def test_status_tells_clients_cache_and_since_when_the_store_is_gone(with_vault:
     with (with_vault.mountpoint / "file").open("w") as file:
         file.write("content")
         file.flush()
-        answer = status(with_vault)
+        answer = with_vault.status()
         assert answer["clients"]["mount"]["open_files"] == 1
         assert answer["cache"]["memory_budget"] == 8 << 20
         assert answer["cloud"] == {"state": "online"}
@@ -141,20 +134,20 @@ def test_status_tells_clients_cache_and_since_when_the_store_is_gone(with_vault:
     before = time.time()
     with without_store(with_vault):
         (with_vault.mountpoint / "second").write_text("content")
-        wait_for(lambda: status(with_vault)["cloud"]["state"] == "offline", "the loss of the store to be noticed")
-        answer = status(with_vault)
+        wait_for(lambda: with_vault.status()["cloud"]["state"] == "offline", "the loss of the store to be noticed")
+        answer = with_vault.status()
         assert before - 1 <= answer["cloud"]["since"] <= time.time()
         assert answer["last_error"]["message"]
-        wait_for(lambda: any(one["tries"] for one in status(with_vault)["drive"]["pending"]), "an attempt to fail")
+        wait_for(lambda: any(one["tries"] for one in with_vault.status()["drive"]["pending"]), "an attempt to fail")
         assert re.search(r"offline since \d\d:\d\d:\d\d, for \d+ s", with_vault.ok("status"))
         wait_for(lambda: "next try in" in with_vault.ok("status"), "the next attempt to be told")
         assert re.search(r"last error \d+ s ago: .", with_vault.ok("status"))
-        (change,) = status(with_vault)["drive"]["pending"]
+        (change,) = with_vault.status()["drive"]["pending"]
         assert change["error"]
         assert change["path"] == "/second"
     with_vault.ok("transfers", "--retry")
     with_vault.ok("flush", with_vault.url)
-    assert status(with_vault)["cloud"] == {"state": "online"}
+    assert with_vault.status()["cloud"] == {"state": "online"}
 
 
 def test_status_tells_progress_speed_connections_and_hits(with_vault: Machine) -> None:
@@ -171,10 +164,10 @@ def test_status_tells_progress_speed_connections_and_hits(with_vault: Machine) -
             client.request("GET", "/small")
             assert len(client.getresponse().read()) == 100_000
         with ftplib.FTP() as session:
-            port = int(status(machine)["doors"]["ftp"].rstrip("/").rpartition(":")[2])
+            port = int(machine.status()["doors"]["ftp"].rstrip("/").rpartition(":")[2])
             session.connect("127.0.0.1", port, timeout=TIMEOUT)
             session.login()
-            answer = status(machine)
+            answer = machine.status()
         assert answer["clients"] == {
             "mount": {"connections": 0, "open_files": 0},
             "webdav": {"connections": 1, "open_files": 0},
@@ -187,15 +180,15 @@ def test_status_tells_progress_speed_connections_and_hits(with_vault: Machine) -
         assert re.search(r"memory \S+ KiB of \S+ MiB, disk .* hits, 1 misses \(\d+%\)", shown)
     finally:
         client.close()
-    wait_for(lambda: status(machine)["clients"]["webdav"]["connections"] == 0, "the client to be gone")
+    wait_for(lambda: machine.status()["clients"]["webdav"]["connections"] == 0, "the client to be gone")
     (machine.mountpoint / "large").write_bytes(os.urandom(4_000_000))    # ten seconds
-    wait_for(lambda: status(machine)["drive"]["pending"][0]["sent"] > 0 and status(machine)["speed"]["up"] > 0,
+    wait_for(lambda: machine.status()["drive"]["pending"][0]["sent"] > 0 and machine.status()["speed"]["up"] > 0,
              "the upload to be on its way")
     shown = machine.ok("status")
     assert re.search(r"uploads  1 change, \S+ MiB left, about \d+ (s|min) at this speed", shown), shown
     assert re.search(r"sending  \S+ +/large  \S+ \S+ of 3\.8 MiB", shown), shown
     assert re.search(r"speed    up \S+ KiB/s of 400\.0 KiB/s", shown), shown
-    assert status(machine)["drive"]["pending"][0]["size"] == 4_000_000
+    assert machine.status()["drive"]["pending"][0]["size"] == 4_000_000
     machine.ok("speedlimit", "up", "off")
 
 
@@ -207,11 +200,11 @@ def test_status_tells_until_when_the_transfer_quota_is_used_up(machine: Machine)
         machine.ok("login", "canary@example.test")
         server.add_file("canary@example.test", "film", os.urandom(100_000))
         machine.ok("mount", "mega:", str(machine.mountpoint), "--daemon")
-        assert status(machine)["cloud"] == {"state": "online"}
+        assert machine.status()["cloud"] == {"state": "online"}
         server.fault("download", "quota", times=1, seconds=3 * 86400)
         with pytest.raises(OSError, match=r"."):
             (machine.mountpoint / "film").read_bytes()
-        cloud = status(machine)["cloud"]
+        cloud = machine.status()["cloud"]
         assert cloud["state"] == "over quota"
         assert cloud["until"] == pytest.approx(time.time() + 3 * 86400, abs=TIMEOUT)
         shown = machine.ok("status")
@@ -254,9 +247,9 @@ def test_speed_limits_hold_and_change_while_it_runs(with_vault: Machine) -> None
     with_vault.mount("--settle", "0.05", "--limit-up", "100K")
     assert "up 100.0 KiB/s, down unlimited" in with_vault.ok("speedlimit")
     (with_vault.mountpoint / "file").write_bytes(bytes(4_000_000))    # forty seconds
-    wait_for(lambda: status(with_vault)["drive"]["pending"][0]["state"] == "sending", "the upload to begin")
-    wait_for(lambda: status(with_vault)["speed"]["up"] > 0, "the speed to be told")
-    assert status(with_vault)["drive"]["pending"]
+    wait_for(lambda: with_vault.status()["drive"]["pending"][0]["state"] == "sending", "the upload to begin")
+    wait_for(lambda: with_vault.status()["speed"]["up"] > 0, "the speed to be told")
+    assert with_vault.status()["drive"]["pending"]
     assert "up unlimited" in with_vault.ok("speedlimit", "up", "0", with_vault.url)
     began = time.monotonic()
     with_vault.ok("flush", with_vault.url)
@@ -293,7 +286,7 @@ def test_metrics_count_and_are_served_on_this_machine(with_vault: Machine) -> No
     with_vault.mount("--settle", "0.05", "--metrics", "127.0.0.1:0")
     (with_vault.mountpoint / NAME).write_bytes(bytes(300_000))
     with_vault.ok("flush", with_vault.url)
-    url = status(with_vault)["metrics"]
+    url = with_vault.status()["metrics"]
     code, page = fetched(url)
     assert code == 200
     told = samples(with_vault)
@@ -340,7 +333,7 @@ def test_metrics_by_curl_from_an_address_of_the_configuration(with_vault: Machin
     config.parent.mkdir(parents=True)
     config.write_text(f'[remote.work]\nurl = "{machine.url}"\nmetrics = "127.0.0.1:0"\n')
     machine.ok("mount", "work:", str(machine.mountpoint), "--daemon")
-    url = status(machine)["metrics"]
+    url = machine.status()["metrics"]
     assert f"metrics  {url}" in machine.ok("status")
     page = curl("--include", url)
     assert page.startswith("HTTP/1.1 200 OK")
@@ -354,7 +347,7 @@ def test_metrics_by_curl_from_an_address_of_the_configuration(with_vault: Machin
     machine.wait_until_gone()
     assert "--public" in machine.fails(2, "mount", "work:", str(machine.mountpoint))
     machine.ok("mount", "work:", str(machine.mountpoint), "--daemon", "--public")
-    port = status(machine)["metrics"].rpartition(":")[2]
+    port = machine.status()["metrics"].rpartition(":")[2]
     assert "serpentfs_info" in curl("--header", "Host: nas.example", f"http://127.0.0.1:{port}")
 
 
@@ -419,7 +412,7 @@ def test_no_secret_and_no_name_is_in_a_log_at_info(with_vault: Machine) -> None:
     assert f"damaged: /{NAME}: " in told.stdout
     with without_store(machine):
         (machine.mountpoint / f"second-{NAME}").write_text("content")
-        wait_for(lambda: status(machine)["cloud"]["state"] == "offline", "the loss of the store to be noticed")
+        wait_for(lambda: machine.status()["cloud"]["state"] == "offline", "the loss of the store to be noticed")
     machine.ok("flush", machine.url)
     machine.ok("umount", str(machine.mountpoint))
     machine.wait_until_gone()
@@ -443,7 +436,7 @@ def test_no_session_id_is_in_any_log(machine: Machine) -> None:
         (machine.mountpoint / NAME).write_bytes(bytes(1000))
         machine.ok("flush", "mega:")
     (machine.mountpoint / "second").write_text("content")    # and there is no server any more
-    wait_for(lambda: any(one["tries"] for one in status(machine)["drive"]["pending"]), "an attempt to fail")
+    wait_for(lambda: any(one["tries"] for one in machine.status()["drive"]["pending"]), "an attempt to fail")
     machine.run("umount", "--now", str(machine.mountpoint))
     machine.wait_until_gone()
     text = log.read_text()
