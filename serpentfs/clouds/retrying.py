@@ -22,14 +22,9 @@ from serpentfs.clouds.base import Batch, Cloud, Content, GrowingContent, Known
 from serpentfs.clouds.forwarding import ForwardingCloud
 from serpentfs.errors import (
     LoginRequired,
-    NoSpace,
-    PermissionDenied,
     RateLimited,
-    ReadOnly,
     RetryableError,
-    SerpentError,
     Unavailable,
-    UsageError,
 )
 from serpentfs.model import NodeId, NodeInfo, NodeRef, Quota, Span
 
@@ -64,32 +59,11 @@ class RetryingCloud(ForwardingCloud):
         super().__init__(cloud)
         self._deadlines = deadlines
         self._jitter = jitter
-        self.online = True
-        """Whether the last call was answered, be it with an error."""
-        self.last_error: str | None = None
-        """The trouble that the last call met; None when there was none."""
 
     # outcomes
 
-    def _answered(self, error: SerpentError | None) -> None:
-        self.online = not isinstance(error, Unavailable)
-        if error is None:
-            self.last_error = None
-        elif isinstance(error, (RetryableError, NoSpace, PermissionDenied, ReadOnly, UsageError)):
-            self.last_error = str(error)  # the others (NotFound, Conflict, ...) are answers like any other
-
-    async def _attempt(self, call: Callable[[], Awaitable[T]]) -> T:
-        try:
-            result = await call()
-        except SerpentError as error:
-            self._answered(error)
-            raise
-        self._answered(None)
-        return result
-
     def _too_late(self, what: str, seconds: float) -> Unavailable:
         error = Unavailable(f"{what}: no answer within {seconds:g} s")
-        self._answered(error)
         metrics.current().cloud_silent(str(error))
         return error
 
@@ -100,7 +74,7 @@ class RetryingCloud(ForwardingCloud):
         with trio.move_on_at(give_up):
             while True:
                 try:
-                    return await self._attempt(call)
+                    return await call()
                 except LoginRequired:
                     raise  # that takes a human
                 except RetryableError as error:
@@ -117,7 +91,7 @@ class RetryingCloud(ForwardingCloud):
 
     async def _once(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
         with trio.move_on_after(self._deadlines.change):
-            return await self._attempt(call)
+            return await call()
         raise self._too_late(what, self._deadlines.change)
 
     # what changes nothing
@@ -147,10 +121,8 @@ class RetryingCloud(ForwardingCloud):
         stall = self._deadlines.stall
         with trio.CancelScope(deadline=trio.current_time() + stall) as scope:
             watched = _WatchedContent(content, scope, stall)
-            return await self._attempt(
-                lambda: self._cloud.put(
-                    parent, name, watched, replaces=replaces, mtime_ns=mtime_ns, token=token, retry=retry
-                )
+            return await self._cloud.put(
+                parent, name, watched, replaces=replaces, mtime_ns=mtime_ns, token=token, retry=retry
             )
         raise self._too_late("uploading", stall)
 
@@ -167,10 +139,8 @@ class RetryingCloud(ForwardingCloud):
         stall = self._deadlines.stall
         with trio.CancelScope(deadline=trio.current_time() + stall) as scope:
             watched = _WatchedGrowing(content, scope, stall)
-            return await self._attempt(
-                lambda: self._cloud.put_growing(
-                    parent, name, watched, replaces=replaces, mtime_ns=mtime_ns, token=token
-                )
+            return await self._cloud.put_growing(
+                parent, name, watched, replaces=replaces, mtime_ns=mtime_ns, token=token
             )
         raise self._too_late("uploading", stall)
 
