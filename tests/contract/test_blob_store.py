@@ -233,6 +233,24 @@ async def test_a_large_put_keeps_its_condition(store: BlobStore) -> None:
     assert await store.list("") == [second]
 
 
+# order
+
+
+async def test_the_next_key(store: BlobStore) -> None:
+    if not store.capabilities.sorted_keys:
+        with pytest.raises(Unsupported):
+            await store.next_key("d/A", "d/A/b")
+        return
+    assert await store.next_key("d/A", "d/A/b") is None
+    for key in ("d/A/b", "d/A/b.x", "d/A/c/inner/file", "d/A/d", "d/B/e", "d/AA/f"):
+        await put(store, key)
+    for after, following in [
+        ("d/A/", "d/A/b"), ("d/A/b", "d/A/b.x"), ("d/A/b/", "d/A/c/inner/file"), ("d/A/c/", "d/A/c/inner/file"),
+        ("d/A/c/inner/file", "d/A/d"), ("d/A/d", None), ("d/A/d/", None),
+    ]:  # fmt: skip
+        assert await store.next_key("d/A", after) == following, after
+
+
 # objects whose size is not known when they begin
 
 

@@ -9,7 +9,7 @@ from tests.fakes.memory_blobs import Account, MemoryBlobStore
 
 CALLS = (
     "stat", "is_directory", "read", "put", "rename", "rename_directory", "delete", "make_directory",
-    "remove_directory", "list", "list_directories", "set_mtime", "quota",
+    "remove_directory", "list", "list_directories", "set_mtime", "quota", "next_key",
 )
 
 

@@ -86,6 +86,9 @@ class FaultyBlobStore:
     async def remove_directory(self, prefix: str) -> None:
         return await self._pass(self._store.remove_directory(prefix))
 
+    async def next_key(self, prefix: str, after: str) -> str | None:
+        return await self._pass(self._store.next_key(prefix, after))
+
     async def list(self, prefix: str) -> builtins.list[BlobInfo]:
         return await self._pass(self._store.list(prefix))
 

@@ -114,7 +114,9 @@ class MemoryBlobStore:
     @property
     def capabilities(self) -> BlobCapabilities:
         folders = self.account.folders
-        return BlobCapabilities(rename=folders, set_mtime=folders, events=folders, growing_puts=not folders)
+        return BlobCapabilities(
+            rename=folders, set_mtime=folders, events=folders, growing_puts=not folders, sorted_keys=not folders
+        )
 
     # what tests look at and tamper with
 
@@ -243,6 +245,12 @@ class MemoryBlobStore:
         }
         found = {key[len(start) :].partition("/")[0] for key in keys if key.startswith(start) and key != start}
         return sorted(start + name for name in found)
+
+    async def next_key(self, prefix: str, after: str) -> str | None:
+        await trio.lowlevel.checkpoint()
+        if not self.capabilities.sorted_keys:
+            raise Unsupported("this store has no order")
+        return min((key for key in self._below(prefix) if key.encode() > after.encode()), default=None)
 
     async def set_mtime(self, key: str, mtime_ns: int) -> BlobInfo:
         await trio.lowlevel.checkpoint()

@@ -51,6 +51,8 @@ class BlobCapabilities:
 
     growing_puts: bool = False
     """``put`` takes an object whose size is not known when it begins."""
+    sorted_keys: bool = False
+    """``next_key`` is there."""
 
 
 Chunks = Callable[[], AsyncIterator[bytes]]
@@ -107,6 +109,11 @@ class BlobStore(Protocol):
     async def list(self, prefix: str) -> list[BlobInfo]:
         """Every object below ``prefix``, recursively (``""``: all), in one flat list; an empty list when there is
         none. Sizes, times and revisions come from the listing, never from a request per object."""
+        ...
+
+    async def next_key(self, prefix: str, after: str) -> str | None:
+        """The first key below ``prefix`` that comes after ``after`` in the order of UTF-8, by one request; None when
+        there is none. Unsupported where ``capabilities.sorted_keys`` is False."""
         ...
 
     async def set_mtime(self, key: str, mtime_ns: int) -> BlobInfo: ...

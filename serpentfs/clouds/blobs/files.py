@@ -63,6 +63,9 @@ class FileStore(BlobStore):
     async def quota(self) -> Quota:
         return await run_in_thread("store", self._root.quota, abandon=True)
 
+    async def next_key(self, prefix: str, after: str) -> str | None:
+        raise Unsupported("folders have no order")
+
     async def put(
         self, key: str, chunks: Chunks, size: int | None, *, condition: Condition = None, mtime_ns: int | None = None
     ) -> BlobInfo:

@@ -169,6 +169,29 @@ class Timeouts:
     """An object or a part of one: 8 MiB at half a megabit a second."""
 
 
+class _Loops:
+    """Event loops for the asynchronous operator, each run by one thread at a time: making one costs as much as asking
+    for a listing."""
+
+    def __init__(self) -> None:
+        self._resting: list[asyncio.AbstractEventLoop] = []
+
+    @contextmanager
+    def one(self) -> Iterator[asyncio.AbstractEventLoop]:
+        try:
+            loop = self._resting.pop()
+        except IndexError:
+            loop = asyncio.new_event_loop()
+        try:
+            yield loop
+        finally:
+            self._resting.append(loop)
+
+    def close(self) -> None:
+        while self._resting:
+            self._resting.pop().close()
+
+
 class OpendalStore(BlobStore):
     """Objects that ``operator`` reaches. It must have no RetryLayer: a conditional write whose answer was lost would,
     tried again, meet itself and look like somebody else's."""
@@ -177,6 +200,7 @@ class OpendalStore(BlobStore):
         self._operator = operator.layer(TimeoutLayer(timeouts.request, timeouts.upload))
         self._reader = operator.layer(TimeoutLayer(timeouts.request, timeouts.read))
         self._lister = self._reader.to_async_operator()
+        self._loops = _Loops()
         self._can = operator.capability()
         self._revisions = _Revisions()
         native = self._can.write_with_if_match and self._can.write_with_if_not_exists
@@ -185,7 +209,11 @@ class OpendalStore(BlobStore):
     @property
     def capabilities(self) -> BlobCapabilities:
         return BlobCapabilities(
-            rename=False, set_mtime=False, events=False, growing_puts=self._can.write_can_multi
+            rename=False,
+            set_mtime=False,
+            events=False,
+            growing_puts=self._can.write_can_multi,
+            sorted_keys=self._can.list_with_start_after and self._can.list_with_recursive,
         )
 
     # looking
@@ -249,21 +277,31 @@ class OpendalStore(BlobStore):
         folder = f"{prefix}/" if prefix else ""
         return [entry.path[:-1] for entry in entries if entry.path.endswith("/") and entry.path != folder]
 
-    def _entries(self, prefix: str, recursive: bool, first: int | None) -> list[opendal.types.Entry]:
-        """What lies below a prefix, or only the ``first`` of it."""
+    async def next_key(self, prefix: str, after: str) -> str | None:
+        if not self.capabilities.sorted_keys:
+            raise Unsupported("this service does not list from a key on")
+        entries = await run_in_thread("store", self._entries, prefix, True, 1, after, abandon=True)
+        return entries[0].path if entries else None
+
+    def _entries(
+        self, prefix: str, recursive: bool, first: int | None, after: str | None = None
+    ) -> list[opendal.types.Entry]:
+        """What lies below a prefix (and comes after a key), or only the ``first`` of it."""
         parts_of(prefix)
 
         async def collect() -> list[opendal.types.Entry]:
             found: list[opendal.types.Entry] = []
             path = f"{prefix}/" if prefix else ""
-            async for entry in await self._lister.list(path, recursive=recursive, limit=first):
+            async for entry in await self._lister.list(
+                path, recursive=recursive, limit=first, start_after=after
+            ):
                 found.append(entry)
                 if len(found) == first:
                     break
             return found
 
-        with _store_errors(prefix):
-            return asyncio.run(collect())
+        with _store_errors(prefix), self._loops.one() as loop:
+            return loop.run_until_complete(collect())
 
     def _list(self, prefix: str) -> list[BlobInfo]:
         return [
@@ -474,6 +512,7 @@ class OpendalStore(BlobStore):
         raise Unsupported("this store has no events")
 
     async def aclose(self) -> None:
+        self._loops.close()
         await trio.lowlevel.checkpoint()
 
 

@@ -403,8 +403,12 @@ class Writer:
 
     async def _require_room(self, entry: Entry, kind: Kind) -> None:
         """Raise unless the entry's folder is there and the entry free. Two questions at once: a store's answer takes
-        its time."""
-
+        its time. Mostly one tells all: what comes next in the folder, and is nothing of the entry."""
+        if self._store.capabilities.sorted_keys and entry.is_object(kind):
+            inner = f"{entry.key}/"
+            following = await self._store.next_key(entry.path, inner)
+            if following is not None and following > inner and not following.startswith(inner):
+                return  # greater: there may be stores that tell the first of all
         await all_of(lambda: self._require_folder(entry.parent), lambda: self.require_free(entry, kind))
 
     async def _require_folder(self, folder: NodeId) -> None:
