@@ -370,6 +370,12 @@ class Feed:
         self._local.changed(ino, data=True, entry=(entry.parent, entry.name))
         return True
 
+    def remove_leftover(self, ino: Ino) -> None:
+        """An entry has lost its node for good: it goes at once where it is in nobody's hands, and else (or with
+        something in it) when its folder is listed. Within a transaction."""
+        if not self._local.is_pending(ino) and not self._local.is_open(ino) and not self._store.has_children(ino):
+            self._remove(ino)
+
     async def _take_out_doomed(self) -> None:
         while self._doomed:
             await self.take_out(self._doomed.pop())

@@ -727,7 +727,6 @@ class Drive:
         base = NO_CONTENT if empty or not file.size else file.content
         size = 0 if empty else file.size
         stage = self._contents.new_stage(StageRow(self._store.new_content(), size, base, size if base else 0))
-        stage.changed = True
         file.stage = stage
         file.row = file.row._replace(content=stage.content)
         if old is not None and not old.stored:
@@ -870,6 +869,8 @@ class Drive:
                 # The last commit failed and its caller was told: go back to what was journalled.
                 self._contents.reload_stage(file.stage.content)
                 self._tell(None, file.ino, data=True)
+            elif not file.stage.stored:
+                self._contents.drop_stage(file.stage.content)  # the write that it was made for failed
             else:
                 file.stage.close()
         self._ledger.moved()

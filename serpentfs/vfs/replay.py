@@ -368,10 +368,18 @@ class Replay:
         if other is not None and other.parent:
             self._feed.leave_for_later(other.parent)
 
+    def _take_node(self, node: NodeRow) -> None:
+        """It is this inode's from now on, and no longer that of an entry that was made for it. Within a transaction."""
+        known = self._store.node_by_id(node.node)
+        if known is not None and known.ino != node.ino:
+            self._contents.give_up_node(known.ino)
+            self._feed.remove_leftover(known.ino)
+        self._store.put_node(node)
+
     def _remember_folder(self, row: EntryRow, info: NodeInfo) -> None:
         self._expect_node(info.id, row.ino)
         with self._store.transaction():
-            self._store.put_node(NodeRow(row.ino, row.parent, info.id, info.locator, info.revision, 0, NO_CONTENT))
+            self._take_node(NodeRow(row.ino, row.parent, info.id, info.locator, info.revision, 0, NO_CONTENT))
         self._made_folder(row.ino)
 
     def _made_folder(self, ino: Ino) -> None:
@@ -426,7 +434,7 @@ class Replay:
         with self._ledger.outcome(self._journal.confirm(entry.seq)):
             if entry.replaces is not None:
                 self._store.drop_node(entry.replaces)
-            self._store.put_node(uploaded)
+            self._take_node(uploaded)
             self._store.drop_stage(entry.content)
             self._forget_origin(entry.ino)
             self._forget_early(entry.content)
@@ -562,7 +570,7 @@ class Replay:
     async def _born(self, entry: Entry, info: NodeInfo) -> None:
         self._expect_node(info.id, entry.ino)
         with self._ledger.outcome(self._journal.confirm(entry.seq)):
-            self._store.put_node(
+            self._take_node(
                 NodeRow(entry.ino, entry.goal.parent, info.id, info.locator, info.revision, info.size, NO_CONTENT)
             )
         if info.kind is Kind.DIRECTORY:
@@ -600,13 +608,14 @@ class Replay:
                 self._store.drop_node(entry.replaces)
             moved = node._replace(parent=entry.goal.parent, node=info.id, locator=info.locator, revision=info.revision)
             if info.same_content:
-                self._store.put_node(moved)
+                self._take_node(moved)
             elif any(later.content for later in self._journal.entries_of(entry.ino)):
                 # Ours is still to be uploaded: it must meet the conflict, so it goes on naming the old revision.
-                self._store.put_node(moved._replace(revision=node.revision))
+                self._take_node(moved._replace(revision=node.revision))
             else:
                 self._contents.give_up_node(entry.ino)
-                self._feed.leave_for_later(entry.goal.parent)
+        if self._store.node_of(entry.ino) is None:
+            self._feed.leave_for_later(entry.goal.parent)
         left = node.node if info.id != node.node or not info.same_content else None
         self._feed.confirmed(entry.ino, left=left)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from serpentfs.clouds.base import Content
 from serpentfs.errors import NoSpace, PermissionDenied
 from serpentfs.model import BLOCK_SIZE, ROOT_INO, Ino, NodeId, NodeInfo, NodeRef
 from serpentfs.tree.store import Store
@@ -469,6 +470,75 @@ async def test_what_was_not_written_here_outlives_the_file_there(
         name = "/folder/other" if what == "removed" else "/folder/file"
         assert memory.contents() == {"/folder": None, name: b"ours" + b"1" * (2 * BLOCK_SIZE - 4)}
         assert memory.contents() == await contents(drive)
+
+
+class LateAnswers(FaultyCloud):
+    """What is uploaded is there, and the answer takes its time."""
+
+    def __init__(self, cloud: MemoryCloud) -> None:
+        super().__init__(cloud)
+        self.done = trio.Event()
+        self.gate = trio.Event()
+
+    async def put(
+        self, parent: NodeId, name: str, content: Content, *, replaces: NodeRef | None, mtime_ns: int, token: bytes,
+        retry: bool = False,
+    ) -> NodeInfo:
+        info = await super().put(
+            parent, name, content, replaces=replaces, mtime_ns=mtime_ns, token=token, retry=retry
+        )
+        self.done.set()
+        await self.gate.wait()
+        return info
+
+
+@pytest.mark.parametrize("memory", ["stable-ids", "events"], indirect=True)
+@pytest.mark.parametrize("when", ["before", "open meanwhile"])
+async def test_a_file_that_is_renamed_elsewhere_before_its_upload_is_answered(
+    memory: MemoryCloud, tmp_path: Path, when: str
+) -> None:
+    """Its new name is another entry here until the answer tells that both are one; what is written there is kept."""
+    cloud = LateAnswers(memory)
+    async with a_drive(cloud, tmp_path) as drive:
+        await write(drive, "/here", b"1" * (2 * BLOCK_SIZE))
+        await cloud.done.wait()
+        drive.pause_uploads(True)
+        memory.external_rename("/here", "/there")
+        await until(lambda: exists(drive, "/there"))
+        await read(drive, "/there")
+        handle = await drive.open(ino_at(drive, "/there"), write=True, door=DOOR)
+        if when == "before":
+            await drive.write(handle, 0, b"ours")
+            await drive.release(handle)
+        cloud.gate.set()
+        await until(lambda: "/here" not in [change.path for change in drive.status().pending])
+        if when == "open meanwhile":
+            await drive.write(handle, 0, b"ours")
+            await drive.release(handle)
+        memory.external_remove("/there")
+        drive.pause_uploads(False)
+        await until(lambda: not drive.status().pending)
+        assert list(memory.contents().values()) == [b"ours" + b"1" * (2 * BLOCK_SIZE - 4)]
+        await until(lambda: not exists(drive, "/here"))
+        assert memory.contents() == await contents(drive)
+
+
+async def test_a_write_that_fails_for_want_of_what_is_there_changes_nothing(
+    memory: MemoryCloud, tmp_path: Path
+) -> None:
+    """A change of a few bytes needs the rest of their block."""
+    cloud = FaultyCloud(memory)
+    memory.external_put("/file", b"1" * BLOCK_SIZE)
+    async with a_drive(cloud, tmp_path) as drive:
+        before = drive.resolve("/file")
+        handle = await drive.open(before.ino, write=True, door=DOOR)
+        cloud.fail("read", PermissionDenied("not now"))
+        with pytest.raises(PermissionDenied):
+            await drive.write(handle, 0, b"ours")
+        await drive.release(handle)
+        assert drive.status().pending == ()
+        assert drive.resolve("/file") == before
+        assert await read(drive, "/file") == b"1" * BLOCK_SIZE
 
 
 class LateUpload:
