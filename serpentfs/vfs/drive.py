@@ -443,9 +443,19 @@ class Drive:
         file = self._handles.file(row.ino)
         if file is not None:
             file.row = file.row._replace(parent=Ino(0), state=REMOVED)
-            if file.stage is not None:
-                file.stage.drop_upload()
+            self._misplaced(file.row)
         self._tell(door, row.ino)
+
+    def _misplaced(self, row: EntryRow) -> None:
+        """A file is not where it was: an upload that began early goes to the wrong place. One that is being sent by now
+        goes on, and what was done to the file comes after it."""
+        stage = self._contents.stage(row.content)
+        if stage is None or stage.upload is None:
+            return
+        if not any(
+            self._journal.view(entry.seq).state is EntryState.SENDING for entry in self._journal.entries_of(row.ino)
+        ):
+            stage.drop_upload()
 
     async def rename(
         self,
@@ -539,8 +549,7 @@ class Drive:
                 self._touch_folder(new_parent, now)
         if target is not None:
             self._gone(target, door)
-        if (stage := self._contents.stage(source.content)) is not None:
-            stage.drop_upload()
+        self._misplaced(source)
         return change.seqs
 
     def _exchange(self, one: EntryRow, other: EntryRow) -> tuple[int | None, ...]:

@@ -171,6 +171,23 @@ async def test_what_is_written_while_it_is_finished_comes_after(tmp_path: Path) 
         assert await file.uploaded() == {"/file": data[:5] + b"changed" + data[12:]}
 
 
+@pytest.mark.parametrize("change", ["renamed", "removed"])
+async def test_one_that_is_being_finished_goes_on(tmp_path: Path, change: str) -> None:
+    """What is done to the file then, comes after, as with every upload under way."""
+    async with opened(tmp_path) as file:
+        file.faulty.stall("put_growing", 0.3, after=True)
+        await file.create()
+        await file.begun()
+        await file.close()
+        await until(lambda: [one.state for one in file.drive.status().pending] == ["sending"])
+        if change == "renamed":
+            await rename(file.drive, "/file", "/other")
+        else:
+            await unlink(file.drive, "/file")
+        assert await file.uploaded() == ({"/other": some(2 * SIZE)} if change == "renamed" else {})
+        assert file.puts == (1, 0)
+
+
 # what drops it
 
 
