@@ -370,6 +370,16 @@ class Feed:
         self._local.changed(ino, data=True, entry=(entry.parent, entry.name))
         return True
 
+    def overtaken(self, ino: Ino, folder: Ino, info: NodeInfo) -> None:
+        """Our renaming took along a content that is not known here: the entry has that one now, so that there is no
+        moment in which it cannot be read. Who has it open goes on with the old one, and the new one comes with the next
+        listing. Within a transaction."""
+        entry = self._store.entry(ino)
+        if entry is None or not entry.parent or self._local.is_open(ino):
+            self._local.give_up_node(ino)
+        else:
+            self._replace_content(ino, folder, info)
+
     def remove_leftover(self, ino: Ino) -> None:
         """An entry has lost its node for good: it goes at once where it is in nobody's hands, and else (or with
         something in it) when its folder is listed. Within a transaction."""
@@ -421,7 +431,7 @@ class Feed:
                 return
             if node is not None and self._is_gone(occupant, node, started):
                 if occupant.kind is child.kind is Kind.FILE and not self._local.is_open(occupant.ino):
-                    self._replace_file(occupant, folder, child)
+                    self._replace_content(occupant.ino, folder, child)
                     return
                 if not self._remove(occupant.ino):
                     self._revisit.add(folder)
@@ -447,14 +457,12 @@ class Feed:
             and not self._own_since(started, occupant.ino, node.node)
         )
 
-    def _replace_file(self, occupant: EntryRow, folder: Ino, child: NodeInfo) -> None:
+    def _replace_content(self, ino: Ino, folder: Ino, child: NodeInfo) -> None:
         """Somebody saved over a file, and the cloud made a new node of it: the same entry with a new content."""
         content = self._store.new_content()
-        self._store.set_content(occupant.ino, content, child.size, child.mtime_ns, time.time_ns())
-        self._store.put_node(
-            NodeRow(occupant.ino, folder, child.id, child.locator, child.revision, child.size, content)
-        )
-        self._local.changed(occupant.ino, data=True)
+        self._store.set_content(ino, content, child.size, child.mtime_ns, time.time_ns())
+        self._store.put_node(NodeRow(ino, folder, child.id, child.locator, child.revision, child.size, content))
+        self._local.changed(ino, data=True)
 
     def _gives_way(self, occupant: EntryRow, folder: Ino, started: float) -> bool:
         """Whether the entry under a name is somewhere else by now, as this batch says: then it goes aside, and its own

@@ -35,6 +35,7 @@ from serpentfs.errors import (
     PermissionDenied,
     PreconditionFailed,
     ReadOnly,
+    RevisionGone,
     SerpentError,
     Unavailable,
     Unsupported,
@@ -735,6 +736,8 @@ class Drive:
             return old
         base = NO_CONTENT if empty or not file.size else file.content
         size = 0 if empty else file.size
+        if base and not self._contents.is_at_hand(file.ino, base, file.node):
+            raise RevisionGone("this content is no longer in the cloud")
         stage = self._contents.new_stage(StageRow(self._store.new_content(), size, base, size if base else 0))
         file.stage = stage
         file.row = file.row._replace(content=stage.content)

@@ -215,6 +215,14 @@ class Contents:
         node = self._store.node_of(ino)
         return node if node is not None and node.content == content else self._bases.get(content)
 
+    def is_at_hand(self, ino: Ino, content: ContentId, pinned: NodeRow | None) -> bool:
+        """Whether it is known where a content of ``ino`` is to be had."""
+        return (
+            content in self._stages
+            or self._node(ino, content) is not None
+            or (pinned is not None and pinned.content == content)
+        )
+
     async def _fetch(self, ino: Ino, content: ContentId, pinned: NodeRow | None, span: Span) -> bytes:
         while True:
             node = self._node(ino, content)

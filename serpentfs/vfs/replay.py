@@ -613,7 +613,7 @@ class Replay:
                 # Ours is still to be uploaded: it must meet the conflict, so it goes on naming the old revision.
                 self._take_node(moved._replace(revision=node.revision))
             else:
-                self._contents.give_up_node(entry.ino)
+                self._feed.overtaken(entry.ino, entry.goal.parent, info)
         if self._store.node_of(entry.ino) is None:
             self._feed.leave_for_later(entry.goal.parent)
         left = node.node if info.id != node.node or not info.same_content else None

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from serpentfs.clouds.base import Content
-from serpentfs.errors import NoSpace, PermissionDenied
+from serpentfs.errors import NoSpace, PermissionDenied, RevisionGone
 from serpentfs.model import BLOCK_SIZE, ROOT_INO, Ino, NodeId, NodeInfo, NodeRef
 from serpentfs.tree.store import Store
 from serpentfs.vfs.core import Invalidation, SetAttributes
@@ -521,6 +521,39 @@ async def test_a_file_that_is_renamed_elsewhere_before_its_upload_is_answered(
         assert list(memory.contents().values()) == [b"ours" + b"1" * (2 * BLOCK_SIZE - 4)]
         await until(lambda: not exists(drive, "/here"))
         assert memory.contents() == await contents(drive)
+
+
+async def test_what_a_renaming_took_along_can_be_read_and_written_at_once(memory: MemoryCloud, tmp_path: Path) -> None:
+    """The file was saved over elsewhere, and no listing has told of that yet."""
+    memory.external_put("/file", b"old")
+    async with a_drive(memory, tmp_path, options=LATER) as drive:
+        await rename(drive, "/file", "/other")
+        memory.external_put("/file", b"2" * (2 * BLOCK_SIZE))
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert await read(drive, "/other") == b"2" * (2 * BLOCK_SIZE)
+        await patch(drive, "/other", BLOCK_SIZE, b"3" * BLOCK_SIZE)
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert memory.contents() == {"/other": b"2" * BLOCK_SIZE + b"3" * BLOCK_SIZE} == await contents(drive)
+
+
+async def test_nothing_is_written_into_what_is_no_more(memory: MemoryCloud, tmp_path: Path) -> None:
+    """What it would be made of cannot be had from anywhere; what needs nothing of it can be written."""
+    memory.external_mkdir("/folder")
+    memory.external_put("/folder/file", b"1" * (2 * BLOCK_SIZE))
+    async with a_drive(memory, tmp_path, options=LATER) as drive:
+        await rename(drive, "/folder/file", "/folder/other")
+        ino = ino_at(drive, "/folder/other")
+        memory.external_remove("/folder")
+        await until(lambda: drive.getxattr(ino, "user.serpentfs.id") == b"")
+        with pytest.raises(RevisionGone):
+            await patch(drive, "/folder/other", BLOCK_SIZE, b"3" * BLOCK_SIZE)
+        assert [change.operation for change in drive.status().pending] == ["rename"]
+        await write(drive, "/folder/other", b"all of it")
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert memory.contents() == {"/folder": None, "/folder/other": b"all of it"} == await contents(drive)
 
 
 async def test_a_write_that_fails_for_want_of_what_is_there_changes_nothing(
