@@ -16,7 +16,9 @@ from serpentfs.clouds.registry import RemoteSpec, open_store, parse_remote
 from serpentfs.clouds.retrying import RetryingCloud
 from serpentfs.clouds.vault import VaultCloud, create_vault, open_vault
 from serpentfs.errors import BadVault, RevisionGone, Unavailable, WrongPassphrase
-from serpentfs.model import Kind, NodeInfo, Revision, Span
+from serpentfs.model import ROOT_INO, Kind, NodeInfo, Revision, Span
+from serpentfs.vfs.early import EARLY_SIZE
+from tests.drives import DOOR, a_drive, until
 from tests.fakes.s3_server import Fault, S3Server
 from tests.vaults import contents, mkdir, put
 
@@ -137,3 +139,42 @@ async def test_an_outage_passes(server: S3Server) -> None:
         server.intercept = None
         await cloud.mkdir(cloud.root, "folder", token=bytes(32), retry=True)
         assert set(await contents(vault)) == {"/file", "/folder"}
+
+
+LARGE = 2 * EARLY_SIZE
+
+
+@pytest.mark.parametrize("how", ["to its end", "changed behind", "broken connections", "answer lost"])
+async def test_a_large_file_begins_to_go_up_while_it_is_written(server: S3Server, tmp_path: Path, how: str) -> None:
+    await create_vault(open_store(remote(server)), PASSPHRASE)
+    data = bytearray(os.urandom(LARGE))
+
+    def parts_sent() -> int:
+        return sum(len(upload.parts) for upload in server.uploads.values())
+
+    async with opened(server) as vault, a_drive(vault, tmp_path) as drive:
+        before = set(server.buckets["bucket"])
+        _, handle = await drive.create(ROOT_INO, "large", exclusive=True, door=DOOR)
+        for start in range(0, LARGE, 1 << 20):
+            await drive.write(handle, start, bytes(data[start : start + (1 << 20)]))
+        await until(lambda: parts_sent() >= 4, within=PATIENCE)
+        assert set(server.buckets["bucket"]) == before
+        match how:
+            case "changed behind":
+                data[5:12] = b"changed"
+                await drive.write(handle, 5, b"changed")
+            case "broken connections":
+                failures = iter([Fault(body_bytes=0)] * 6)
+                server.intercept = lambda method, path: next(failures, None) if "partNumber" in path else None
+            case "answer lost":
+                lost = iter([Fault(body_bytes=0)])
+                server.intercept = lambda method, path: next(lost, None) if method == "HEAD" else None
+        await drive.release(handle)
+        with trio.fail_after(60):
+            await drive.wait_until_uploaded()
+        assert drive.status().pending == ()
+        assert drive.conflicts == 0
+    begun = sum("uploads" in request for request in server.requests)
+    assert begun == 1 if how in ("to its end", "answer lost") else begun > 1
+    async with opened(server) as vault:
+        assert await contents(vault) == {"/large": bytes(data)}
