@@ -125,6 +125,7 @@ async def test_a_start_without_network(clouds: Clouds, tmp_path: Path) -> None:
     async with opened(clouds, tmp_path, LATER) as drive:
         await write(drive, "/pending", b"pending")
         assert await read(drive, "/old") == b"old"
+        await until(lambda: drive.cache_statistics.disk_bytes)
     clouds.faulty.network_gone = True
     async with opened(clouds, tmp_path, LATER) as drive:
         assert await read(drive, "/pending") == b"pending"
