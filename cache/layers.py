@@ -480,7 +480,8 @@ class BlockCache:
             self._prefetcher.pump()
             flight.fetching = True
             self._fetches += 1
-            data = await flight.fetch(span)
+            with self._memory.lending(len(span)):
+                data = await flight.fetch(span)
         finally:
             flight.fetching = False
             self._gate.leave(flight)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cachetools import LRUCache
 
@@ -25,6 +27,7 @@ class MemoryCache:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
+        self._lent = 0
         self._blocks_of: defaultdict[ContentId, set[BlockIndex]] = defaultdict(set)
         self._entries = _Entries(self._blocks_of)
 
@@ -60,8 +63,20 @@ class MemoryCache:
         self._budget = budget
         self._keep_to_budget()
 
+    @contextmanager
+    def lending(self, size: int) -> Iterator[None]:
+        """Meanwhile ``size`` bytes of the budget are for something that is on its way here; what is kept gives up at
+        most half of the budget for all such."""
+        self._lent += size
+        self._keep_to_budget()
+        try:
+            yield
+        finally:
+            self._lent -= size
+
     def _keep_to_budget(self) -> None:
-        while self._entries.currsize > self._budget:
+        room = self._budget - min(self._lent, self._budget // 2)
+        while self._entries.currsize > room:
             self._entries.popitem()
 
     def forget(self, content: ContentId) -> None:
