@@ -20,7 +20,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -42,6 +42,8 @@ _REVISIT = "feed-revisit"
 _SECOND = 1_000_000_000
 _SLICE = 16
 """Children handled in one transaction: a fraction of a millisecond, so that no door waits long for the loop."""
+_FIRST_SLICE = 256
+"""The same while the tree is not complete: no door shows it yet, and fewer transactions cost less."""
 _REMEMBER = 3600.0
 """Seconds for which an own change outweighs a listing that began before it: longer than any listing takes."""
 
@@ -259,7 +261,8 @@ class Feed:
             await pace.breathe()
         rest = iter(children)
         below: list[NodeId] = []
-        while some := list(islice(rest, _SLICE)):
+        size = _SLICE if self._store.is_complete() else _FIRST_SLICE
+        while some := list(islice(rest, size)):
             self._apply_children(folder, some, started)
             below.extend(child.id for child in some if child.kind is Kind.DIRECTORY)
             await self._take_out_doomed()
@@ -311,21 +314,40 @@ class Feed:
                 return  # below a folder that is not there: its own news brings a listing of it
             waiting = rest
 
-    def _apply_children(self, folder: Ino, children: Iterable[NodeInfo], started: float) -> None:
+    def _apply_children(self, folder: Ino, children: Sequence[NodeInfo], started: float) -> None:
         # Most listings change nothing: find out what does before a transaction is opened.
+        known = self._store.nodes_by_id([child.id for child in children])
         changes = []
         for child in children:
-            node = self._store.node_by_id(child.id)
+            node = known.get(child.id)
             if node is None or not self._is_as_known(folder, node, child):
                 changes.append((child, node))
         if not changes:
             return
         with self._store.transaction():
-            for child, node in changes:
+            plain = self._insert_plain(folder, changes, started)
+            for child, node in changes[plain:]:
                 if node is None:
                     self._appeared(folder, child, started)
                 else:
                     self._differs(folder, child, node, started)
+
+    def _insert_plain(self, folder: Ino, changes: Sequence[tuple[NodeInfo, NodeRow | None]], started: float) -> int:
+        """Insert the new nodes that ``changes`` begins with, up to the first about which something must be decided: as
+        ``_appeared`` would, together. The answer: how many."""
+        keys = [self._cloud.name_key(child.name) for child, _ in changes]
+        taken = self._store.taken(folder, keys)
+        plain = 0
+        for (child, node), key in zip(changes, keys, strict=True):
+            if node is not None or key in taken or self._own_since(started, None, child.id):
+                break
+            if self._local.touches(folder, child.name):
+                break
+            taken.add(key)
+            plain += 1
+        if plain:
+            self._insert(folder, [(child.name, child) for child, _ in changes[:plain]])
+        return plain
 
     def _is_as_known(self, folder: Ino, node: NodeRow, child: NodeInfo) -> bool:
         if (node.parent, node.revision, node.size, node.locator) != (folder, child.revision, child.size, child.locator):
@@ -447,7 +469,7 @@ class Feed:
         elif self._local.touches(folder, name):
             self._revisit.add(folder)
             return
-        self._insert(folder, name, child)
+        self._insert(folder, [(name, child)])
 
     def _is_gone(self, occupant: EntryRow, node: NodeRow, started: float) -> bool:
         """Whether an entry is no more, as this batch says, and its own turn has not come yet."""
@@ -491,7 +513,7 @@ class Feed:
             self._store.put_node(NodeRow(occupant.ino, folder, child.id, child.locator, child.revision, 0, NO_CONTENT))
             self._new_folders.add(child.id)
         elif self._make_room(occupant, folder):
-            self._insert(folder, occupant.name, child)
+            self._insert(folder, [(occupant.name, child)])
         else:
             self._revisit.add(folder)
 
@@ -510,19 +532,22 @@ class Feed:
         self._revisit.add(folder)
         return True
 
-    def _insert(self, folder: Ino, name: str, child: NodeInfo) -> None:
-        ino = self._store.new_ino()
-        content = self._store.new_content() if child.kind is Kind.FILE else NO_CONTENT
-        size = len(child.target.encode("utf-8", "surrogateescape")) if child.target is not None else child.size
-        times = child.mtime_ns
-        self._store.insert_entry(
-            EntryRow(ino, folder, name, child.kind, size, times, times, times, content, 1, target=child.target)
-        )
-        self._store.put_node(NodeRow(ino, folder, child.id, child.locator, child.revision, child.size, content))
-        if child.kind is Kind.DIRECTORY:
-            self._new_folders.add(child.id)
+    def _insert(self, folder: Ino, named: Iterable[tuple[str, NodeInfo]]) -> None:
+        """Make entries under names that are free in a folder."""
+        rows = []
+        for name, child in named:
+            ino = self._store.new_ino()
+            content = self._store.new_content() if child.kind is Kind.FILE else NO_CONTENT
+            size = len(child.target.encode("utf-8", "surrogateescape")) if child.target is not None else child.size
+            times = child.mtime_ns
+            entry = EntryRow(ino, folder, name, child.kind, size, times, times, times, content, 1, target=child.target)
+            rows.append((entry, NodeRow(ino, folder, child.id, child.locator, child.revision, child.size, content)))
+            if child.kind is Kind.DIRECTORY:
+                self._new_folders.add(child.id)
+        self._store.insert_children(rows)
         self._folder_changed(folder)
-        self._local.changed(None, entry=(folder, name))
+        for entry, _ in rows:
+            self._local.changed(None, entry=(folder, entry.name))
 
     def _differs(self, folder: Ino, child: NodeInfo, node: NodeRow, started: float) -> None:
         ino = node.ino
@@ -532,7 +557,7 @@ class Feed:
         entry = self._store.entry(ino)
         if entry is None or entry.kind is not child.kind:
             if self._remove(ino):
-                self._insert(folder, child.name, child)
+                self._insert(folder, [(child.name, child)])
             else:
                 self._revisit.add(folder)
             return
@@ -556,7 +581,7 @@ class Feed:
                 self._store.remove_entry(ino)
                 self._store.drop_node(ino)
                 self._local.changed(None, entry=(folder, child.name))
-                self._insert(folder, child.name, child)
+                self._insert(folder, [(child.name, child)])
                 return
             content = self._store.new_content()
             self._store.set_content(ino, content, child.size, child.mtime_ns, time.time_ns())
