@@ -28,7 +28,7 @@ P = ParamSpec("P")
 CROSSING_SIZE = 1024 * 1024
 """Bytes that one crossing moves when a stream is read or written from end to end."""
 
-_SEALED_SIZE = 16 * 1024 * 1024
+_SEALED_SIZE = 32 * 1024 * 1024
 """Bytes of the disk cache that a thread reads by itself before it crosses again."""
 
 LISTING_SLICE = 16

@@ -20,7 +20,7 @@ _LIMITS = {
     "crypto": 2,      # key derivation: memory-hard, so few at a time
     "sync": 2,        # fsync and checkpoints: long, and more at once make each slower
     "command": 128,   # the asking side of commands, which may wait for any of the others
-    "sending": 8,     # stretches of files that WebDAV sends from the disk cache: milliseconds each
+    "sending": 4,     # stretches of files from the disk cache to WebDAV clients; more only contend for the interpreter
     "ftp": 64,        # FTP sessions: each lives in a thread of its own
 }
 _limiters: trio.lowlevel.RunVar[dict[str, trio.CapacityLimiter]] = trio.lowlevel.RunVar("serpentfs_limiters")

@@ -17,6 +17,7 @@ import contextlib
 import logging
 import os
 import select
+import time
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 
@@ -44,6 +45,8 @@ _RECEIVE_HEAD = 32 * 1024
 _RECEIVE_SIZE = 256 * 1024
 _SEND_SIZE = 128 * 1024
 """Bytes that must go out within STALL_TIMEOUT: a client at 20 kbit/s still gets its file."""
+_LONGEST_SENDING = 0.05
+"""Seconds that a thread sends without coming back, where a cancelled answer would end."""
 _BUSY_CLIENT = 2
 """Milliseconds that a thread waits for room. A client of this machine makes it sooner; for others no thread waits."""
 
@@ -354,19 +357,28 @@ class _Sent:
 
 
 def _send_pieces(descriptor: int, sealed: SealedSpan) -> tuple[int, memoryview]:
-    """In a thread: read and send until a client takes nothing for a moment, which is waited for elsewhere. How many
+    """In a thread: read and send for a moment, or until a client takes nothing, which is waited for elsewhere. How many
     bytes were read, and the last of them that were not sent. Raises OSError when the connection is gone."""
     room = select.poll()
     room.register(descriptor, select.POLLOUT)
+    end = time.perf_counter() + _LONGEST_SENDING
     read = 0
     with contextlib.closing(sealed.pieces()) as pieces:
         for piece in pieces:
             read += len(piece)
             rest = memoryview(piece)
-            while rest:
-                try:
-                    rest = rest[os.write(descriptor, rest) :]
-                except BlockingIOError:
-                    if not room.poll(_BUSY_CLIENT):
-                        return read, rest
+            while rest := _send_now(descriptor, rest):
+                # The room of a few packets is not worth a call; a poll waits for more.
+                if not room.poll(_BUSY_CLIENT):
+                    return read, rest
+            if time.perf_counter() > end:
+                break
     return read, memoryview(b"")
+
+
+def _send_now(descriptor: int, data: memoryview) -> memoryview:
+    """What a socket had no room for."""
+    try:
+        return data[os.write(descriptor, data) :]
+    except BlockingIOError:
+        return data

@@ -33,9 +33,8 @@ from serpentfs.vfs.core import Vfs
 
 READ_SIZE = 1024 * 1024
 """Bytes read at a time for GET: the most of one answer that is in memory."""
-_SEALED_SIZE = 8 * 1024 * 1024
-"""Bytes that a thread reads and sends without coming back: a few milliseconds. Of these, too, at most READ_SIZE are in
-memory at once."""
+_SEALED_SIZE = 32 * 1024 * 1024
+"""Bytes that a thread may read and send without coming back. Of these, too, at most READ_SIZE are in memory at once."""
 _LISTING_SLICE = 16
 _ANSWER_PIECE = 64 * 1024
 _MOST_LISTED = 10_000

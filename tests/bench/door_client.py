@@ -84,16 +84,17 @@ def propfind(url: str, files: str) -> Callable[[], None]:
 def parallel_gets(url: str, files: str, size: str) -> Callable[[], None]:
     """That many files of a folder at once."""
     webs = [_Web(f"{url}/{quote(small_name(number))}") for number in range(int(files))]
+    contents = [Content() for _ in webs]     # before: they take longer than the files
     failures: list[Exception] = []
 
-    def one(web: _Web) -> None:
+    def one(web: _Web, content: Content) -> None:
         try:
-            _receive(web.ask("GET", web.path).readinto, Content(), int(size))
+            _receive(web.ask("GET", web.path).readinto, content, int(size))
         except (OSError, ValueError, http.client.HTTPException) as error:
             failures.append(error)
 
     def work() -> None:
-        threads = [threading.Thread(target=one, args=(web,)) for web in webs]
+        threads = [threading.Thread(target=one, args=pair) for pair in zip(webs, contents, strict=True)]
         for thread in threads:
             thread.start()
         for thread in threads:
