@@ -7,6 +7,7 @@ which contents the kernel's page cache may be believed to hold.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import itertools
@@ -24,7 +25,7 @@ from serpentfs.errors import IntegrityError, NotFound, SerpentError, Unsupported
 from serpentfs.gateways.fuse.errnos import errno_of
 from serpentfs.gateways.fuse.mount_options import MountOptions
 from serpentfs.gateways.fuse.notifier import Notifier
-from serpentfs.gateways.fuse.requests import ROOT, AddEntry, Caller, Node, Opened, Refused, Room
+from serpentfs.gateways.fuse.requests import ROOT, AddEntry, Caller, Node, Opened, OpenedFolder, Refused, Room
 from serpentfs.logs import MAX_VERBOSE, begin_request
 from serpentfs.model import Attributes, ContentId, HandleId, Ino, Kind
 from serpentfs.vfs.core import Invalidation, RenameMode, SetAttributes, Vfs
@@ -131,6 +132,7 @@ class _OpenFile:
 @dataclass(slots=True)
 class _OpenFolder:
     ino: Ino
+    may_be_kept: bool
     page: int = 32
     """How many entries the last reply held: as many are asked for next time."""
 
@@ -163,6 +165,12 @@ class Operations:
         # is opened (the kernel then drops other pages), follows our own writes, which went through that cache,
         # and goes when somebody else changes the content.
         self._cached: dict[Ino, tuple[ContentId, int]] = {}
+        # Listings that the kernel keeps, see ``opendir``: by folder, its time of change when the listing was begun;
+        # folders with an open handle that may use or make one; those that somebody else has changed something of,
+        # which the kernel may not have been told yet.
+        self._listed: dict[Ino, int] = {}
+        self._keeping: set[Ino] = set()
+        self._behind: set[Ino] = set()
 
     def init(self) -> None:
         """The kernel begins to ask."""
@@ -209,9 +217,26 @@ class Operations:
             if invalidation.data:
                 self._cached.pop(invalidation.ino, None)
             self._notifier.inode_changed(self._kernel_ino(invalidation.ino), data=invalidation.data)
+            self._listing_changed(invalidation.ino)
         if invalidation.entry is not None:
             parent, name = invalidation.entry
+            self._listing_changed(parent)
             self._notifier.entry_changed(self._kernel_ino(parent), _encode(name))
+
+    def _listing_changed(self, folder: Ino) -> None:
+        """Something changed in a folder behind the kernel's back, or where it lies. The new time of change tells the
+        kernel that what it has kept is old; where that did not change, what it kept is dropped. (Only then: a listing
+        that it had kept one half of could not be kept again.)"""
+        if folder in self._listed:
+            self._behind.add(folder)
+            data = self._listed[folder] == self._time_of_change(folder)
+            self._notifier.inode_changed(self._kernel_ino(folder), data=data)
+
+    def _time_of_change(self, folder: Ino) -> int:
+        try:
+            return self._vfs.getattr(folder).mtime_ns
+        except NotFound:
+            return 0
 
     # --- look-ups and attributes
 
@@ -229,12 +254,17 @@ class Operations:
         """The kernel no longer holds these."""
         for inode in inodes:
             # With the inode go its pages. Should the kernel still hold some, one cache is dropped for nothing.
-            self._cached.pop(self._ino(inode), None)
+            ino = self._ino(inode)
+            self._cached.pop(ino, None)
+            self._listed.pop(ino, None)
+            self._behind.discard(ino)
 
     @_answer
     @_of_inode
     async def getattr(self, inode: int) -> Node:
-        return self._node(self._vfs.getattr(self._ino(inode)))
+        ino = self._ino(inode)
+        self._behind.discard(ino)
+        return self._node(self._vfs.getattr(ino))
 
     @_changing
     @_of_inode
@@ -311,14 +341,15 @@ class Operations:
         }
         if flags not in modes:
             raise Refused(errno.EINVAL)
-        await self._vfs.rename(
-            self._ino(parent),
-            _decode(name),
-            self._ino(new_parent),
-            _decode(new_name),
-            modes[flags],
-            door=DOOR,
-        )
+        source, target = (self._ino(parent), _decode(name)), (self._ino(new_parent), _decode(new_name))
+        moved: list[Ino] = []
+        if new_parent != parent:  # ".." is in a kept listing, too
+            for place in (source, target):
+                with contextlib.suppress(NotFound):
+                    moved.append(self._vfs.lookup(*place).attributes.ino)
+        await self._vfs.rename(*source, *target, modes[flags], door=DOOR)
+        for ino in moved:
+            self._listing_changed(ino)
 
     # --- open files
 
@@ -434,16 +465,26 @@ class Operations:
     # --- open folders
 
     @_answer
-    async def opendir(self, inode: int) -> int:
+    async def opendir(self, inode: int) -> OpenedFolder:
+        """The kernel takes a kept listing for right while the folder's time of change is what it was when that was
+        begun, and it has changed nothing there itself. So a listing must not be begun by one and gone on with by
+        another, who knows of a later time: only one handle at a time may use it or make it, the others get theirs from
+        here. Nor is it used while the kernel may not know of a change (before it asks for the new time, or any)."""
+        ino = self._ino(inode)
         handle = next(self._folder_handles)
-        self._folders[handle] = _OpenFolder(self._ino(inode))
-        return handle
+        may_be_kept = ino not in self._keeping and ino not in self._behind
+        if may_be_kept:
+            self._keeping.add(ino)
+        self._folders[handle] = _OpenFolder(ino, may_be_kept)
+        return OpenedFolder(handle, may_be_kept)
 
     @_answer
     @_of_inode
     async def readdir(self, fh: int, start_id: int, add: AddEntry) -> None:
         """Give ``add`` the entries after the cookie ``start_id`` until it takes no more."""
         folder = self._folders[fh]
+        if start_id < _DOT and folder.may_be_kept:
+            self._listed[folder.ino] = self._time_of_change(folder.ino)
         if start_id < _DOT and not self._add_dot(add, b".", folder.ino, _DOT):
             return
         if start_id < _DOTDOT:
@@ -467,7 +508,9 @@ class Operations:
 
     @_answer
     async def releasedir(self, fh: int) -> None:
-        del self._folders[fh]
+        folder = self._folders.pop(fh)
+        if folder.may_be_kept:
+            self._keeping.discard(folder.ino)
 
     @_answer
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

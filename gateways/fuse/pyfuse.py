@@ -268,7 +268,8 @@ class _Handlers(pyfuse3.Operations):
 
     @_refusing
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return FileHandleT(await self._operations.opendir(inode))
+        opened = await self._operations.opendir(inode)  # pyfuse3 cannot say that a listing may be kept
+        return FileHandleT(opened.handle)
 
     @_refusing
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:

@@ -50,6 +50,12 @@ class Opened(NamedTuple):
     writable: bool
 
 
+class OpenedFolder(NamedTuple):
+    handle: int
+    may_be_kept: bool
+    """The kernel may answer with the listing that it has kept, or keep the one it gets."""
+
+
 class Room(NamedTuple):
     """What statfs(2) tells; ``blocks`` and ``free`` in units of ``block_size`` bytes."""
 

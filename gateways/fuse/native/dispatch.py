@@ -246,7 +246,11 @@ class Dispatch:
     # --- open folders
 
     async def _opendir(self, header: Header, body: memoryview) -> Answer:
-        return self._content(header, protocol.OPEN_OUT.pack(await self._operations.opendir(header.inode), 0))
+        opened = await self._operations.opendir(header.inode)
+        flags = protocol.OPEN_KEEP_CACHE
+        if opened.may_be_kept:
+            flags |= protocol.OPEN_CACHE_DIR
+        return self._content(header, protocol.OPEN_OUT.pack(opened.handle, flags))
 
     async def _readdir(self, header: Header, body: memoryview) -> Answer:
         handle, cookie, size = protocol.READ_IN.unpack_from(body)

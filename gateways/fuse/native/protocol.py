@@ -90,7 +90,7 @@ class SetattrField(enum.IntFlag):
     MTIME_NOW = 1 << 8
 
 
-OPEN_KEEP_CACHE, OPEN_NOFLUSH = 1 << 1, 1 << 5
+OPEN_KEEP_CACHE, OPEN_CACHE_DIR, OPEN_NOFLUSH = 1 << 1, 1 << 3, 1 << 5
 FSYNC_DATA = 1 << 0
 XATTR_CREATE, XATTR_REPLACE = 1, 2
 

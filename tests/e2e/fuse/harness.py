@@ -127,6 +127,25 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+class _Dirent(ctypes.Structure):
+    _fields_ = (("ino", ctypes.c_uint64), ("offset", ctypes.c_int64), ("length", ctypes.c_ushort),
+                ("kind", ctypes.c_ubyte), ("name", ctypes.c_char * 256))  # fmt: skip
+
+
+def above(folder: Path) -> int:
+    """The inode that a folder's listing has for "..", which Python leaves out."""
+    _libc.fdopendir.restype = ctypes.c_void_p
+    _libc.readdir.restype = ctypes.POINTER(_Dirent)
+    stream = ctypes.c_void_p(_libc.fdopendir(os.open(folder, os.O_RDONLY | os.O_DIRECTORY)))
+    try:
+        while entry := _libc.readdir(stream):
+            if entry.contents.name == b"..":
+                return int(entry.contents.ino)
+        raise ValueError(f"{folder} has no folder above")
+    finally:
+        _libc.closedir(stream)
+
+
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 
 

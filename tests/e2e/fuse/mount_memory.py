@@ -25,7 +25,7 @@ from typing import Any
 import trio
 
 from serpentfs.gateways.fuse import MountOptions, door, notifier, serve
-from serpentfs.model import ROOT_INO, Attributes, HandleId, Ino, Kind, Quota
+from serpentfs.model import ROOT_INO, Attributes, DirEntry, HandleId, Ino, Kind, Quota
 from serpentfs.vfs.core import SetAttributes, Vfs
 from tests.drives import a_drive
 from tests.fakes.memory_cloud import MemoryCloud
@@ -135,11 +135,16 @@ async def stalling(state: Path) -> AsyncIterator[Vfs]:
 
 
 class Counting(MemoryVfs):
-    """Counts the reads that get as far as here."""
+    """Counts the reads, of files and of folders, that get as far as here."""
 
     def __init__(self) -> None:
         super().__init__()
         self.reads = 0
+        self.listings = 0
+
+    def readdir(self, ino: Ino, after: int = 0, limit: int = 1000) -> list[DirEntry]:
+        self.listings += 1
+        return super().readdir(ino, after, limit)
 
     def read_nowait(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview | None:
         self.reads += 1
@@ -225,6 +230,10 @@ class Control:
     async def reads(self) -> int:
         assert isinstance(self._vfs, Counting)
         return self._vfs.reads
+
+    async def listings(self) -> int:
+        assert isinstance(self._vfs, Counting)
+        return self._vfs.listings
 
     async def stalled(self) -> int:
         assert isinstance(self._vfs, Stalling)

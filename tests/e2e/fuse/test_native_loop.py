@@ -1,5 +1,6 @@
-"""What only the native request loop does: requests of killed programs are given up, a process has several mounts, a
-mount ends with requests under way, and every look-up is forgotten. The rest of this folder runs on it as well.
+"""What only the native request loop does: the kernel keeps listings, requests of killed programs are given up, a
+process has several mounts, a mount ends with requests under way, and every look-up is forgotten. The rest of this
+folder runs on it as well.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.fuse.conftest import MountIt, mounts
-from tests.e2e.fuse.harness import Mounted, names
+from tests.e2e.fuse.harness import RENAME_EXCHANGE, Mounted, above, names, renameat2
 from tests.e2e.fuse.test_mount import FACTORY, needs_root, wait_until
 
 _REPOSITORY = Path(__file__).resolve().parents[3]
@@ -63,6 +64,159 @@ def test_the_library_is_not_needed(mount: MountIt) -> None:
     mounted = mount()
     (mounted.path / "file").write_bytes(b"data")
     assert "pyfuse3" not in Path(f"/proc/{mounted.process.pid}/maps").read_text()
+
+
+@pytest.fixture
+def counting(mount: MountIt) -> Mounted:
+    mounted = mount("--factory", FACTORY + "counting")
+    mounted.command("mkdir", path="/folder")
+    for number in range(300):  # more than one answer holds
+        mounted.put(f"/folder/file {number} {'x' * 200}", b"")
+    return mounted
+
+
+def listed(mounted: Mounted, folder: Path) -> tuple[list[str], int]:
+    """Its names, and how often the drive was asked for them."""
+    before = mounted.command("listings")
+    return names(folder), mounted.command("listings") - before
+
+
+def wait_until_kept(mounted: Mounted, folder: Path, expected: list[str]) -> None:
+    """Not at once: the kernel may not have been told all of what others did, and may be made to drop its caches."""
+    wait_until(lambda: listed(mounted, folder) == (expected, 0))
+
+
+def test_a_listing_is_asked_for_once(counting: Mounted) -> None:
+    folder = counting.path / "folder"
+    found, asked = listed(counting, folder)
+    assert len(found) == 300
+    assert asked > 1
+    wait_until_kept(counting, folder, found)
+    with os.scandir(folder) as entries:
+        assert sorted(entry.name for entry in entries if entry.is_file()) == found
+    wait_until_kept(counting, folder, found)
+
+
+@pytest.mark.parametrize(
+    "change", ["create", "mkdir", "symlink", "unlink", "rename", "rename over", "rename out", "rename in", "exchange"]
+)
+def test_a_change_through_the_mount_is_in_the_next_listing(counting: Mounted, change: str) -> None:
+    folder = counting.path / "folder"
+    (counting.path / "other").write_bytes(b"")
+    one, two, *rest = listed(counting, folder)[0]
+    expected = {one, two, *rest}
+    wait_until_kept(counting, folder, sorted(expected))
+    match change:
+        case "create":
+            (folder / "new").write_bytes(b"")
+            expected |= {"new"}
+        case "mkdir":
+            (folder / "new").mkdir()
+            expected |= {"new"}
+        case "symlink":
+            (folder / "new").symlink_to(one)
+            expected |= {"new"}
+        case "unlink":
+            (folder / one).unlink()
+            expected -= {one}
+        case "rename":
+            (folder / one).rename(folder / "new")
+            expected = expected - {one} | {"new"}
+        case "rename over":
+            (folder / one).rename(folder / two)
+            expected -= {one}
+        case "rename out":
+            (folder / one).rename(counting.path / "new")
+            expected -= {one}
+        case "rename in":
+            (counting.path / "other").rename(folder / "new")
+            expected |= {"new"}
+        case "exchange":
+            renameat2(folder / one, counting.path / "other", RENAME_EXCHANGE)
+    assert listed(counting, folder)[0] == sorted(expected)
+    with os.scandir(folder) as entries:  # a kept listing tells inodes, too
+        found = {entry.name: entry.inode() for entry in entries}
+    assert found == {name: (folder / name).lstat().st_ino for name in expected}
+
+
+def test_a_kept_listing_is_dropped_for_a_change_by_another_door(counting: Mounted) -> None:
+    """Each kind of change; what is listed then is kept again, once the kernel has been told all of it."""
+    folder = counting.path / "folder"
+    expected = set(listed(counting, folder)[0])
+    gone = sorted(expected)
+    changes: list[tuple[str, dict[str, str], set[str], set[str]]] = [
+        ("put", {"path": "/folder/new", "data": ""}, {"new"}, set()),
+        ("mkdir", {"path": "/folder/sub"}, {"sub"}, set()),
+        ("unlink", {"path": f"/folder/{gone[0]}"}, set(), {gone[0]}),
+        ("rename", {"path": f"/folder/{gone[1]}", "new_path": "/folder/renamed"}, {"renamed"}, {gone[1]}),
+        ("rename", {"path": f"/folder/{gone[2]}", "new_path": "/elsewhere"}, set(), {gone[2]}),
+        ("rename", {"path": "/elsewhere", "new_path": "/folder/back"}, {"back"}, set()),
+        ("rename", {"path": "/folder/back", "new_path": f"/folder/{gone[3]}"}, set(), {"back"}),
+        ("rmdir", {"path": "/folder/sub"}, set(), {"sub"}),
+    ]
+    for command, arguments, more, less in changes:
+        wait_until_kept(counting, folder, sorted(expected))
+        counting.command(command, **arguments)
+        expected = (expected | more) - less
+    wait_until_kept(counting, folder, sorted(expected))
+    with os.scandir(folder) as entries:
+        assert {entry.name: entry.inode() for entry in entries} == {
+            name: (folder / name).stat().st_ino for name in expected
+        }
+
+
+def test_a_replaced_file_is_another_inode_in_the_listing(counting: Mounted) -> None:
+    folder = counting.path / "folder"
+    name = listed(counting, folder)[0][0]
+
+    def shown() -> int:
+        with os.scandir(folder) as entries:
+            return next(entry.inode() for entry in entries if entry.name == name)
+
+    old = shown()
+    counting.put(f"/folder/{name}", b"news")
+    wait_until(lambda: shown() != old)
+    wait_until(lambda: shown() == (folder / name).stat().st_ino)
+
+
+def test_the_folder_above_in_the_listing_of_one_that_moved(counting: Mounted) -> None:
+    (counting.path / "there").mkdir()
+    moved = counting.path / "folder" / "moved"
+    moved.mkdir()
+    assert above(moved) == (counting.path / "folder").stat().st_ino
+    moved.rename(counting.path / "there" / "moved")
+    assert above(counting.path / "there" / "moved") == (counting.path / "there").stat().st_ino
+    counting.command("rename", path="/there/moved", new_path="/moved")
+    wait_until(lambda: (counting.path / "moved").exists())
+    assert above(counting.path / "moved") == counting.path.stat().st_ino
+
+
+def test_listings_while_another_door_changes_the_folder(counting: Mounted) -> None:
+    """Whenever a notice meets a listing that is being made: in the end it is the right one that is kept."""
+    folder = counting.path / "folder"
+    stop = threading.Event()
+
+    def list_on() -> None:
+        while not stop.is_set():
+            names(folder)
+
+    readers = [threading.Thread(target=list_on) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    expected = set(names(folder))
+    try:
+        for number in range(150):
+            gone = min(expected)
+            counting.put(f"/folder/new {number}", b"")
+            counting.command("unlink", path=f"/folder/{gone}")
+            expected = expected - {gone} | {f"new {number}"}
+            if number % 10 == 0:
+                wait_until(lambda: names(folder) == sorted(expected))  # noqa: B023 - called at once
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join()
+    wait_until_kept(counting, folder, sorted(expected))
 
 
 def test_a_killed_program_does_not_wait_for_its_answer(stalling: Mounted) -> None:

@@ -22,7 +22,7 @@ from serpentfs.gateways.fuse.native import device, protocol
 from serpentfs.gateways.fuse.native.dispatch import Answer, Dispatch
 from serpentfs.gateways.fuse.native.interrupts import is_being_killed, is_fatal
 from serpentfs.gateways.fuse.native.protocol import Header, InitFlag, Opcode
-from serpentfs.gateways.fuse.requests import AddEntry, Caller, Node, Opened, Refused, Room
+from serpentfs.gateways.fuse.requests import AddEntry, Caller, Node, Opened, OpenedFolder, Refused, Room
 from serpentfs.vfs.core import SetAttributes
 
 UNIQUE = 0x1234_5678_9ABC
@@ -206,7 +206,10 @@ _CASES: list[tuple[Opcode, bytes, Any, tuple[Any, ...], bytes | None]] = [
     (Opcode.FSYNC, struct.pack("=QII", 3, 1, 0), None, ("fsync", 3, True), b""),
     (Opcode.FSYNC, struct.pack("=QII", 3, 0, 0), None, ("fsync", 3, False), b""),
     (Opcode.RELEASE, struct.pack("=QIIQ", 3, 0, 0, 0), None, ("release", 3), b""),
-    (Opcode.OPENDIR, struct.pack("=II", 0x10000, 0), 4, ("opendir", 5), struct.pack("=QII", 4, 0, 0)),
+    (Opcode.OPENDIR, struct.pack("=II", 0x10000, 0), OpenedFolder(4, False), ("opendir", 5),
+     struct.pack("=QII", 4, 0b0010, 0)),
+    (Opcode.OPENDIR, struct.pack("=II", 0x10000, 0), OpenedFolder(4, True), ("opendir", 5),
+     struct.pack("=QII", 4, 0b1010, 0)),
     (Opcode.RELEASEDIR, struct.pack("=QIIQ", 4, 0, 0, 0), None, ("releasedir", 4), b""),
     (Opcode.FSYNCDIR, struct.pack("=QII", 4, 0, 0), None, ("fsyncdir", 4, False), b""),
     (Opcode.STATFS, b"", Room(4096, 1000, 600, 255), ("statfs",),
