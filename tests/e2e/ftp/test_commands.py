@@ -359,6 +359,7 @@ def test_a_listing_is_made_again_only_after_a_change(command: str) -> None:
         assert (lines(client, f"{command} d") != second) == (command == "MLSD")
         connection = begin_upload(client, "STOR d/partial")
         connection.sendall(b"part")
+        eventually(lambda: "received: 4" in client.sendcmd("STAT"))
         reset(connection)
         reply(client)
         assert len(lines(client, f"{command} d")) == len(first) + 1, "one's own partial upload is shown"
