@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 
 import trio
 
@@ -20,7 +21,7 @@ from serpentfs.gateways.fuse.mountpoint import Mount
 from serpentfs.gateways.fuse.notifier import Notifier
 from serpentfs.gateways.fuse.nudge import Nudge
 from serpentfs.gateways.fuse.operations import Operations
-from serpentfs.gateways.fuse.session import Session, new_session
+from serpentfs.gateways.fuse.session import KernelTooOld, Session, new_session
 from serpentfs.vfs.core import Vfs
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,14 @@ _CLOSE_WITHIN = 30.0
 
 async def serve(vfs: Vfs, options: MountOptions, *, task_status: trio.TaskStatus[None]) -> None:
     """See the package's ``serve``."""
+    try:
+        await _serve(vfs, options, task_status)
+    except KernelTooOld as error:
+        log.warning("this kernel is too old for the native request loop (%s): pyfuse3 serves the mount instead", error)
+        await _serve(vfs, replace(options, loop="pyfuse3"), task_status)
+
+
+async def _serve(vfs: Vfs, options: MountOptions, task_status: trio.TaskStatus[None]) -> None:
     path = await run_in_thread(
         "disk",
         lambda: mountpoint.prepare(
@@ -82,13 +91,17 @@ async def _run(
     """Serve until unmounted; when cancelled, unmount in good order first, while requests are still answered."""
     ended = trio.Event()
     stuck = announced = False
+    refusal: KernelTooOld | None = None
     # The loop outlives a cancellation until the kernel has written back what it holds.
     loop_scope = trio.CancelScope(shield=True)
 
     async def loop() -> None:
+        nonlocal refusal
         try:
             with loop_scope:
                 await session.run()
+        except KernelTooOld as error:
+            refusal = error
         finally:
             ended.set()
 
@@ -130,6 +143,8 @@ async def _run(
             finally:
                 loop_scope.cancel()
                 nursery.cancel_scope.cancel()
+    if refusal is not None:
+        raise refusal
     if stuck or not announced or mountpoint.find_mount(mount.path) == mount:
         raise Unavailable(f"the kernel's connection of {mount.path} was aborted")
 

@@ -1,6 +1,7 @@
 """The seam between the mount and what carries the kernel's requests to it: one kind of session for each request loop.
 
-"pyfuse3" is the library of that name. "native" is ``native``, which speaks to /dev/fuse itself.
+"native" is ``native``, which speaks to /dev/fuse itself. "pyfuse3" is the library of that name; it takes over where the
+kernel is too old for the other.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from serpentfs.errors import UsageError
 from serpentfs.gateways.fuse.mount_options import MountOptions
 from serpentfs.gateways.fuse.notifier import KernelCaches
 from serpentfs.gateways.fuse.operations import Operations
+
+
+class KernelTooOld(Exception):
+    """Another kind of session may serve this kernel."""
 
 
 class Session(KernelCaches, Protocol):
@@ -24,7 +29,7 @@ class Session(KernelCaches, Protocol):
 
     async def run(self) -> None:
         """Answer requests until the kernel ends the connection. Those in flight when it is cancelled are answered
-        with ENOTCONN."""
+        with ENOTCONN. Raises KernelTooOld before anything else was asked."""
         ...
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ is FUSE on Linux only), and another door must not pay for it.
 from __future__ import annotations
 
 import importlib.util
+import platform
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
@@ -55,6 +56,8 @@ def mount_door(options: MountOptions) -> Door:
     process left there is taken away. UsageError; Unsupported where there is no FUSE."""
     if options.loop == "pyfuse3" and importlib.util.find_spec("pyfuse3") is None:
         raise Unsupported("mounting needs pyfuse3, which is not installed; webdav and ftp work without it")
+    if platform.system() != "Linux":
+        raise Unsupported("mounting needs Linux; webdav and ftp work without it")
     path = mountpoint.prepare(
         options.mountpoint, allow_other=options.allow_other, allow_nonempty=options.allows_nonempty
     )

@@ -48,6 +48,10 @@ _OF_KERNEL = ("allow_other", "default_permissions", "max_read=", "context=", "fs
 def mount(path: str, options: MountOptions, *, read_only: bool) -> int:
     """Mount at ``path`` and answer with the connection's descriptor, which does not block. May block. UsageError with
     the reason when the system refuses."""
+    try:
+        kernel_options(options.for_libfuse(read_only=read_only))  # for some others fusermount3 would stay
+    except UsageError as error:
+        raise UsageError(f"cannot mount {path}: {error}") from error
     if os.geteuid() != 0:
         descriptor = _mount_by_helper(path, options.for_libfuse(read_only=read_only))
     else:
@@ -67,17 +71,15 @@ def kernel_options(words: set[str]) -> tuple[int, list[str]]:
         elif word.startswith(_OF_KERNEL):
             rest.append(word)
         elif not word.startswith(("fsname=", "subtype=")):
-            raise UsageError(f"unknown option(s): `-o {word}'")  # as libfuse says it
+            raise UsageError(f"unknown option(s): `-o {word}'; libfuse's own need --fuse-loop pyfuse3")
     return flags, rest
 
 
 def _mount_by_root(path: str, options: MountOptions, *, read_only: bool) -> int:
     words = options.for_libfuse(read_only=read_only)
+    flags, rest = kernel_options(words)
     try:
-        flags, rest = kernel_options(words)
         descriptor = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
-    except UsageError as error:
-        raise UsageError(f"cannot mount {path}: {error}") from error
     except OSError as error:
         raise UsageError(f"cannot mount {path}: {_DEVICE}: {error.strerror}") from error
     try:

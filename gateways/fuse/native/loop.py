@@ -31,6 +31,7 @@ from serpentfs.gateways.fuse.native.interrupts import is_being_killed
 from serpentfs.gateways.fuse.native.protocol import Header, InitFlag, Opcode
 from serpentfs.gateways.fuse.operations import Operations
 from serpentfs.gateways.fuse.requests import Refused
+from serpentfs.gateways.fuse.session import KernelTooOld
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ class Loop:
         self._handlers = self._dispatch.handlers
         self._lingers = descriptor < _MOST_FOR_SELECT
         self._nursery: trio.Nursery
+        self._refusal: KernelTooOld | None = None
         self._idle = trio.lowlevel.ParkingLot()
         self._workers = 0
         self._reader_is_due = False
@@ -136,12 +138,16 @@ class Loop:
         self._slice = _SLICE
 
     async def run(self) -> None:
-        """Until the kernel ends the connection. A cancelled loop answers what it has begun, and may run again."""
+        """Until the kernel ends the connection. A cancelled loop answers what it has begun, and may run again. Raises
+        KernelTooOld."""
         self._workers = 0
         self._reader_is_due = False
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._call_up()
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            raise refusal
 
     # --- workers
 
@@ -278,8 +284,11 @@ class Loop:
     def _init(self, header: Header, body: memoryview) -> None:
         init = protocol.read_init(body)
         if (init.major, init.minor) < (protocol.MAJOR, protocol.MINOR):
-            log.error("this kernel's FUSE %d.%d is too old: %d.%d is needed", *init[:2], protocol.MAJOR, protocol.MINOR)
+            self._refusal = KernelTooOld(
+                f"FUSE {init.major}.{init.minor}, where {protocol.MAJOR}.{protocol.MINOR} is needed"
+            )
             self._send(protocol.error_answer(header.unique, errno.EPROTO))
+            self._nursery.cancel_scope.cancel()
             return
         content = protocol.init_body(init, wanted=_WANTED, background=_BACKGROUND, congested=_CONGESTED)
         self._send(protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(content), 0, header.unique) + content)

@@ -190,7 +190,7 @@ def test_one_mount_per_process(tmp_path: Path) -> None:
         from tests.fakes.memory_vfs import MemoryVfs
 
         async def main():
-            one, two = (MountOptions(Path(path), name="memory") for path in sys.argv[1:])
+            one, two = (MountOptions(Path(path), name="memory", loop="pyfuse3") for path in sys.argv[1:])
             for _ in range(2):
                 async with trio.open_nursery() as nursery:
                     await nursery.start(serve, MemoryVfs(), one)

@@ -320,6 +320,34 @@ def test_two_mounts_in_one_process(tmp_path: Path) -> None:
     assert names(tmp_path / "one") == names(tmp_path / "two") == []
 
 
+def test_the_library_serves_a_kernel_that_is_too_old(tmp_path: Path) -> None:
+    (tmp_path / "mnt").mkdir()
+    said = run_script(
+        """
+        import sys, trio
+        from pathlib import Path
+        from serpentfs.gateways.fuse import MountOptions, serve
+        from serpentfs.gateways.fuse.native import protocol
+        from tests.fakes.memory_vfs import MemoryVfs
+
+        protocol.MINOR = 99
+
+        async def main():
+            path = Path(sys.argv[1])
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve, MemoryVfs(), MountOptions(path, name="memory", loop="native"))
+                await trio.to_thread.run_sync((path / "file").write_bytes, b"data")
+                print(await trio.to_thread.run_sync((path / "file").read_bytes), "pyfuse3" in sys.modules)
+                nursery.cancel_scope.cancel()
+
+        trio.run(main)
+        """,
+        tmp_path / "mnt",
+    )
+    assert said == "b'data' True\n"
+    assert names(tmp_path / "mnt") == []
+
+
 def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
     """One by one, and in batches when many go at once."""
     (tmp_path / "mnt").mkdir()

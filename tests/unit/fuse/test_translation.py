@@ -120,7 +120,7 @@ def test_without_pyfuse3(tmp_path: Path) -> None:
         from serpentfs.errors import UsageError
         from serpentfs.gateways.fuse import MountOptions, serve
         try:
-            trio.run(serve, None, MountOptions(Path(sys.argv[1]), name="work"))
+            trio.run(serve, None, MountOptions(Path(sys.argv[1]), name="work", loop="pyfuse3"))
         except UsageError as error:
             print(error)
     """
