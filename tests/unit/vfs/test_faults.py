@@ -107,7 +107,7 @@ async def test_the_network_is_gone_for_a_while(clouds: Clouds, tmp_path: Path) -
         await write(drive, "/new", b"written offline")
         await unlink(drive, "/removed")
         assert await read(drive, "/new") == b"written offline"
-        await until(lambda: any(change.error for change in drive.status().pending))
+        await until(lambda: all(change.error for change in drive.status().pending))
         status = drive.status()
         assert not status.online
         assert {change.operation for change in status.pending} == {"create", "remove"}
