@@ -18,6 +18,9 @@ from serpentfs.cache.blocks import blocks_of, cut, span_of
 from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
 from serpentfs.model import ContentId, Span
 
+SEALED_SIZE = 32 * 1024 * 1024
+"""Bytes that a thread reads by itself before the loop is asked again. A mebibyte of them is in memory at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class SealedSpan:

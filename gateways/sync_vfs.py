@@ -16,7 +16,7 @@ from typing import Concatenate, Literal, ParamSpec, Self, TypeVar
 import trio
 
 from serpentfs.bridge import LoopPortal, Pace
-from serpentfs.cache.sealed import SealedSpan
+from serpentfs.cache.sealed import SEALED_SIZE, SealedSpan
 from serpentfs.clouds.base import Capabilities
 from serpentfs.errors import BadHandle, InvalidArgument, SerpentError, Unavailable
 from serpentfs.model import Attributes, DirEntry, HandleId, Ino, Quota
@@ -27,9 +27,6 @@ P = ParamSpec("P")
 
 CROSSING_SIZE = 1024 * 1024
 """Bytes that one crossing moves when a stream is read or written from end to end."""
-
-_SEALED_SIZE = 32 * 1024 * 1024
-"""Bytes of the disk cache that a thread reads by itself before it crosses again."""
 
 LISTING_SLICE = 16
 """Entries listed before the loop serves others again: about 0.2 ms of decrypting names."""
@@ -365,7 +362,7 @@ class Reader:
         piece = self._next_from_disk()
         if piece or not wanted:
             return piece
-        begun = self._vfs.ask(_begin_read, handle, self._position, wanted, self._until_stop(_SEALED_SIZE))
+        begun = self._vfs.ask(_begin_read, handle, self._position, wanted, self._until_stop(SEALED_SIZE))
         if isinstance(begun, bytes):
             return begun
         if begun is not None:

@@ -11,6 +11,7 @@ from html import escape
 import trio
 
 from serpentfs.bridge import Pace
+from serpentfs.cache.sealed import SEALED_SIZE
 from serpentfs.gateways.listings import Collected
 from serpentfs.gateways.webdav import davxml
 from serpentfs.gateways.webdav.conditions import check_headers, etag_of, http_date, parse_range
@@ -33,8 +34,6 @@ from serpentfs.vfs.core import Vfs
 
 READ_SIZE = 1024 * 1024
 """Bytes read at a time for GET: the most of one answer that is in memory."""
-_SEALED_SIZE = 32 * 1024 * 1024
-"""Bytes that a thread may read and send without coming back. Of these, too, at most READ_SIZE are in memory at once."""
 _LISTING_SLICE = 16
 _ANSWER_PIECE = 64 * 1024
 _MOST_LISTED = 10_000
@@ -95,7 +94,7 @@ async def _send_file(vfs: Vfs, exchange: Exchange, name: str, handle: HandleId, 
     position = span.start
     while True:
         if exchange.started and exchange.sends_sealed and position < span.stop:
-            sealed = vfs.sealed(handle, position, min(_SEALED_SIZE, span.stop - position))
+            sealed = vfs.sealed(handle, position, min(SEALED_SIZE, span.stop - position))
             if sealed is not None and (sent := await exchange.send_sealed(sealed)):
                 position += sent
                 continue

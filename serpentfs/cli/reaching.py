@@ -105,6 +105,15 @@ class Access:
         """``work``, given the control socket. What it raises is raised here."""
         return trio.run(self._run, work)()
 
+    def ask(self, request: str, on_item: Callable[[Any], None] | None = None, **words: Any) -> Any:
+        """The answer to one request. ``on_item`` gets the progress or the pages of those that have some."""
+
+        def work(socket: Path) -> Any:
+            with Connection(socket) as connection:
+                return connection.ask(request, on_item, **words)
+
+        return self.run(work)
+
     async def _run(self, work: Callable[[Path], T]) -> Callable[[], T]:
         # Its error is carried past the owner's nurseries, which would make a group of it.
         async with self.open() as socket:
@@ -181,13 +190,8 @@ def ask_owner(
     arguments: argparse.Namespace, target: Target, request: str, on_item: Callable[[Any], None] | None = None,
     **words: Any,
 ) -> Any:
-    """The answer to one request. ``on_item`` gets the progress or the pages of those that have some."""
-
-    def ask(socket: Path) -> Any:
-        with Connection(socket) as connection:
-            return connection.ask(request, on_item, **words)
-
-    return Access(arguments, target).run(ask)
+    """``Access.ask`` for a command that asks nothing else."""
+    return Access(arguments, target).ask(request, on_item, **words)
 
 
 def upload_rest(socket: Path, *, quiet: bool, only: Collection[str] | None = None, wait: bool = True) -> ExitCode:

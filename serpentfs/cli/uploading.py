@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
 
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.output import ProgressLine, tell_pending
 from serpentfs.cli.reaching import Access
 from serpentfs.cli.remotes import resolve
-from serpentfs.daemon.asking import Connection
 
 
 def add_flush(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +21,6 @@ def add_flush(parser: argparse.ArgumentParser) -> None:
 def flush(arguments: argparse.Namespace) -> ExitCode:
     access = Access(arguments, resolve(arguments))
     with ProgressLine() as line:
-
-        def ask(socket: Path) -> dict[str, Any]:
-            with Connection(socket) as connection:
-                answer: dict[str, Any] = connection.ask("flush", line.show)
-            return answer
-
-        answer = access.run(ask)
+        answer = access.ask("flush", line.show)
     why = "the log tells why (-v)" if access.borrows else "they wait for a file to be closed, or status tells why"
     return tell_pending(answer["pending"], why, login_required=answer["login_required"])

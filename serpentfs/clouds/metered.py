@@ -135,25 +135,8 @@ class MeteredCloud(ForwardingCloud):
             return await super().set_mtime(node, mtime_ns)
 
 
-class _CountedContent:
-    """A Content whose bytes count as they are taken to be sent."""
-
-    def __init__(self, content: Content, meter: metrics.Meter) -> None:
-        self._content = content
-        self._meter = meter
-
-    @property
-    def size(self) -> int:
-        return self._content.size
-
-    async def read(self, span: Span) -> bytes:
-        data = await self._content.read(span)
-        self._meter.add(len(data))
-        return data
-
-
 class _CountedGrowing:
-    """The same for a GrowingContent."""
+    """A GrowingContent whose bytes count as they are taken to be sent."""
 
     def __init__(self, content: GrowingContent, meter: metrics.Meter) -> None:
         self._content = content
@@ -163,3 +146,11 @@ class _CountedGrowing:
         data = await self._content.read(span)
         self._meter.add(len(data))
         return data
+
+
+class _CountedContent(_CountedGrowing):
+    """The same for a Content."""
+
+    def __init__(self, content: Content, meter: metrics.Meter) -> None:
+        super().__init__(content, meter)
+        self.size = content.size

@@ -174,48 +174,31 @@ class RetryingCloud(ForwardingCloud):
         return await self._once("setting a time", lambda: self._cloud.set_mtime(node, mtime_ns))
 
 
-class _Watch:
-    """The clock of an upload's deadline. While its content is read, it stands: what the bytes come from (this machine's
-    disk, whoever writes them, or the cloud itself for the untouched parts of a file) has its own deadlines."""
+class _WatchedGrowing:
+    """A GrowingContent whose readers show that an upload is moving. While one reads, the clock of the upload's deadline
+    stands: what the bytes come from (this machine's disk, whoever writes them, or the cloud itself for the untouched
+    parts of a file) has its own deadlines."""
 
-    def __init__(self, scope: trio.CancelScope, stall: float) -> None:
+    def __init__(self, content: GrowingContent, scope: trio.CancelScope, stall: float) -> None:
+        self._content = content
         self._scope = scope
         self._stall = stall
         self._reading = 0
 
-    def __enter__(self) -> None:
+    async def read(self, span: Span) -> bytes:
         self._reading += 1
         self._scope.deadline = float("inf")
+        try:
+            return await self._content.read(span)
+        finally:
+            self._reading -= 1
+            if not self._reading:
+                self._scope.deadline = trio.current_time() + self._stall
 
-    def __exit__(self, *_: object) -> None:
-        self._reading -= 1
-        if not self._reading:
-            self._scope.deadline = trio.current_time() + self._stall
 
-
-class _WatchedContent:
-    """A Content whose readers show that an upload is moving."""
+class _WatchedContent(_WatchedGrowing):
+    """The same for a Content."""
 
     def __init__(self, content: Content, scope: trio.CancelScope, stall: float) -> None:
-        self._content = content
-        self._watch = _Watch(scope, stall)
-
-    @property
-    def size(self) -> int:
-        return self._content.size
-
-    async def read(self, span: Span) -> bytes:
-        with self._watch:
-            return await self._content.read(span)
-
-
-class _WatchedGrowing:
-    """The same for a GrowingContent."""
-
-    def __init__(self, content: GrowingContent, scope: trio.CancelScope, stall: float) -> None:
-        self._content = content
-        self._watch = _Watch(scope, stall)
-
-    async def read(self, span: Span) -> bytes:
-        with self._watch:
-            return await self._content.read(span)
+        super().__init__(content, scope, stall)
+        self.size = content.size
