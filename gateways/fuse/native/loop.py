@@ -47,10 +47,8 @@ needs a dozen turns for one of its requests."""
 _NOBODYS_TURN = 0.00005
 """Seconds: a turn that takes no longer was nobody's."""
 _LINGER = 0.00005
-"""Seconds that the loop stands still for the next request of a program that does one thing after another: less than
-what going through the scheduler costs."""
-_MOST_FOR_SELECT = 1024
-"""select(2) knows no higher descriptors."""
+"""Seconds that the loop looks again and again for the next request of a program that does one thing after another:
+going to sleep for it and being woken takes as long, and delays that program each time."""
 _LOOK_AGAIN = 0.5
 """Seconds between two looks at whether a program that got a signal is being killed."""
 
@@ -127,7 +125,8 @@ class Loop:
         self._operations = operations
         self._dispatch = Dispatch(operations)
         self._handlers = self._dispatch.handlers
-        self._lingers = descriptor < _MOST_FOR_SELECT
+        self._readiness = select.poll()
+        self._readiness.register(descriptor, select.POLLIN)
         self._nursery: trio.Nursery
         self._refusal: KernelTooOld | None = None
         self._idle = trio.lowlevel.ParkingLot()
@@ -189,7 +188,7 @@ class Loop:
             try:
                 size = os.readv(self._descriptor, (buffer,))
             except BlockingIOError:
-                if self._lingers and not self._waiting and select.select((self._descriptor,), (), (), _LINGER)[0]:
+                if self._next_is_near():
                     continue
                 return
             except OSError as error:
@@ -206,6 +205,16 @@ class Loop:
                 until = now + self._slice
             elif now > until:
                 until = await self._give_turn() + self._slice
+
+    def _next_is_near(self) -> bool:
+        """Look for the next request for a moment, unless a handler waits for its turn; whether there is one."""
+        if self._waiting:
+            return False
+        until = time.perf_counter() + _LINGER
+        while not self._readiness.poll(0):
+            if time.perf_counter() > until:
+                return False
+        return True
 
     async def _give_turn(self) -> float:
         """Let other tasks run once; the time after it. They get turns more often while they take them."""
