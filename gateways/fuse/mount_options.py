@@ -7,8 +7,8 @@ from pathlib import Path
 
 from serpentfs.errors import UsageError
 
-LOOPS = ("pyfuse3", "native")
-"""The library of that name, and our own on /dev/fuse."""
+LOOPS = ("native", "pyfuse3")
+"""Our own on /dev/fuse, and the library of that name."""
 
 # What mount(8) and fstab add for their own use; neither libfuse nor the kernel knows these words.
 _OF_MOUNT_ITSELF = frozenset(

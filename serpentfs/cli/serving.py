@@ -27,12 +27,13 @@ def add_mount(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--umask", type=options.umask, help="permission bits that files without a mode lack, octal")
     group.add_argument(
         "-o", dest="mount_options", action="append", default=[], metavar="A,B=C",
-        help="options as mount(8) has them: ro, allow_other, uid=, gid=, umask=, fsname=, nonempty; the rest is "
-        "libfuse's",
+        help="options as mount(8) has them: ro, allow_other, uid=, gid=, umask=, fsname=, nonempty; the rest is the "
+        "kernel's, or libfuse's with --fuse-loop pyfuse3",
     )
     group.add_argument(
         "--fuse-loop", choices=LOOPS, default=LOOPS[0],
-        help="what carries the kernel's requests: the library pyfuse3, or a faster loop of our own that is on trial",
+        help="what carries the kernel's requests: a loop of our own, or the library pyfuse3, which also serves kernels "
+        "older than Linux 5.4",
     )
     doors = parser.add_argument_group("further doors of the same process")
     doors.add_argument("--webdav", type=options.address, metavar="HOST:PORT", help="serve over WebDAV too")
