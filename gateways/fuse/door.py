@@ -21,7 +21,7 @@ from serpentfs.gateways.fuse.mountpoint import Mount
 from serpentfs.gateways.fuse.notifier import Notifier
 from serpentfs.gateways.fuse.nudge import Nudge
 from serpentfs.gateways.fuse.operations import Operations
-from serpentfs.gateways.fuse.session import KernelTooOld, Session, new_session
+from serpentfs.gateways.fuse.session import NotForThisLoop, Session, new_session
 from serpentfs.vfs.core import Vfs
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ async def serve(vfs: Vfs, options: MountOptions, *, task_status: trio.TaskStatus
     """See the package's ``serve``."""
     try:
         await _serve(vfs, options, task_status)
-    except KernelTooOld as error:
-        log.warning("this kernel is too old for the native request loop (%s): pyfuse3 serves the mount instead", error)
+    except NotForThisLoop as error:
+        log.info("%s: pyfuse3 serves the mount", error)
         await _serve(vfs, replace(options, loop="pyfuse3"), task_status)
 
 
@@ -91,7 +91,7 @@ async def _run(
     """Serve until unmounted; when cancelled, unmount in good order first, while requests are still answered."""
     ended = trio.Event()
     stuck = announced = False
-    refusal: KernelTooOld | None = None
+    refusal: NotForThisLoop | None = None
     # The loop outlives a cancellation until the kernel has written back what it holds.
     loop_scope = trio.CancelScope(shield=True)
 
@@ -100,7 +100,7 @@ async def _run(
         try:
             with loop_scope:
                 await session.run()
-        except KernelTooOld as error:
+        except NotForThisLoop as error:
             refusal = error
         finally:
             ended.set()

@@ -1,7 +1,7 @@
 """The seam between the mount and what carries the kernel's requests to it: one kind of session for each request loop.
 
 "native" is ``native``, which speaks to /dev/fuse itself. "pyfuse3" is the library of that name; it takes over where the
-kernel is too old for the other.
+kernel is too old for the other, and where a mount asks for what only libfuse does.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from serpentfs.gateways.fuse.notifier import KernelCaches
 from serpentfs.gateways.fuse.operations import Operations
 
 
-class KernelTooOld(Exception):
-    """Another kind of session may serve this kernel."""
+class NotForThisLoop(Exception):
+    """Another kind of session may serve this mount; the text says why this one does not."""
 
 
 class Session(KernelCaches, Protocol):
@@ -24,12 +24,12 @@ class Session(KernelCaches, Protocol):
 
     def mount(self, operations: Operations, mountpoint: str, options: MountOptions) -> None:
         """Mount. May block (it may start fusermount3 and wait). The kernel's requests are answered from ``run`` on.
-        Raises UsageError when the system refuses."""
+        Raises UsageError when the system refuses, NotForThisLoop before anything was done."""
         ...
 
     async def run(self) -> None:
         """Answer requests until the kernel ends the connection. Those in flight when it is cancelled are answered
-        with ENOTCONN. Raises KernelTooOld before anything else was asked."""
+        with ENOTCONN. Raises NotForThisLoop before anything else was asked."""
         ...
 
     def close(self) -> None:

@@ -28,12 +28,12 @@ def add_mount(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-o", dest="mount_options", action="append", default=[], metavar="A,B=C",
         help="options as mount(8) has them: ro, allow_other, uid=, gid=, umask=, fsname=, nonempty; the rest is the "
-        "kernel's, or libfuse's with --fuse-loop pyfuse3",
+        "kernel's, or libfuse's",
     )
     group.add_argument(
         "--fuse-loop", choices=LOOPS, default=LOOPS[0],
-        help="what carries the kernel's requests: a loop of our own, or the library pyfuse3, which also serves kernels "
-        "older than Linux 5.4",
+        help="what carries the kernel's requests: a loop of our own, or the library pyfuse3, which also takes over for "
+        "kernels before Linux 5.4 and options that are libfuse's",
     )
     doors = parser.add_argument_group("further doors of the same process")
     doors.add_argument("--webdav", type=options.address, metavar="HOST:PORT", help="serve over WebDAV too")

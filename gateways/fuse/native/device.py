@@ -17,6 +17,7 @@ import subprocess
 
 from serpentfs.errors import UsageError
 from serpentfs.gateways.fuse.mount_options import MountOptions
+from serpentfs.gateways.fuse.session import NotForThisLoop
 
 _DEVICE = "/dev/fuse"
 _KIND = "fuse.serpentfs"
@@ -47,11 +48,8 @@ _OF_KERNEL = ("allow_other", "default_permissions", "max_read=", "context=", "fs
 
 def mount(path: str, options: MountOptions, *, read_only: bool) -> int:
     """Mount at ``path`` and answer with the connection's descriptor, which does not block. May block. UsageError with
-    the reason when the system refuses."""
-    try:
-        kernel_options(options.for_libfuse(read_only=read_only))  # for some others fusermount3 would stay
-    except UsageError as error:
-        raise UsageError(f"cannot mount {path}: {error}") from error
+    the reason when the system refuses, NotForThisLoop for options that only libfuse may know."""
+    kernel_options(options.for_libfuse(read_only=read_only))  # for some others fusermount3 would stay
     if os.geteuid() != 0:
         descriptor = _mount_by_helper(path, options.for_libfuse(read_only=read_only))
     else:
@@ -61,8 +59,8 @@ def mount(path: str, options: MountOptions, *, read_only: bool) -> int:
 
 
 def kernel_options(words: set[str]) -> tuple[int, list[str]]:
-    """The flags of mount(2) and the options for the kernel in what ``MountOptions.for_libfuse`` gives. UsageError for
-    a word that is neither."""
+    """The flags of mount(2) and the options for the kernel in what ``MountOptions.for_libfuse`` gives.
+    NotForThisLoop for a word that is neither."""
     flags, rest = _DEFAULT_FLAGS, []
     for word in sorted(words):
         if word in _FLAGS:
@@ -71,7 +69,7 @@ def kernel_options(words: set[str]) -> tuple[int, list[str]]:
         elif word.startswith(_OF_KERNEL):
             rest.append(word)
         elif not word.startswith(("fsname=", "subtype=")):
-            raise UsageError(f"unknown option(s): `-o {word}'; libfuse's own need --fuse-loop pyfuse3")
+            raise NotForThisLoop(f"-o {word} is nothing that the kernel knows")
     return flags, rest
 
 

@@ -31,7 +31,7 @@ from serpentfs.gateways.fuse.native.interrupts import is_being_killed
 from serpentfs.gateways.fuse.native.protocol import Header, InitFlag, Opcode
 from serpentfs.gateways.fuse.operations import Operations
 from serpentfs.gateways.fuse.requests import Refused
-from serpentfs.gateways.fuse.session import KernelTooOld
+from serpentfs.gateways.fuse.session import NotForThisLoop
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Loop:
         self._readiness = select.poll()
         self._readiness.register(descriptor, select.POLLIN)
         self._nursery: trio.Nursery
-        self._refusal: KernelTooOld | None = None
+        self._refusal: NotForThisLoop | None = None
         self._idle = trio.lowlevel.ParkingLot()
         self._workers = 0
         self._reader_is_due = False
@@ -138,7 +138,7 @@ class Loop:
 
     async def run(self) -> None:
         """Until the kernel ends the connection. A cancelled loop answers what it has begun, and may run again. Raises
-        KernelTooOld."""
+        NotForThisLoop."""
         self._workers = 0
         self._reader_is_due = False
         async with trio.open_nursery() as nursery:
@@ -293,8 +293,8 @@ class Loop:
     def _init(self, header: Header, body: memoryview) -> None:
         init = protocol.read_init(body)
         if (init.major, init.minor) < (protocol.MAJOR, protocol.MINOR):
-            self._refusal = KernelTooOld(
-                f"FUSE {init.major}.{init.minor}, where {protocol.MAJOR}.{protocol.MINOR} is needed"
+            self._refusal = NotForThisLoop(
+                f"the kernel speaks FUSE {init.major}.{init.minor} and the native loop {protocol.MAJOR}.{protocol.MINOR}"
             )
             self._send(protocol.error_answer(header.unique, errno.EPROTO))
             self._nursery.cancel_scope.cancel()

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serpentfs.errors import UsageError
 from serpentfs.gateways.fuse.native import device, protocol
 from serpentfs.gateways.fuse.native.dispatch import Answer, Dispatch
 from serpentfs.gateways.fuse.native.interrupts import is_being_killed, is_fatal
 from serpentfs.gateways.fuse.native.protocol import Header, InitFlag, Opcode
 from serpentfs.gateways.fuse.requests import AddEntry, Caller, Node, Opened, OpenedFolder, Refused, Room
+from serpentfs.gateways.fuse.session import NotForThisLoop
 from serpentfs.vfs.core import SetAttributes
 
 UNIQUE = 0x1234_5678_9ABC
@@ -366,7 +366,7 @@ def test_kernel_options() -> None:
     words = {"default_permissions", "fsname=x", "subtype=serpentfs", "allow_other", "ro", "noatime", "suid", "dev"}
     assert device.kernel_options(words) == (1 | 1024, ["allow_other", "default_permissions"])
     assert device.kernel_options(set()) == (2 | 4, [])
-    with pytest.raises(UsageError, match="frobnicate"):
+    with pytest.raises(NotForThisLoop, match="frobnicate"):
         device.kernel_options({"frobnicate"})
 
 

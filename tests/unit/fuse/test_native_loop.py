@@ -18,7 +18,7 @@ from serpentfs.gateways.fuse.native import loop as native_loop
 from serpentfs.gateways.fuse.native.loop import Loop
 from serpentfs.gateways.fuse.native.protocol import BUFFER_SIZE, Opcode
 from serpentfs.gateways.fuse.requests import Refused
-from serpentfs.gateways.fuse.session import KernelTooOld
+from serpentfs.gateways.fuse.session import NotForThisLoop
 
 WITHIN = 10.0
 
@@ -101,7 +101,7 @@ async def test_init() -> None:
 
 @pytest.mark.trio
 async def test_a_kernel_that_is_too_old() -> None:
-    with pytest.RaisesGroup(KernelTooOld):
+    with pytest.RaisesGroup(NotForThisLoop):
         async with running() as (kernel, served, _, _):
             assert await kernel.asked(Opcode.INIT, init_body(minor=30)) == (errno.EPROTO, b"")
             assert served.initialised == 0
