@@ -34,19 +34,21 @@ def span_of(blocks: range, size: int) -> Span:
 
 def cut(blocks: list[bytes], span: Span) -> bytes | memoryview:
     """``span`` out of the neighbouring blocks that it touches; joined once, and of one block not copied."""
-    if not blocks:
-        return b""
-    start = span.start % BLOCK_SIZE
-    if len(blocks) == 1:
-        data = blocks[0]
-        return data if len(span) == len(data) else memoryview(data)[start : start + len(span)]
+    parts = trimmed(blocks, span)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def trimmed(blocks: list[bytes], span: Span) -> list[bytes | memoryview]:
+    """The neighbouring blocks that ``span`` touches without what lies outside it; nothing is copied."""
     parts: list[bytes | memoryview] = list(blocks)
-    if start:
-        parts[0] = memoryview(blocks[0])[start:]
-    end = span.stop % BLOCK_SIZE
-    if end and end < len(blocks[-1]):
+    if not parts:
+        return parts
+    end = span.stop - (span.stop - 1) // BLOCK_SIZE * BLOCK_SIZE
+    if end < len(blocks[-1]):
         parts[-1] = memoryview(blocks[-1])[:end]
-    return b"".join(parts)
+    if start := span.start % BLOCK_SIZE:
+        parts[0] = memoryview(parts[0])[start:]
+    return parts
 
 
 def runs(blocks: Iterable[int], longest: int) -> list[range]:

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serpentfs.cache import slots
-from serpentfs.cache.blocks import blocks_of, cut, span_of
+from serpentfs.cache.blocks import blocks_of, span_of, trimmed
 from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
 from serpentfs.model import ContentId, Span
 
 SEALED_SIZE = 32 * 1024 * 1024
-"""Bytes that a thread reads by itself before the loop is asked again. A mebibyte of them is in memory at once."""
+"""Bytes that a thread reads by itself before the loop is asked again. A piece of them is in memory at once."""
+_PIECE = 4
+"""Blocks that are read and opened at a time: with twice as many, sealed and opened no longer stay in the cache of the
+processor, and the same file takes 1.4 times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +35,10 @@ class SealedSpan:
     size: int
     span: Span
 
-    def pieces(self) -> Generator[bytes | memoryview, None, None]:
-        """The bytes in order, at most a mebibyte at a time. It ends early, and raises nothing, where a slot is gone,
-        is damaged or cannot be read: a read through the cache follows, which finds out and fetches the block.
+    def pieces(self) -> Generator[list[bytes | memoryview], None, None]:
+        """The bytes in order, at most half a mebibyte at a time, each in parts that follow one another. It ends early,
+        and raises nothing, where a slot is gone, is damaged or cannot be read: a read through the cache follows, which
+        finds out and fetches the block.
 
         Blocks; for threads. Close it when it is not used to its end."""
         try:
@@ -42,7 +46,7 @@ class SealedSpan:
         except OSError:
             return
 
-    def _pieces(self) -> Generator[bytes | memoryview, None, None]:
+    def _pieces(self) -> Generator[list[bytes | memoryview], None, None]:
         blocks = blocks_of(self.span)
         descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -50,14 +54,14 @@ class SealedSpan:
                 # The disk goes on reading while a piece is sent.
                 start = blocks.start * SLOT_SIZE
                 os.posix_fadvise(descriptor, start, len(blocks) * SLOT_SIZE, os.POSIX_FADV_WILLNEED)
-            for first in range(blocks.start, blocks.stop, slots.PIECE):
-                piece = range(first, min(first + slots.PIECE, blocks.stop))
+            for first in range(blocks.start, blocks.stop, _PIECE):
+                piece = range(first, min(first + _PIECE, blocks.stop))
                 found = slots.read_piece(descriptor, self.seal, self.content, piece, self.size).blocks
                 whole = _until_missing(found)
                 of_whole = span_of(range(first, first + len(whole)), self.size)
                 start, stop = max(of_whole.start, self.span.start), min(of_whole.stop, self.span.stop)
                 if whole:
-                    yield cut(whole, Span(start, stop))
+                    yield trimmed(whole, Span(start, stop))
                 if len(whole) < len(found):
                     return
         finally:

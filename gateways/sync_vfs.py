@@ -332,7 +332,7 @@ class Reader:
         self._buffer = b""
         self._buffer_start = start
         self._position = start
-        self._pieces: Generator[bytes | memoryview, None, None] | None = None
+        self._pieces: Generator[list[bytes | memoryview], None, None] | None = None
         self._pieces_position = start
         self.attributes = attributes
 
@@ -373,10 +373,10 @@ class Reader:
 
     def _next_from_disk(self) -> bytes:
         if self._pieces is not None and self._pieces_position == self._position:
-            piece = next(self._pieces, b"")
+            piece = b"".join(next(self._pieces, ()))
             self._pieces_position += len(piece)
             if piece:
-                return bytes(piece)
+                return piece
         self._drop_pieces()
         return b""
 

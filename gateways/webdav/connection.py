@@ -356,7 +356,7 @@ class _Sent:
         return self._count
 
 
-def _send_pieces(descriptor: int, sealed: SealedSpan) -> tuple[int, memoryview]:
+def _send_pieces(descriptor: int, sealed: SealedSpan) -> tuple[int, bytes]:
     """In a thread: read and send for a moment, or until a client takes nothing, which is waited for elsewhere. How many
     bytes were read, and the last of them that were not sent. Raises OSError when the connection is gone."""
     room = select.poll()
@@ -365,20 +365,24 @@ def _send_pieces(descriptor: int, sealed: SealedSpan) -> tuple[int, memoryview]:
     read = 0
     with contextlib.closing(sealed.pieces()) as pieces:
         for piece in pieces:
-            read += len(piece)
-            rest = memoryview(piece)
-            while rest := _send_now(descriptor, rest):
+            read += sum(map(len, piece))
+            while piece := _send_now(descriptor, piece):
                 # The room of a few packets is not worth a call; a poll waits for more.
                 if not room.poll(_BUSY_CLIENT):
-                    return read, rest
+                    return read, b"".join(piece)
             if time.perf_counter() > end:
                 break
-    return read, memoryview(b"")
+    return read, b""
 
 
-def _send_now(descriptor: int, data: memoryview) -> memoryview:
+def _send_now(descriptor: int, parts: list[bytes | memoryview]) -> list[bytes | memoryview]:
     """What a socket had no room for."""
     try:
-        return data[os.write(descriptor, data) :]
+        sent = os.writev(descriptor, parts)
     except BlockingIOError:
-        return data
+        return parts
+    for index, part in enumerate(parts):
+        if sent < len(part):
+            return [memoryview(part)[sent:], *parts[index + 1 :]]
+        sent -= len(part)
+    return []

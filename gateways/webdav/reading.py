@@ -29,7 +29,7 @@ from serpentfs.gateways.webdav.properties import (
     load_dead,
     parse_propfind,
 )
-from serpentfs.model import Attributes, DirEntry, HandleId, Ino, Kind, Span
+from serpentfs.model import BLOCK_SIZE, Attributes, DirEntry, HandleId, Ino, Kind, Span
 from serpentfs.vfs.core import Vfs
 
 READ_SIZE = 1024 * 1024
@@ -90,7 +90,7 @@ async def _send_file(vfs: Vfs, exchange: Exchange, name: str, handle: HandleId, 
     if exchange.request.method == "HEAD":
         exchange.start(206 if part else 200, headers)
         return
-    # The first piece is read before the head goes out: a file that cannot be read is an error, not a broken answer.
+    # A first block is read before the head goes out: a file that cannot be read is an error, not a broken answer.
     position = span.start
     while True:
         if exchange.started and exchange.sends_sealed and position < span.stop:
@@ -98,7 +98,7 @@ async def _send_file(vfs: Vfs, exchange: Exchange, name: str, handle: HandleId, 
             if sealed is not None and (sent := await exchange.send_sealed(sealed)):
                 position += sent
                 continue
-        wanted = min(READ_SIZE, span.stop - position)
+        wanted = min(READ_SIZE if exchange.started else BLOCK_SIZE, span.stop - position)
         data = vfs.read_nowait(handle, position, wanted) if wanted else b""
         if data is None:
             data = await vfs.read(handle, position, wanted)

@@ -294,7 +294,7 @@ class Loop:
         init = protocol.read_init(body)
         if (init.major, init.minor) < (protocol.MAJOR, protocol.MINOR):
             self._refusal = NotForThisLoop(
-                f"the kernel speaks FUSE {init.major}.{init.minor} and the native loop {protocol.MAJOR}.{protocol.MINOR}"
+                f"the kernel speaks FUSE {init.major}.{init.minor}, the native loop {protocol.MAJOR}.{protocol.MINOR}"
             )
             self._send(protocol.error_answer(header.unique, errno.EPROTO))
             self._nursery.cancel_scope.cancel()
