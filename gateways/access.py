@@ -21,8 +21,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography import x509
-
 from serpentfs.errors import UsageError
 
 
@@ -304,6 +302,8 @@ def _host_of(header: str) -> str | None:
 
 
 def _certificate_names(certificate: Path) -> set[str]:
+    from cryptography import x509  # takes longer to import than all the rest of a door
+
     try:
         parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
         extension = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)

@@ -10,7 +10,6 @@ command when nobody owns the remote. Everything runs in one nursery under the ow
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import sys
@@ -45,9 +44,6 @@ logger = logging.getLogger(__name__)
 
 # With CPython's default of 5 ms one busy thread (a door that lists) slows every commit of the loop forty-fold.
 _SWITCH_INTERVAL = 0.00005
-# Tens of thousands of listed names are alive at a time and none of them is garbage: with CPython's default of 700 the
-# cyclic collector goes through them again and again (a third of a listing's time, stalls of 0.2 s).
-_COLLECT_EVERY = 20_000
 _ANSWER_PATIENCE = 2.0
 _DEAD_MOUNT_PATIENCE = 5.0
 _CATCH_UP_PATIENCE = 5.0
@@ -75,7 +71,6 @@ async def serve(remote: Remote, doors: Sequence[Door], announce: Announce, show:
     """
     share_one_heap()
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    gc.set_threshold(_COLLECT_EVERY, 20, 20)
     async with trio.open_nursery() as nursery:
         stop = Stop(nursery.cancel_scope)
         requests = OwnerRequests(remote.spec.canonical, stop, serves=True)
