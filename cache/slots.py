@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,8 @@ _SUFFIX = ".2"
 
 _WRITE_RUN = 256
 _COPY_PIECE = 1024 * 1024
-_SCRATCH = threading.local()
+_SCRATCH: list[bytearray] = []
+"""Buffers that no thread reads into at this moment. One for each thread would stay as long as the thread does."""
 NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 """The flag of a read that never waits for the disk. Where the system has none, there are no such reads."""
 
@@ -175,12 +175,16 @@ def read(path: Path, seal: BlockSeal, content: ContentId, blocks: range, size: i
 
 def read_piece(descriptor: int, seal: BlockSeal, content: ContentId, blocks: range, size: int) -> Slots:
     """``read`` of at most PIECE blocks from a file that is open."""
-    buffer: bytearray | None = getattr(_SCRATCH, "buffer", None)
-    if buffer is None:
-        buffer = _SCRATCH.buffer = scratch()
-    view = memoryview(buffer)[: _sealed_length(blocks, size)]
-    got = os.preadv(descriptor, [view], blocks.start * SLOT_SIZE)
-    return _open_slots(seal, content, blocks, size, view[:got])
+    try:
+        buffer = _SCRATCH.pop()
+    except IndexError:
+        buffer = scratch()
+    try:
+        view = memoryview(buffer)[: _sealed_length(blocks, size)]
+        got = os.preadv(descriptor, [view], blocks.start * SLOT_SIZE)
+        return _open_slots(seal, content, blocks, size, view[:got])
+    finally:
+        _SCRATCH.append(buffer)
 
 
 def _sealed_length(blocks: range, size: int) -> int:

@@ -145,6 +145,7 @@ class Stage:
             self._closing = True
             return
         self._closing = False
+        self._last_opened = None
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()

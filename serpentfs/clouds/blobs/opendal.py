@@ -342,6 +342,7 @@ class OpendalStore(BlobStore):
                 if size is None and sent > MOST_PARTS * PART_SIZE:
                     raise Unsupported(f"{key} grows beyond the number of parts that an upload may have")
                 await run_in_thread("store", self._write_part, upload, file, piece)
+                del piece  # before the next is made
             return await run_in_thread("store", self._close, replace(upload, size=sent), file)
 
     def _options(self, upload: _Write) -> WriteKwargs:

@@ -28,8 +28,10 @@ async def _pieces(chunks: Chunks, size: int | None, piece_size: int) -> AsyncGen
     try:
         async for chunk in source:
             if held_size >= piece_size:
-                yield b"".join(held)
-                held, held_size = [], 0
+                piece = b"".join(held)
+                held, held_size = [], 0  # not beside the piece while that is sent
+                yield piece
+                del piece
             held.append(chunk)
             held_size += len(chunk)
             seen += len(chunk)
