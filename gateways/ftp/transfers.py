@@ -118,7 +118,8 @@ class DataConnection(TlsChannel, DTPHandler):
         self._delivering = False
         self._delivery_delay = _FIRST_DELIVERY_CHECK
         self._delivery_check: Any = None
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # (Under TLS a piece counts as sent when its last byte is: that must not take several turns.)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT") and not cmd_channel.protects_data:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
         super().__init__(sock, cmd_channel)
         if not self.connected:
