@@ -54,9 +54,9 @@ _LOOK_AGAIN = 0.5
 
 _WANTED = (
     InitFlag.ASYNC_READ | InitFlag.ATOMIC_O_TRUNC | InitFlag.BIG_WRITES | InitFlag.AUTO_INVAL_DATA
-    | InitFlag.DO_READDIRPLUS | InitFlag.ASYNC_DIO | InitFlag.PARALLEL_DIROPS | InitFlag.HANDLE_KILLPRIV
-    | InitFlag.MAX_PAGES
+    | InitFlag.DO_READDIRPLUS | InitFlag.ASYNC_DIO | InitFlag.PARALLEL_DIROPS | InitFlag.MAX_PAGES
 )  # fmt: skip
+"""Not HANDLE_KILLPRIV: it is the kernel that takes set-user-ID bits from a file which somebody else writes to."""
 _BACKGROUND, _CONGESTED = 64, 48
 """Read-ahead requests that the kernel has under way at a time (12 by default: eight readers of a far store want more),
 and from how many on it slows down."""

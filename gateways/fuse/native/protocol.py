@@ -72,7 +72,6 @@ class InitFlag(enum.IntFlag):
     READDIRPLUS_AUTO = 1 << 14
     ASYNC_DIO = 1 << 15
     PARALLEL_DIROPS = 1 << 18
-    HANDLE_KILLPRIV = 1 << 19
     MAX_PAGES = 1 << 22
 
 

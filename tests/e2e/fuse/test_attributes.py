@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,19 @@ def test_the_caller_s_umask(folder: Path) -> None:
         os.umask(previous)
     assert stat.S_IMODE((folder / "file").stat().st_mode) == 0o600
     assert stat.S_IMODE((folder / "sub").stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be a root without a capability, and give files away")
+def test_who_writes_to_a_file_or_gives_it_away_takes_its_set_id_bits(folder: Path) -> None:
+    path = folder / "file"
+    path.touch()
+    path.chmod(0o6755)
+    subprocess.run(["setpriv", "--bounding-set=-fsetid", "sh", "-c", 'echo more >>"$1"', "sh", path], check=True)
+    assert path.read_text() == "more\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    path.chmod(0o6755)
+    os.chown(path, 1234, 5678)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
