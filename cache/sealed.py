@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serpentfs.cache import slots
-from serpentfs.cache.blocks import blocks_of, span_of, trimmed
+from serpentfs.cache.blocks import blocks_of, runs, span_of, trimmed
 from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
 from serpentfs.model import ContentId, Span
 
@@ -54,11 +54,10 @@ class SealedSpan:
                 # The disk goes on reading while a piece is sent.
                 start = blocks.start * SLOT_SIZE
                 os.posix_fadvise(descriptor, start, len(blocks) * SLOT_SIZE, os.POSIX_FADV_WILLNEED)
-            for first in range(blocks.start, blocks.stop, _PIECE):
-                piece = range(first, min(first + _PIECE, blocks.stop))
+            for piece in runs(blocks, _PIECE):
                 found = slots.read_piece(descriptor, self.seal, self.content, piece, self.size).blocks
                 whole = _until_missing(found)
-                of_whole = span_of(range(first, first + len(whole)), self.size)
+                of_whole = span_of(piece[: len(whole)], self.size)
                 start, stop = max(of_whole.start, self.span.start), min(of_whole.stop, self.span.stop)
                 if whole:
                     yield trimmed(whole, Span(start, stop))

@@ -49,11 +49,11 @@ _OF_KERNEL = ("allow_other", "default_permissions", "max_read=", "context=", "fs
 def mount(path: str, options: MountOptions, *, read_only: bool) -> int:
     """Mount at ``path`` and answer with the connection's descriptor, which does not block. May block. UsageError with
     the reason when the system refuses, NotForThisLoop for options that only libfuse may know."""
-    kernel_options(options.for_libfuse(read_only=read_only))  # for some others fusermount3 would stay
-    if os.geteuid() != 0:
-        descriptor = _mount_by_helper(path, options.for_libfuse(read_only=read_only))
-    else:
-        descriptor = _mount_by_root(path, options, read_only=read_only)
+    words = options.for_libfuse(read_only=read_only)
+    flags, rest = kernel_options(words)  # for any user: for some others fusermount3 would stay
+    descriptor = None if os.geteuid() != 0 else _mount_by_root(path, options.name, flags, rest)
+    if descriptor is None:
+        descriptor = _mount_by_helper(path, words)
     os.set_blocking(descriptor, False)
     return descriptor
 
@@ -73,19 +73,18 @@ def kernel_options(words: set[str]) -> tuple[int, list[str]]:
     return flags, rest
 
 
-def _mount_by_root(path: str, options: MountOptions, *, read_only: bool) -> int:
-    words = options.for_libfuse(read_only=read_only)
-    flags, rest = kernel_options(words)
+def _mount_by_root(path: str, name: str, flags: int, rest: list[str]) -> int | None:
+    """None for a root without CAP_SYS_ADMIN, where there is fusermount3."""
     try:
         descriptor = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise UsageError(f"cannot mount {path}: {_DEVICE}: {error.strerror}") from error
     try:
-        _call_mount(options.name.replace("\0", "_") or "serpentfs", path, flags, f"fd={descriptor}", rest)
+        _call_mount(name.replace("\0", "_") or "serpentfs", path, flags, f"fd={descriptor}", rest)
     except OSError as error:
         os.close(descriptor)
         if error.errno == errno.EPERM and shutil.which("fusermount3"):
-            return _mount_by_helper(path, words)  # a root without CAP_SYS_ADMIN
+            return None
         raise UsageError(f"cannot mount {path}: {error.strerror}") from error
     return descriptor
 
