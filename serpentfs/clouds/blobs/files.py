@@ -73,12 +73,12 @@ class FileStore(BlobStore):
             raise Unsupported("a folder takes no object of unknown size")
         async with in_pieces(chunks, size, PIECE_SIZE) as pieces:
             if size <= PIECE_SIZE:
-                data = b"".join([piece async for piece in pieces])
+                data = b"".join([chunk async for piece in pieces for chunk in piece])
                 return await run_in_thread("store", self._root.put, key, data, condition, mtime_ns)
             upload = await run_in_thread("store", self._root.begin, key, condition)
             try:
                 async for piece in pieces:
-                    await run_in_thread("store", upload.write, piece)
+                    await run_in_thread("store", upload.write, b"".join(piece))
                 return await run_in_thread("store", upload.publish, mtime_ns)
             except BaseException:
                 await _abort(upload)

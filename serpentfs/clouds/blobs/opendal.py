@@ -19,7 +19,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -61,7 +61,10 @@ from serpentfs.model import Quota, Revision, Span
 
 PART_SIZE = 8 * 1024 * 1024
 """Bytes of a part of a multipart upload (S3 wants at least 5 MiB), and the size up to which an object is written
-by one request. A part is tried again as a whole, so larger ones cost more on a bad line."""
+by one request. A part is tried again as a whole, so larger ones cost more on a bad line. The library keeps what it was
+given, until it is a part and that is sent."""
+PIECE_SIZE = 1024 * 1024
+"""Bytes handed to the library by one trip to a thread."""
 MOST_PARTS = 9_000  # S3 allows 10,000
 PARTS_AT_ONCE = 4
 COPY_LIMIT = 5 * 1024**3
@@ -326,22 +329,22 @@ class OpendalStore(BlobStore):
         _check_key(key)
         if size is None and not self._can.write_can_multi:
             raise Unsupported("this service takes no object of unknown size")
-        whole = size is not None and (size <= PART_SIZE or not self._can.write_can_multi)
+        whole = size is not None and (size <= PIECE_SIZE or not self._can.write_can_multi)
         if (size is None or size > PART_SIZE) and condition is not None:
             await run_in_thread("store", self._check, key, condition, abandon=True)  # before gigabytes are sent
         upload = _Write(key, size, condition, secrets.token_hex(8), time.time_ns() if mtime_ns is None else mtime_ns)
-        async with in_pieces(chunks, size, PART_SIZE) as pieces:
+        async with in_pieces(chunks, size, PIECE_SIZE) as pieces:
             if whole:
-                data = b"".join([piece async for piece in pieces])
+                data = b"".join([chunk async for piece in pieces for chunk in piece])
                 return await run_in_thread("store", self._write_whole, upload, data)
             # Dropped without close() when anything fails: that is what keeps a part from becoming the object.
             file = await run_in_thread("store", self._open, upload)
             sent = 0
             async for piece in pieces:
-                sent += len(piece)
+                sent += sum(map(len, piece))
                 if size is None and sent > MOST_PARTS * PART_SIZE:
                     raise Unsupported(f"{key} grows beyond the number of parts that an upload may have")
-                await run_in_thread("store", self._write_part, upload, file, piece)
+                await run_in_thread("store", self._write_piece, upload, file, piece)
                 del piece  # before the next is made
             return await run_in_thread("store", self._close, replace(upload, size=sent), file)
 
@@ -383,9 +386,10 @@ class OpendalStore(BlobStore):
         with _store_errors(upload.key):
             return self._operator.open(upload.key, "wb", **options)
 
-    def _write_part(self, upload: _Write, file: opendal.file.File, piece: bytes) -> None:
+    def _write_piece(self, upload: _Write, file: opendal.file.File, piece: Iterable[bytes]) -> None:
         with _store_errors(upload.key):
-            file.write(piece)
+            for chunk in piece:
+                file.write(chunk)
 
     def _close(self, upload: _Write, file: opendal.file.File) -> BlobInfo:
         with self._committing(upload):

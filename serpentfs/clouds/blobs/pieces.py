@@ -10,8 +10,8 @@ from serpentfs.errors import InvalidArgument
 
 
 @asynccontextmanager
-async def in_pieces(chunks: Chunks, size: int | None, piece_size: int) -> AsyncIterator[AsyncIterator[bytes]]:
-    """One pass over ``chunks`` as pieces of at least ``piece_size`` bytes (the last may be shorter).
+async def in_pieces(chunks: Chunks, size: int | None, piece_size: int) -> AsyncIterator[AsyncIterator[list[bytes]]]:
+    """One pass over ``chunks`` as pieces: lists of them of at least ``piece_size`` bytes (the last may be shorter).
 
     Raises InvalidArgument, before the last piece is given, when the chunks are not ``size`` bytes together (where that
     is known): an object is never published short. An abandoned pass is closed.
@@ -20,7 +20,7 @@ async def in_pieces(chunks: Chunks, size: int | None, piece_size: int) -> AsyncI
         yield pieces
 
 
-async def _pieces(chunks: Chunks, size: int | None, piece_size: int) -> AsyncGenerator[bytes, None]:
+async def _pieces(chunks: Chunks, size: int | None, piece_size: int) -> AsyncGenerator[list[bytes], None]:
     source = chunks()
     seen = 0
     held: list[bytes] = []
@@ -28,8 +28,7 @@ async def _pieces(chunks: Chunks, size: int | None, piece_size: int) -> AsyncGen
     try:
         async for chunk in source:
             if held_size >= piece_size:
-                piece = b"".join(held)
-                held, held_size = [], 0  # not beside the piece while that is sent
+                piece, held, held_size = held, [], 0
                 yield piece
                 del piece
             held.append(chunk)
@@ -43,4 +42,4 @@ async def _pieces(chunks: Chunks, size: int | None, piece_size: int) -> AsyncGen
     if size is not None and seen != size:
         raise InvalidArgument(f"the source gave {seen} bytes instead of {size}")
     if held:
-        yield held[0] if len(held) == 1 else b"".join(held)
+        yield held

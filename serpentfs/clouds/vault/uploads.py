@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import trio
 
@@ -15,6 +15,8 @@ from serpentfs.model import Span
 
 PIECE = 16 * CHUNK
 """Cleartext bytes encrypted and handed to the store at a time: half a mebibyte."""
+_JOINED = 4 * CHUNK
+"""Of it, what becomes one string of bytes: no longer than a block of the cache, so that it finds room where one was."""
 
 
 def encrypted(scheme: ContentScheme, header: bytes, content: Content, size: int) -> Chunks:
@@ -29,7 +31,8 @@ def encrypted(scheme: ContentScheme, header: bytes, content: Content, size: int)
             if len(clear) != len(span):
                 raise IntegrityError(f"the source of an upload gave {len(clear)} bytes instead of {len(span)}")
             await trio.lowlevel.checkpoint()
-            yield _sealed(cipher, start, clear)
+            for sealed in _sealed(cipher, start, clear):
+                yield sealed
 
     return chunks
 
@@ -49,19 +52,22 @@ def encrypted_growing(
             if len(clear) < PIECE:
                 await ending()
             if clear:
-                yield _sealed(cipher, start, clear)
+                for sealed in _sealed(cipher, start, clear):
+                    yield sealed
             if len(clear) < PIECE:
                 return
 
     return chunks
 
 
-def _sealed(cipher: ContentCipher, start: int, clear: bytes) -> bytes:
-    """The chunks of ``clear``, which begins at ``start`` of its content."""
+def _sealed(cipher: ContentCipher, start: int, clear: bytes) -> Iterator[bytes]:
+    """The chunks of ``clear``, which begins at ``start`` of its content, a few together."""
     view = memoryview(clear)
-    return b"".join(
-        cipher.encrypt_chunk((start + at) // CHUNK, view[at : at + CHUNK]) for at in range(0, len(view), CHUNK)
-    )
+    for first in range(0, len(view), _JOINED):
+        yield b"".join(
+            cipher.encrypt_chunk((start + at) // CHUNK, view[at : at + CHUNK])
+            for at in range(first, min(first + _JOINED, len(view)), CHUNK)
+        )
 
 
 async def put_bytes(
