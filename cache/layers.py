@@ -240,6 +240,10 @@ class BlockCache:
         if self._disk is not None:
             self._disk.resize(limits.disk_bytes, limits.free_space_floor)
 
+    def hold_back(self, size: int) -> None:
+        """From now on ``size`` bytes of the memory budget stay unused; with what is in flight, at most half of it."""
+        self._memory.hold_back(size)
+
     async def wait_written(self) -> None:
         """Until every block fetched so far is on disk, or dropped, and forgotten contents are gone from it."""
         if self._disk is not None:

@@ -28,6 +28,7 @@ class MemoryCache:
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._lent = 0
+        self._held_back = 0
         self._blocks_of: defaultdict[ContentId, set[BlockIndex]] = defaultdict(set)
         self._entries = _Entries(self._blocks_of)
 
@@ -63,6 +64,11 @@ class MemoryCache:
         self._budget = budget
         self._keep_to_budget()
 
+    def hold_back(self, size: int) -> None:
+        """From now on ``size`` bytes of the budget are for something else, and count as lent."""
+        self._held_back = size
+        self._keep_to_budget()
+
     @contextmanager
     def lending(self, size: int) -> Iterator[None]:
         """Meanwhile ``size`` bytes of the budget are for something that is on its way here; what is kept gives up at
@@ -75,7 +81,7 @@ class MemoryCache:
             self._lent -= size
 
     def _keep_to_budget(self) -> None:
-        room = self._budget - min(self._lent, self._budget // 2)
+        room = self._budget - min(self._lent + self._held_back, self._budget // 2)
         while self._entries.currsize > room:
             self._entries.popitem()
 

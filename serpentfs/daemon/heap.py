@@ -2,14 +2,17 @@
 
 By default every thread gets a heap of its own, and what its blocks of some megabytes leave behind stays there: after
 a gigabyte read, a process with a cache of 64 MiB had 290 MiB. With one heap, which keeps what one burst needs, it has
-175 MiB, and takes no more time. What lies free between the blocks of the cache is given back by ``keep_trimmed``.
+175 MiB, and takes no more time. What lies free between the blocks of the cache, and what uploads need beside them, is
+the business of ``keep_in_bounds``.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -20,17 +23,31 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT = 64 * 1024 * 1024
 _LARGEST_OF_HEAP = 32 * 1024 * 1024
 """The largest that glibc takes here. Without it a block of a fetch would be mapped, and its pages be new each time."""
-_TRIM_EVERY = 5.0
-_WORTH_TRIMMING = 16 * 1024 * 1024
-"""Bytes by which the process has grown since. Trimming takes some milliseconds, in which nobody else gets memory."""
+_LOOK_EVERY, _LOOK_AGAIN = 1.0, 0.25
+"""Seconds; the second while the process takes too much."""
+_BESIDE = 84 * 1024 * 1024
+"""Bytes that the process may take beside its cache before the cache gives up some of its own: the program itself takes
+66 MiB, and four large uploads at a time up to 40, which nobody can make smaller once they have begun."""
+_EASE = 1024 * 1024
+"""Bytes that the cache gets back at a time."""
+_WORTH_TRIMMING, _WORTH_IT_ABOVE = 16 * 1024 * 1024, 4 * 1024 * 1024
+"""Bytes by which the process has grown since the last time; the second where it takes too much. Trimming takes some
+milliseconds, in which nobody else gets memory, and its pages are new to who needs them next."""
 _STATM = Path("/proc/self/statm")
+
+
+def _of_glibc(name: str) -> Any:
+    """One of its functions; None where the C library is another one."""
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):
+        return None
 
 
 def share_one_heap() -> None:
     """To be called before threads are started. Quiet where the C library is another one."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None:
         return
     for option, value in (
         (_M_ARENA_MAX, 1), (_M_TRIM_THRESHOLD, _KEPT), (_M_MMAP_THRESHOLD, _LARGEST_OF_HEAP),
@@ -38,19 +55,25 @@ def share_one_heap() -> None:
         mallopt(option, value)
 
 
-async def keep_trimmed() -> None:
-    """Give free pages back to the system some seconds after a burst, until cancelled. Does nothing where the C library
-    is another one."""
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):
+async def keep_in_bounds(budget: Callable[[], int], hold_back: Callable[[int], None]) -> None:
+    """Keep this process near ``budget()`` bytes of cache and what belongs beside it, until cancelled: free pages go
+    back to the system after a burst, and while that is not enough, ``hold_back`` is told how many bytes of the budget
+    shall stay unused, at most half of them. Does nothing where the C library is not glibc."""
+    trim = _of_glibc("malloc_trim")
+    if trim is None:
         return
-    after_trim = 0
+    trimmed_to = held_back = 0
     while True:
-        await trio.sleep(_TRIM_EVERY)
-        if _resident() >= after_trim + _WORTH_TRIMMING:
+        await trio.sleep(_LOOK_AGAIN if held_back else _LOOK_EVERY)
+        resident, bound = _resident(), budget() + _BESIDE
+        if resident - trimmed_to >= (_WORTH_IT_ABOVE if resident > bound else _WORTH_TRIMMING):
             await run_in_thread("disk", trim, 0)
-            after_trim = _resident()
+            trimmed_to = resident = _resident()
+        before = held_back
+        held_back += resident - bound if resident > bound else -_EASE
+        held_back = max(0, min(held_back, budget() // 2))
+        if held_back != before:
+            hold_back(held_back)
 
 
 def _resident() -> int:

@@ -23,7 +23,7 @@ import trio
 from serpentfs.bridge import run_in_thread
 from serpentfs.daemon import control, metrics, mountpoints, systemd
 from serpentfs.daemon.doors import Door
-from serpentfs.daemon.heap import keep_trimmed, share_one_heap
+from serpentfs.daemon.heap import keep_in_bounds, share_one_heap
 from serpentfs.daemon.lock import OwnerNote
 from serpentfs.daemon.open_doors import OpenDoors
 from serpentfs.daemon.opened import Remote, open_cloud
@@ -77,8 +77,8 @@ async def serve(remote: Remote, doors: Sequence[Door], announce: Announce, show:
         settings = requests.settings
         nursery.start_soon(watch_signals, stop, settings.reread, requests.refresh_everything, requests.dump_state)
         nursery.start_soon(settings.throttle.keep_time)
-        nursery.start_soon(keep_trimmed)
         async with _open_owned(remote, stop, requests) as (drive, note):
+            nursery.start_soon(keep_in_bounds, lambda: drive.cache_limits.memory_bytes, drive.hold_back_memory)
             if remote.metrics is not None:
                 watch = requests.watch
                 watch.endpoint = await nursery.start(

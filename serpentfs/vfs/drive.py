@@ -1216,6 +1216,10 @@ class Drive:
             )
         )
 
+    def hold_back_memory(self, size: int) -> None:
+        """Leave ``size`` bytes of the cache's memory unused, at most half: something else needs them."""
+        self._cache.hold_back(size)
+
     def open_files(self) -> Counter[str]:
         """Handles that are open now, by door."""
         return Counter(handle.door for handle in self._handles.handles())

@@ -59,6 +59,22 @@ def test_what_is_lent_is_given_up_but_for_half() -> None:
     assert len(memory) == 8
 
 
+def test_what_is_held_back_stays_free_besides_what_is_lent() -> None:
+    memory = MemoryCache(10 * (ENTRY_OVERHEAD + 10))
+    for content in range(10):
+        memory.put(*key(content), bytes(10))
+    memory.hold_back(2 * (ENTRY_OVERHEAD + 10))
+    assert [content for content in range(10) if key(content) in memory] == list(range(2, 10))
+    with memory.lending(2 * (ENTRY_OVERHEAD + 10)):
+        assert len(memory) == 6
+        memory.hold_back(9 * (ENTRY_OVERHEAD + 10))
+        assert len(memory) == 5
+    memory.hold_back(0)
+    for content in range(20):
+        memory.put(*key(content), bytes(10))
+    assert len(memory) == 10
+
+
 def test_many_tiny_blocks_are_charged_for_more_than_their_bytes() -> None:
     memory = MemoryCache(10 * ENTRY_OVERHEAD)
     for content in range(100):

@@ -5,6 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import trio
+import trio.testing
+
+from serpentfs.daemon import heap
 
 _PROGRAM = """
 import re, sys, threading
@@ -37,7 +41,7 @@ import trio
 from serpentfs.daemon import heap
 
 heap.share_one_heap()
-heap._TRIM_EVERY = 0.01
+heap._LOOK_EVERY = 0.01
 blocks = [bytearray(b"x") * 131072 for _ in range(1024)]
 blocks = blocks[::8]
 before = heap._resident()
@@ -45,7 +49,7 @@ before = heap._resident()
 async def trimmed():
     with trio.move_on_after(20):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(heap.keep_trimmed)
+            nursery.start_soon(heap.keep_in_bounds, lambda: 1 << 40, lambda size: None)
             while heap._resident() > before - (64 << 20):
                 await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
@@ -54,6 +58,9 @@ trio.run(trimmed)
 print((before - heap._resident()) >> 20)
 """
 glibc_only = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this is about glibc")
+
+
+MiB = 1 << 20
 
 
 @glibc_only
@@ -71,3 +78,34 @@ def test_threads_get_no_heaps_of_their_own() -> None:
 def test_what_lies_free_between_blocks_is_given_back() -> None:
     given_back = int(subprocess.check_output([sys.executable, "-c", _HOLES], text=True, timeout=60))
     assert given_back >= 64
+
+
+@glibc_only
+@pytest.mark.trio
+async def test_the_cache_gives_up_what_the_process_takes_too_much_and_gets_it_back(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    resident, told = 0, list[int]()
+
+    async def trimmed(limit: str, trim: object, pad: int) -> None:
+        """Without a thread: the clock does not wait for those."""
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(heap, "_resident", lambda: resident)
+    monkeypatch.setattr(heap, "run_in_thread", trimmed)
+    bound = 64 * MiB + heap._BESIDE
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(heap.keep_in_bounds, lambda: 64 * MiB, told.append)
+        resident = bound
+        await trio.sleep(10)
+        assert told == []
+        resident = bound + 5 * MiB
+        await trio.sleep(100)
+        assert told[:2] == [5 * MiB, 10 * MiB]
+        assert max(told) == told[-1] == 32 * MiB
+        resident = bound
+        await trio.sleep(2 * heap._LOOK_AGAIN)
+        assert 28 * MiB < told[-1] < 32 * MiB
+        await trio.sleep(100)
+        assert told[-1] == 0
+        nursery.cancel_scope.cancel()
