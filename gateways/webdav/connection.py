@@ -18,7 +18,7 @@ import logging
 import os
 import select
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from email.utils import formatdate
 
 import h11
@@ -68,6 +68,11 @@ class Exchange:
         """The next piece of the body, empty at its end: all of Content-Length, or the last chunk, has arrived.
         Refusal 400 (408) when it ends before (stalls)."""
         return await self._connection.receive_body()
+
+    async def receive_into(self, room: memoryview) -> int:
+        """As ``receive``, without a copy where there is a Content-Length: how many bytes were put into ``room`` (not
+        empty), 0 at the end."""
+        return await self._connection.receive_into(room)
 
     async def receive_all(self, limit: int) -> bytes:
         """A small body whole; Refusal 413 beyond ``limit`` bytes."""
@@ -125,7 +130,10 @@ class Connection:
         self._stream = stream
         self._peer = peer
         self._handle = handle
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=LARGEST_HEAD)
+        self._http = _grammar()
+        self._aside: bytearray | None = None
+        """Of a request whose body has a Content-Length, which h11 never sees: what came of it, and of what follows it,
+        together with the head."""
         self._waiting: trio.CancelScope | None = None
         self._closing = False
         self._body_finished = True
@@ -133,6 +141,8 @@ class Connection:
         """Bytes of the body that were not received yet, None when nobody knows."""
         self._drain = False
         """What is left of the body is read and dropped after the answer."""
+        self._chunk = b""
+        """What is left of a chunk that had no room."""
         self._unsent = b""
         """A head that waits for the first of its body, to go out in one packet."""
 
@@ -146,7 +156,7 @@ class Connection:
         """Serve until the connection ends; closes the stream."""
         try:
             while await self._serve_one():
-                self._http.start_next_cycle()
+                self._start_next()
         except Gone as error:
             _log.debug("connection from %s: %s", self._peer, error)
         finally:
@@ -169,6 +179,14 @@ class Connection:
             return False
         await self._handle(Exchange(self, request))
         return await self._finish()
+
+    def _start_next(self) -> None:
+        if self._aside is None:
+            self._http.start_next_cycle()
+            return
+        self._http, followed, self._aside = _grammar(), self._aside, None
+        if followed:
+            self._http.receive_data(bytes(followed))
 
     @property
     def is_clear(self) -> bool:
@@ -194,6 +212,9 @@ class Connection:
         request = self._request_of(event)
         self._body_finished = False
         self._unread = request.content_length
+        if request.content_length:
+            # h11 would copy each byte of it three times.
+            self._aside = bytearray(self._http.trailing_data[0])
         return request
 
     def _request_of(self, event: h11.Request) -> Request:
@@ -221,36 +242,86 @@ class Connection:
                 raise Gone("the request goes on after its end")
             if event is not h11.NEED_DATA:
                 return event   # type: ignore[return-value]   # the two sentinels are gone
-            if self._http.they_are_waiting_for_100_continue:
-                await self._send(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
+            await self._invite()
             try:
                 data = await self._stream.receive_some(receive_size)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
             self._http.receive_data(bytes(data))
 
+    async def _invite(self) -> None:
+        """Answer a client that wants to be asked for the body."""
+        if self._http.they_are_waiting_for_100_continue:
+            await self._send(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
+
     async def receive_body(self) -> bytes:
         """See ``Exchange.receive``."""
+        if self._aside is not None:
+            room = bytearray(min(_RECEIVE_SIZE, self._unread or 0))
+            return bytes(room[: await self._receive_aside(memoryview(room), self._aside)])
         while not self._body_finished:
-            try:
-                with trio.fail_after(STALL_TIMEOUT):
-                    event = await self._next_event(_RECEIVE_SIZE)
-            except h11.RemoteProtocolError as error:
-                self._body_finished = self._closing = True
-                raise Refusal(400, "the body is incomplete or malformed") from error
-            except trio.TooSlowError as error:
-                self._body_finished = self._closing = True
-                raise Refusal(408, "the body stalled") from error
+            with self._impatient():
+                event = await self._next_event(_RECEIVE_SIZE)
             if isinstance(event, h11.EndOfMessage):
                 self._body_finished = True
             elif isinstance(event, h11.Data):
-                if self._unread is not None:
-                    self._unread -= len(event.data)
                 if event.data:
                     return bytes(event.data)
             else:
                 raise Gone("the connection ended inside a body")
         return b""
+
+    async def receive_into(self, room: memoryview) -> int:
+        """See ``Exchange.receive_into``."""
+        if self._aside is not None:
+            return await self._receive_aside(room, self._aside)
+        piece = self._chunk or await self.receive_body()
+        count = min(len(room), len(piece))
+        room[:count], self._chunk = piece[:count], piece[count:]
+        return count
+
+    async def _receive_aside(self, room: memoryview, held: bytearray) -> int:
+        """Bytes of a body of known length; ``held`` comes first."""
+        if self._body_finished or self._unread is None:
+            return 0
+        room = room[: self._unread]
+        with self._impatient():
+            await self._invite()
+            if held:
+                count = min(len(room), len(held))
+                room[:count] = held[:count]
+                del held[:count]
+            else:
+                count = await self._receive_some_into(room)
+            if not count:
+                raise h11.RemoteProtocolError("the connection ended inside a body")
+        self._unread -= count
+        self._body_finished = not self._unread
+        return count
+
+    async def _receive_some_into(self, room: memoryview) -> int:
+        """0 at the end of the connection."""
+        try:
+            if isinstance(self._stream, trio.SocketStream):
+                return await self._stream.socket.recv_into(room)
+            data = await self._stream.receive_some(len(room))
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            return 0
+        room[: len(data)] = data
+        return len(data)
+
+    @contextlib.contextmanager
+    def _impatient(self) -> Iterator[None]:
+        """Around what receives some of a body: Refusal when it stalls, or is none."""
+        try:
+            with trio.fail_after(STALL_TIMEOUT):
+                yield
+        except h11.RemoteProtocolError as error:
+            self._body_finished = self._closing = True
+            raise Refusal(400, "the body is incomplete or malformed") from error
+        except trio.TooSlowError as error:
+            self._body_finished = self._closing = True
+            raise Refusal(408, "the body stalled") from error
 
     # Writing
 
@@ -331,7 +402,8 @@ class Connection:
                 pass
         except Refusal as refusal:
             raise Gone(refusal.text) from refusal
-        return not self._closing and self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        is_read = self._aside is not None or self._http.their_state is h11.DONE
+        return not self._closing and self._http.our_state is h11.DONE and is_read
 
     async def _linger(self) -> None:
         """Throw away what the client still sends. Closing over it would reset the connection, and the client
@@ -344,6 +416,10 @@ class Connection:
                     pass
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
+
+
+def _grammar() -> h11.Connection:
+    return h11.Connection(h11.SERVER, max_incomplete_event_size=LARGEST_HEAD)
 
 
 class _Sent:

@@ -84,15 +84,15 @@ def _check_put(door: Door, request: Request, place: Place) -> Precondition:
 
 
 async def _receive_into(door: Door, exchange: Exchange, draft: HandleId) -> None:
-    buffer = bytearray()
-    offset = 0
-    while piece := await exchange.receive():
-        buffer += piece
-        if len(buffer) >= WRITE_SIZE:
-            offset += await door.vfs.write(draft, offset, bytes(buffer))
-            buffer.clear()
-    if buffer:
-        await door.vfs.write(draft, offset, bytes(buffer))
+    buffer = memoryview(bytearray(min(WRITE_SIZE, exchange.request.content_length or WRITE_SIZE)))
+    offset = filled = 0
+    while count := await exchange.receive_into(buffer[filled:]):
+        filled += count
+        if filled == len(buffer):
+            offset += await door.vfs.write(draft, offset, buffer)
+            filled = 0
+    if filled:
+        await door.vfs.write(draft, offset, buffer[:filled])
 
 
 def _mtime_header(request: Request) -> int | None:
