@@ -28,7 +28,7 @@ class Answer:
 class Client:
     """One connection. ``stream`` is the client's end, for tests that speak for themselves."""
 
-    def __init__(self, stream: trio.abc.Stream, connection: Connection) -> None:
+    def __init__(self, stream: trio.abc.HalfCloseableStream, connection: Connection) -> None:
         self.stream = stream
         self.connection = connection
         self._http = h11.Connection(h11.CLIENT)

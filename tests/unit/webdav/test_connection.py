@@ -169,6 +169,61 @@ async def test_whatever_is_sent_the_connection_ends_well(fragments: list[bytes])
     assert not received or received.startswith(b"HTTP/1.1 ")
 
 
+bodies = st.lists(st.tuples(st.booleans(), st.binary(max_size=300), st.integers(1, 200)), min_size=1, max_size=5)
+
+
+@settings(deadline=None)
+@given(bodies, st.integers(1, 400), st.integers(0, 400), st.integers(1, 200))
+async def test_bodies_come_whole_however_they_are_sent_and_received(
+    requests: list[tuple[bool, bytes, int]], cut: int, wanted: int, room_size: int
+) -> None:
+    """Of known length and in chunks, in pieces of ``cut`` bytes, pipelined. What is not ``wanted`` is left to the
+    connection, which ends where it cannot tell how much that is."""
+    answered = next(
+        (at for at, (chunked, body, _) in enumerate(requests, 1) if chunked and wanted <= len(body)), len(requests)
+    )
+    got: list[bytes] = []
+
+    async def take(exchange: Exchange) -> None:
+        room = memoryview(bytearray(room_size))
+        body = b""
+        while len(body) < wanted and (count := await exchange.receive_into(room)):
+            body += room[:count]
+        got.append(body)
+        await exchange.reply(200)
+
+    async with connected(take) as client:
+        sent = b""
+        for chunked, body, size in requests:
+            if chunked:
+                chunks = [body[at : at + size] for at in range(0, len(body), size)]
+                framed = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in [*chunks, b""])
+                sent += POST + b"Transfer-Encoding: chunked\r\n\r\n" + framed
+            else:
+                sent += POST + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        for at in range(0, len(sent), cut):
+            await client.stream.send_all(sent[at : at + cut])
+        await client.stream.send_eof()
+        answer = await client.read_until_closed()
+    assert answer.count(b"HTTP/1.1 200") == len(got) == answered
+    for body, (_, whole, _) in zip(got, requests, strict=False):
+        assert whole.startswith(body)
+        assert len(body) >= min(wanted, len(whole))
+
+
+async def test_a_body_that_ends_early_is_refused() -> None:
+    async def take(exchange: Exchange) -> None:
+        assert await exchange.receive_into(memoryview(bytearray(100))) == 4
+        with pytest.raises(Refusal) as refused:
+            await exchange.receive_into(memoryview(bytearray(100)))
+        await exchange.reply(refused.value.status)
+
+    async with connected(take) as client:
+        await client.stream.send_all(POST + b"Content-Length: 10\r\n\r\nfour")
+        await client.stream.send_eof()
+        assert (await client.read_until_closed()).startswith(b"HTTP/1.1 400")
+
+
 async def test_close_soon() -> None:
     under_way, may_end = trio.Event(), trio.Event()
 
