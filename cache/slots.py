@@ -162,8 +162,7 @@ def read(path: Path, seal: BlockSeal, content: ContentId, blocks: range, size: i
     try:
         opened: Opened = []
         damaged = 0
-        for start in range(blocks.start, blocks.stop, PIECE):
-            piece = range(start, min(start + PIECE, blocks.stop))
+        for piece in runs(blocks, PIECE):
             slots = read_piece(descriptor, seal, content, piece, size)
             opened += slots.blocks
             damaged += slots.damaged
