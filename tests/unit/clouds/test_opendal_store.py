@@ -11,7 +11,7 @@ import trio
 
 from serpentfs.clouds.blobs import opendal as module
 from serpentfs.clouds.blobs.base import ABSENT, Chunks
-from serpentfs.clouds.blobs.opendal import PART_SIZE, OpendalStore, Timeouts
+from serpentfs.clouds.blobs.opendal import PART_SIZE, PARTS_AT_ONCE, OpendalStore, Timeouts
 from serpentfs.errors import (
     AlreadyExists,
     Conflict,
@@ -110,6 +110,44 @@ async def test_a_listing_does_not_stop_the_process(server: S3Server, store: Open
 
 
 # large objects
+
+
+async def test_what_fits_a_part_is_a_request_and_a_look(server: S3Server, store: OpendalStore) -> None:
+    data = LARGE[:PART_SIZE]
+    await store.put("file", chunked(data), len(data), condition=ABSENT)
+    assert server.requests == ["PUT /bucket/root/file", "HEAD /bucket/root/file"]
+    assert server.buckets["bucket"]["root/file"].data == data
+    with pytest.raises(AlreadyExists):
+        await store.put("file", chunked(data), len(data), condition=ABSENT)
+
+
+async def test_uploads_beside_others_send_fewer_parts_at_a_time(
+    store: OpendalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    tell, told = trio.open_memory_channel[int](1)
+    whole = store._open
+
+    def noted(upload: module._Write, parts_at_once: int) -> object:
+        trio.from_thread.run_sync(tell.send_nowait, parts_at_once)
+        return whole(upload, parts_at_once)
+
+    monkeypatch.setattr(store, "_open", noted)
+    go_on = trio.Event()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield LARGE[:PART_SIZE]
+        await go_on.wait()
+        yield LARGE[PART_SIZE:]
+
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(store.put, str(number), chunks, len(LARGE))
+            opened.append(await told.receive())
+        go_on.set()
+    await store.put("alone", chunks, len(LARGE))
+    opened.append(await told.receive())
+    assert opened == [PARTS_AT_ONCE, PARTS_AT_ONCE // 2, 1, 1, 1, PARTS_AT_ONCE]
 
 
 async def test_a_large_put_goes_in_parts(server: S3Server, store: OpendalStore) -> None:
