@@ -246,6 +246,8 @@ def server_tls_context(files: TlsFiles) -> ssl.SSLContext:
             raise UsageError(f"cannot read {file}: {error.strerror}") from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Python before 3.11.4 sets it; then a connection that was cut looks as if the other side had ended it.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     try:
         # An empty password makes a key under a passphrase an error; without it OpenSSL asks on the terminal.
         context.load_cert_chain(files.certificate, files.key, password="")

@@ -90,15 +90,18 @@ class EventFeed:
                     await send.send(piece)
 
         self._replica.put_record(*_RESYNC, b"1")
+        failure: SerpentError | None = None  # raised below: Python before 3.11.4 wraps what is raised in an ``except*``
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(fetch)
                 async with receive:
                     loaded = await run_in_thread("store", self._replica.load, received(receive))
-        except* trio.BrokenResourceError as group:
-            raise Unavailable("the account's tree could not be decoded") from group
         except* SerpentError as group:
-            raise first_of(group) from group
+            failure = first_of(group)
+        except* trio.BrokenResourceError:
+            failure = failure or Unavailable("the account's tree could not be decoded")
+        if failure is not None:
+            raise failure
         self._replica.install(loaded)
         self._whole_told = -math.inf
 

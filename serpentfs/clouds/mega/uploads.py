@@ -197,17 +197,20 @@ class Uploads:
                     self._take_samples(upload, span, data)
                     await self._send_piece(upload, span, data)
 
+        failure: Exception | None = None  # raised below: Python before 3.11.4 wraps what is raised in an ``except*``
         try:
             async with trio.open_nursery() as nursery:
                 for _ in range(min(self._connections, len(missing))):
                     nursery.start_soon(work)
-        except* _StartOver as group:
-            raise _StartOver from group
+        except* _StartOver:
+            failure = _StartOver()
         except* SerpentError as group:
-            raise first_of(group) from group
+            failure = failure or first_of(group)
         finally:
             if not all(upload.macs):
                 self._save(upload)
+        if failure is not None:
+            raise failure
         if not upload.handle:
             raise _StartOver
 
