@@ -144,6 +144,8 @@ async def test_shares_come_and_go_while_they_are_looked_at(owner: Owner, guest: 
         await rename(owner.drive, "/private", "/shared/no longer private")
         await until(lambda: exists(drive, "/shared/no longer private"), _SEEN_WITHIN)
         await until(lambda: exists(drive, "/shared/sub/new"), _SEEN_WITHIN)
+        # Changes of different files may be sent in any order.
+        await until(lambda: drive.getattr(ino_at(drive, "/shared/file")).size == len(b"second content"), _SEEN_WITHIN)
         assert await read(drive, "/shared/no longer private") == b"not shared"
         assert await read(drive, "/shared/file") == b"second content"
         assert await read(drive, "/shared/sub/new") == b"new"
