@@ -27,7 +27,7 @@ _LOOK_EVERY, _LOOK_AGAIN = 1.0, 0.25
 """Seconds; the second while the process takes too much."""
 _BESIDE = 84 * 1024 * 1024
 """Bytes that the process may take beside its cache before the cache gives up some of its own. The program itself takes
-66 MiB; a large upload keeps 40 while it is sent, and three more beside it another 48."""
+66 MiB; a large upload keeps 40 while it is sent, and three more beside it another 56."""
 _EASE = 1024 * 1024
 """Bytes that the cache gets back at a time."""
 _WORTH_TRIMMING, _WORTH_IT_ABOVE = 16 * 1024 * 1024, 4 * 1024 * 1024

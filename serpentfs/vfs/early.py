@@ -35,7 +35,7 @@ EARLY_SIZE = 32 * 2**20
 around it, and more of them are temporary. A quarter of it, at the end of what is written, is not sent yet: programs go
 back a little to write the length of what they wrote."""
 _MOST = 4
-"""Early uploads at a time. One keeps some 40 MiB of parts in memory while it is sent, four 88."""
+"""Early uploads at a time. One keeps some 40 MiB of parts in memory while it is sent, four 96."""
 _PASSING = (".tmp", ".temp", ".part", ".partial", ".crdownload", ".download", ".filepart", ".swp", ".bak", "~")
 
 
