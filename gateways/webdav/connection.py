@@ -64,14 +64,9 @@ class Exchange:
         self.started = False
         """The head of the answer is out: an error can only be shown by breaking off."""
 
-    async def receive(self) -> bytes:
-        """The next piece of the body, empty at its end: all of Content-Length, or the last chunk, has arrived.
-        Refusal 400 (408) when it ends before (stalls)."""
-        return await self._connection.receive_body()
-
     async def receive_into(self, room: memoryview) -> int:
-        """As ``receive``, without a copy where there is a Content-Length: how many bytes were put into ``room`` (not
-        empty), 0 at the end."""
+        """Some of the body into ``room`` (not empty): how many bytes, 0 at its end: all of Content-Length, or the last
+        chunk, has arrived. Refusal 400 (408) when it ends before (stalls)."""
         return await self._connection.receive_into(room)
 
     async def receive_all(self, limit: int) -> bytes:
@@ -79,7 +74,7 @@ class Exchange:
         if self.request.content_length is not None and self.request.content_length > limit:
             raise Refusal(413, f"the body is larger than {limit} bytes")
         body = bytearray()
-        while piece := await self.receive():
+        while piece := await self._connection.receive_body():
             body += piece
             if len(body) > limit:
                 raise Refusal(413, f"the body is larger than {limit} bytes")
@@ -255,7 +250,7 @@ class Connection:
             await self._send(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
 
     async def receive_body(self) -> bytes:
-        """See ``Exchange.receive``."""
+        """The next piece of the body, empty at its end. Raises as ``Exchange.receive_into`` does."""
         if self._aside is not None:
             room = bytearray(min(_RECEIVE_SIZE, self._unread or 0))
             return bytes(room[: await self._receive_aside(memoryview(room), self._aside)])

@@ -58,8 +58,6 @@ trio.run(trimmed)
 print((before - heap._resident()) >> 20)
 """
 glibc_only = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this is about glibc")
-
-
 MiB = 1 << 20
 
 
