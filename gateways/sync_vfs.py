@@ -19,7 +19,8 @@ from serpentfs.bridge import LoopPortal, Pace
 from serpentfs.cache.sealed import SEALED_SIZE, SealedSpan
 from serpentfs.clouds.base import Capabilities
 from serpentfs.errors import BadHandle, InvalidArgument, SerpentError, Unavailable
-from serpentfs.model import Attributes, DirEntry, HandleId, Ino, Quota
+from serpentfs.gateways.sending import PagedFile, Pages
+from serpentfs.model import Attributes, DirEntry, HandleId, Ino, Quota, Span
 from serpentfs.vfs.core import Precondition, RenameMode, SetAttributes, Status, Vfs
 
 T = TypeVar("T")
@@ -40,8 +41,11 @@ class SyncVfs:
     the calls that end a handle's life (``release``, ``discard``, ``keep_draft``) still work after ``close``.
     """
 
-    def __init__(self, vfs: Vfs, portal: LoopPortal, door: Literal["webdav", "ftp"]) -> None:
+    def __init__(
+        self, vfs: Vfs, portal: LoopPortal, door: Literal["webdav", "ftp"], pages: Pages | None = None
+    ) -> None:
         self._vfs = vfs
+        self._pages = pages
         self._portal = portal
         self._door = door
         # Both belong to the loop: read and changed only there.
@@ -198,6 +202,28 @@ class SyncVfs:
         handle, attributes = self.perform(opened)
         return Reader(self, handle, attributes, start, stop)
 
+    def open_paged(self, handle: HandleId) -> PagedFile | None:
+        """To be closed by ``release_paged``. None where there is no such thing."""
+        pages = self._pages
+        if pages is None:
+            return None
+        return self.perform(lambda _: pages.file(handle).__aenter__())
+
+    def send_paged(self, paged: PagedFile, descriptor: int, span: Span) -> int:
+        """See ``PagedFile.send``."""
+        return self.perform(lambda _: paged.send(descriptor, span))
+
+    def release_paged(self, paged: PagedFile, handle: HandleId) -> None:
+        """``release`` of what was opened with it, too."""
+
+        async def released(core: Vfs) -> None:
+            try:
+                await paged.__aexit__(None, None, None)
+            finally:
+                await core.release(handle)
+
+        self._end(released)
+
     # drafts
 
     def create_draft(self) -> HandleId:
@@ -308,13 +334,16 @@ async def _read(core: Vfs, handle: HandleId, offset: int, size: int) -> bytes:
     return bytes(data)
 
 
-def _begin_read(core: Vfs, handle: HandleId, offset: int, size: int, most_sealed: int) -> SealedSpan | bytes | None:
-    """What needs no waiting on the loop."""
+async def _begin_read(
+    core: Vfs, handle: HandleId, offset: int, size: int, most_sealed: int, paged: PagedFile | None
+) -> SealedSpan | bytes:
     sealed = core.sealed(handle, offset, most_sealed)
     if sealed is not None:
         return sealed
-    data = core.read_nowait(handle, offset, size)
-    return None if data is None else bytes(data)
+    data = await _read(core, handle, offset, size)
+    if paged is not None:
+        await paged.keep(offset, data)
+    return data
 
 
 class Reader:
@@ -334,23 +363,51 @@ class Reader:
         self._position = start
         self._pieces: Generator[list[bytes | memoryview], None, None] | None = None
         self._pieces_position = start
+        self._paged: PagedFile | None = None
+        self._is_paged = True
+        """It may be: nobody has said otherwise."""
         self.attributes = attributes
 
     @property
     def closed(self) -> bool:
         return self._handle is None
 
-    def read(self, size: int) -> bytes:
-        """At least one and at most ``size`` bytes, none only at the end. BadHandle after ``close``."""
+    def send(self, descriptor: int) -> int:
+        """Have the kernel send some of what comes next to a socket, as ``PagedFile.send``: how many bytes. 0 when
+        ``read`` is the way. BadHandle after ``close``."""
+        handle = self._opened()
+        if self._paged is None and self._is_paged:
+            self._paged = self._vfs.open_paged(handle)
+            self._is_paged = self._paged is not None
+        stop = self.attributes.size if self._stop is None else self._stop
+        if self._paged is None or self._paged.is_filling or self._position >= stop or self._is_read():
+            return 0
+        sent = self._vfs.send_paged(self._paged, descriptor, Span(self._position, stop))
+        self._position += sent
+        return sent
+
+    def _is_read(self) -> bool:
+        """What comes next is here, or being read from the disk."""
+        reads_on = self._pieces is not None and self._pieces_position == self._position
+        return reads_on or self._is_buffered()
+
+    def _is_buffered(self) -> bool:
+        return 0 <= self._position - self._buffer_start < len(self._buffer)
+
+    def _opened(self) -> HandleId:
         if self._handle is None:
             raise BadHandle("the file is closed")
+        return self._handle
+
+    def read(self, size: int) -> bytes:
+        """At least one and at most ``size`` bytes, none only at the end. BadHandle after ``close``."""
+        handle = self._opened()
         if size <= 0:
             return b""
-        offset = self._position - self._buffer_start
-        if not 0 <= offset < len(self._buffer):
-            self._buffer = self._next_piece(self._handle, self._until_stop(max(size, CROSSING_SIZE)))
+        if not self._is_buffered():
+            self._buffer = self._next_piece(handle, self._until_stop(max(size, CROSSING_SIZE)))
             self._buffer_start = self._position
-            offset = 0
+        offset = self._position - self._buffer_start
         part = self._buffer[offset : offset + size]
         self._position += len(part)
         return part
@@ -362,12 +419,12 @@ class Reader:
         piece = self._next_from_disk()
         if piece or not wanted:
             return piece
-        begun = self._vfs.ask(_begin_read, handle, self._position, wanted, self._until_stop(SEALED_SIZE))
+        most_sealed = self._until_stop(SEALED_SIZE)
+        begun = self._vfs.perform(_begin_read, handle, self._position, wanted, most_sealed, self._paged)
         if isinstance(begun, bytes):
             return begun
-        if begun is not None:
-            self._pieces, self._pieces_position = begun.pieces(), self._position
-            piece = self._next_from_disk()
+        self._pieces, self._pieces_position = begun.pieces(), self._position
+        piece = self._next_from_disk()
         # None from the disk after all: a read through the cache finds out why.
         return piece or self._vfs.read(handle, self._position, wanted)
 
@@ -387,12 +444,11 @@ class Reader:
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move; the new position is answered. InvalidArgument before the start, BadHandle after ``close``."""
-        if self._handle is None:
-            raise BadHandle("the file is closed")
+        handle = self._opened()
         if whence == io.SEEK_CUR:
             offset += self._position
         elif whence == io.SEEK_END:
-            offset += self._vfs.attributes_of(self._handle).size
+            offset += self._vfs.attributes_of(handle).size
         if offset < 0:
             raise InvalidArgument("a position before the start of the file")
         self._position = offset
@@ -405,7 +461,10 @@ class Reader:
         if self._handle is not None:
             handle, self._handle, self._buffer = self._handle, None, b""
             self._drop_pieces()
-            self._vfs.release(handle)
+            if self._paged is None:
+                self._vfs.release(handle)
+            else:
+                self._vfs.release_paged(self._paged, handle)
 
     def __enter__(self) -> Self:
         return self

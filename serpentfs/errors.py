@@ -36,6 +36,10 @@ line, fit to be shown to a user, and holds no secret. Each door keeps one table 
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
+
 
 class SerpentError(Exception):
     """Base of everything this project raises on purpose."""
@@ -154,7 +158,7 @@ class UsageError(PermanentError):
     """A wrong option, URL or configuration."""
 
 
-def first_of(group: BaseExceptionGroup[SerpentError]) -> SerpentError:
+def first_of(group: BaseExceptionGroup[E]) -> E:
     """One error for those of tasks that failed side by side."""
     for error in group.exceptions:
         return first_of(error) if isinstance(error, BaseExceptionGroup) else error

@@ -33,6 +33,7 @@ from serpentfs.gateways.ftp.control import Door
 from serpentfs.gateways.ftp.partials import Partials
 from serpentfs.gateways.ftp.session import Session
 from serpentfs.gateways.ftp.tls import ftp_tls_context
+from serpentfs.gateways.sending import Pages
 from serpentfs.gateways.sync_vfs import SyncVfs
 from serpentfs.gateways.watching import watched_tls
 from serpentfs.model import Kind
@@ -51,7 +52,11 @@ _MOST_FROM_ONE_ADDRESS = 24
 
 
 async def serve(
-    vfs: Vfs, options: FtpOptions, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    vfs: Vfs,
+    options: FtpOptions,
+    pages: Pages | None = None,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the drive over FTP until cancelled. Started with the address, as in ``ftp://127.0.0.1:4990/``.
 
@@ -65,7 +70,7 @@ async def serve(
     if root.kind is not Kind.DIRECTORY:
         raise NotADirectory(f"{options.server.root} is not a folder")
     portal = LoopPortal()
-    calls = SyncVfs(vfs, portal, "ftp")
+    calls = SyncVfs(vfs, portal, "ftp", pages)
     # Past SyncVfs, which refuses calls during the stop: that is when broken-off uploads have to be noted.
     partials = Partials(calls, functools.partial(portal.call, vfs.save_record, "ftp"))
     tls = options.server.tls

@@ -26,7 +26,9 @@ import trio
 
 from serpentfs.bridge import run_in_thread
 from serpentfs.cache.sealed import SealedSpan
+from serpentfs.gateways.sending import PagedFile
 from serpentfs.gateways.webdav.messages import REASONS, Headers, Refusal, Request, parse_target
+from serpentfs.model import Span
 
 _log = logging.getLogger(__name__)
 
@@ -92,14 +94,19 @@ class Exchange:
             await self._connection.send_body(data)
 
     @property
-    def sends_sealed(self) -> bool:
-        """Whether ``send_sealed`` may be used."""
+    def sends_unread(self) -> bool:
+        """Whether ``send_sealed`` and ``send_pages`` may be used."""
         return self._connection.is_clear
 
     async def send_sealed(self, sealed: SealedSpan) -> int:
         """More of the body, read from the disk cache by the thread that sends it. How many bytes of it were sent: 0
         when it cannot be read, else there may be more of it. Only of an answer with Content-Length."""
         return await self._connection.send_sealed(sealed)
+
+    async def send_pages(self, paged: PagedFile, span: Span) -> int:
+        """More of the body, sent by the kernel. How many bytes of it were sent: 0 when it cannot be. Otherwise as
+        ``send_sealed``."""
+        return await self._connection.send_pages(paged, span)
 
     async def reply(
         self, status: int, body: bytes = b"", content_type: str | None = None, headers: Headers = ()
@@ -369,6 +376,20 @@ class Connection:
         self._http.send_with_data_passthrough(h11.Data(data=_Sent(read)))   # type: ignore[arg-type]
         await self._send(unsent)
         return read
+
+    async def send_pages(self, paged: PagedFile, span: Span) -> int:
+        """See ``Exchange.send_pages``."""
+        assert isinstance(self._stream, trio.SocketStream)
+        await self._send(b"")
+        try:
+            with trio.fail_after(STALL_TIMEOUT):
+                await trio.lowlevel.wait_writable(self._stream.socket)
+            sent = await paged.send(self._stream.socket.fileno(), span)
+        except (ConnectionError, trio.TooSlowError) as error:
+            raise Gone("the answer cannot be sent") from error
+        if sent:
+            self._http.send_with_data_passthrough(h11.Data(data=_Sent(sent)))   # type: ignore[arg-type]
+        return sent
 
     async def _refuse_head(self, status: int, text: str) -> None:
         """Answer a head that never became a request, and give up the connection."""

@@ -24,6 +24,7 @@ from serpentfs.bridge import run_in_thread
 from serpentfs.gateways import access
 from serpentfs.gateways.accounts import EVERYTHING, Accounts, Rights, below
 from serpentfs.gateways.listings import KeptListings
+from serpentfs.gateways.sending import Pages
 from serpentfs.gateways.webdav import davxml
 from serpentfs.gateways.webdav.connection import Exchange, Gone
 from serpentfs.gateways.webdav.locks import LockTable
@@ -89,9 +90,11 @@ class Door:
         *,
         check_host: bool,
         accounts: Accounts | None = None,
+        pages: Pages | None = None,
     ) -> None:
         self.vfs = vfs
         self.options = options
+        self.pages = pages
         self.places = Places(vfs, options.root)
         self.locks = LockTable(vfs.load_records(DOOR), self._save_record, time.time)
         self.listings = KeptListings(_KEPT_LISTINGS)

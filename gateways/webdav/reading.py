@@ -13,6 +13,7 @@ import trio
 from serpentfs.bridge import Pace
 from serpentfs.cache.sealed import SEALED_SIZE
 from serpentfs.gateways.listings import Collected
+from serpentfs.gateways.sending import PagedFile
 from serpentfs.gateways.webdav import davxml
 from serpentfs.gateways.webdav.conditions import check_headers, etag_of, http_date, parse_range
 from serpentfs.gateways.webdav.connection import Exchange
@@ -67,13 +68,13 @@ async def get(door: Door, exchange: Exchange) -> None:
     handle = await door.vfs.open(place.found.ino, write=False, door=DOOR)
     try:
         # Asked of the handle: between the look-up and the opening somebody may have saved.
-        await _send_file(door.vfs, exchange, place.name, handle, door.vfs.attributes_of(handle))
+        await _send_file(door, exchange, place.name, handle, door.vfs.attributes_of(handle))
     finally:
         with trio.CancelScope(shield=True):
             await door.vfs.release(handle)
 
 
-async def _send_file(vfs: Vfs, exchange: Exchange, name: str, handle: HandleId, attributes: Attributes) -> None:
+async def _send_file(door: Door, exchange: Exchange, name: str, handle: HandleId, attributes: Attributes) -> None:
     check_headers(exchange.request.headers, attributes, reading=True)
     part = parse_range(exchange.request.headers, attributes)
     span = part or Span(0, attributes.size)
@@ -91,25 +92,52 @@ async def _send_file(vfs: Vfs, exchange: Exchange, name: str, handle: HandleId, 
         exchange.start(206 if part else 200, headers)
         return
     # A first block is read before the head goes out: a file that cannot be read is an error, not a broken answer.
-    position = span.start
-    while True:
-        if exchange.started and exchange.sends_sealed and position < span.stop:
-            sealed = vfs.sealed(handle, position, min(SEALED_SIZE, span.stop - position))
-            if sealed is not None and (sent := await exchange.send_sealed(sealed)):
-                position += sent
-                continue
-        wanted = min(READ_SIZE if exchange.started else BLOCK_SIZE, span.stop - position)
-        data = vfs.read_nowait(handle, position, wanted) if wanted else b""
-        if data is None:
-            data = await vfs.read(handle, position, wanted)
-        if len(data) < wanted:
-            raise Refusal(503, "the file became shorter while it was read", [("Retry-After", "1")])
-        if not exchange.started:
-            exchange.start(206 if part else 200, headers)
-        if not data:
-            return
-        await exchange.send(bytes(data))
-        position += len(data)
+    first = Span(span.start, min(span.start + BLOCK_SIZE, span.stop))
+    data = await _read(door.vfs, handle, first)
+    exchange.start(206 if part else 200, headers)
+    if door.pages is None:
+        await _send_data(exchange, first.start, data, None)
+        await _send_rest(door.vfs, exchange, handle, Span(first.stop, span.stop), None)
+        return
+    async with door.pages.file(handle) as paged:
+        await _send_data(exchange, first.start, data, paged)
+        await _send_rest(door.vfs, exchange, handle, Span(first.stop, span.stop), paged)
+
+
+async def _send_rest(vfs: Vfs, exchange: Exchange, handle: HandleId, rest: Span, paged: PagedFile | None) -> None:
+    while rest:
+        sent = await _send_unread(vfs, exchange, handle, rest, paged) if exchange.sends_unread else 0
+        if not sent:
+            data = await _read(vfs, handle, Span(rest.start, min(rest.start + READ_SIZE, rest.stop)))
+            await _send_data(exchange, rest.start, data, paged)
+            sent = len(data)
+        rest = Span(rest.start + sent, rest.stop)
+
+
+async def _send_unread(vfs: Vfs, exchange: Exchange, handle: HandleId, rest: Span, paged: PagedFile | None) -> int:
+    """Have the kernel, or a thread, send some of a file: how many bytes, 0 when it has to be read first."""
+    if paged is not None and not paged.is_filling and (sent := await exchange.send_pages(paged, rest)):
+        return sent
+    sealed = vfs.sealed(handle, rest.start, min(SEALED_SIZE, len(rest)))
+    return 0 if sealed is None else await exchange.send_sealed(sealed)
+
+
+async def _send_data(exchange: Exchange, offset: int, data: bytes, paged: PagedFile | None) -> None:
+    if data:
+        await exchange.send(data)
+        if paged is not None and exchange.sends_unread:
+            await paged.keep(offset, data)
+
+
+async def _read(vfs: Vfs, handle: HandleId, span: Span) -> bytes:
+    if not span:
+        return b""
+    data = vfs.read_nowait(handle, span.start, len(span))
+    if data is None:
+        data = await vfs.read(handle, span.start, len(span))
+    if len(data) < len(span):
+        raise Refusal(503, "the file became shorter while it was read", [("Retry-After", "1")])
+    return bytes(data)
 
 
 async def _send_page(door: Door, exchange: Exchange, place: Place) -> None:

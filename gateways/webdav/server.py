@@ -16,6 +16,7 @@ from serpentfs.bridge import run_in_thread
 from serpentfs.errors import UsageError
 from serpentfs.gateways import access
 from serpentfs.gateways.accounts import Accounts
+from serpentfs.gateways.sending import Pages
 from serpentfs.gateways.watching import watched_tls
 from serpentfs.gateways.webdav import locking, reading, writing
 from serpentfs.gateways.webdav.connection import Connection
@@ -48,7 +49,11 @@ WRITING = frozenset({"PUT", "MKCOL", "DELETE", "COPY", "MOVE", "PROPPATCH", "LOC
 
 
 async def serve(
-    vfs: Vfs, options: access.ServerOptions, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    vfs: Vfs,
+    options: access.ServerOptions,
+    pages: Pages | None = None,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``vfs`` over WebDAV until cancelled. Started with the address (``http://127.0.0.1:4443/``).
 
@@ -62,7 +67,7 @@ async def serve(
     if options.tls is not None:
         tls = await run_in_thread("disk", watched_tls, options.tls, access.server_tls_context)
     loopback = await run_in_thread("disk", access.is_loopback, options.host)
-    door = Door(vfs, options, HANDLERS, WRITING, check_host=loopback, accounts=accounts)
+    door = Door(vfs, options, HANDLERS, WRITING, check_host=loopback, accounts=accounts, pages=pages)
     door.places.root()
     listeners = await _listen(options)
     address = _address_of(listeners[0], "http" if tls is None else "https")

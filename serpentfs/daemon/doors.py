@@ -20,12 +20,13 @@ from serpentfs.errors import NotADirectory, Unsupported
 from serpentfs.gateways import fuse
 from serpentfs.gateways.access import FtpOptions, ServerOptions
 from serpentfs.gateways.fuse import MountOptions, mountpoint
+from serpentfs.gateways.sending import Pages
 from serpentfs.model import Kind
 from serpentfs.vfs.core import Vfs
 
 
 class Serve(Protocol):
-    def __call__(self, vfs: Vfs, *, task_status: trio.TaskStatus[Any]) -> Awaitable[None]: ...
+    def __call__(self, vfs: Vfs, pages: Pages, *, task_status: trio.TaskStatus[Any]) -> Awaitable[None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def mount_door(options: MountOptions) -> Door:
         options.mountpoint, allow_other=options.allow_other, allow_nonempty=options.allows_nonempty
     )
 
-    async def serve(vfs: Vfs, *, task_status: trio.TaskStatus[Any]) -> None:
+    async def serve(vfs: Vfs, pages: Pages, *, task_status: trio.TaskStatus[Any]) -> None:
         _check_root(vfs, options.root)
         await fuse.serve(vfs, options, task_status=task_status)
 
@@ -72,9 +73,10 @@ def mount_door(options: MountOptions) -> Door:
 def webdav_door(options: ServerOptions) -> Door:
     from serpentfs.gateways import webdav
 
-    async def serve(vfs: Vfs, *, task_status: trio.TaskStatus[Any]) -> None:
+    async def serve(vfs: Vfs, pages: Pages, *, task_status: trio.TaskStatus[Any]) -> None:
         _check_root(vfs, options.root)
-        await webdav.serve(vfs, options, task_status=task_status)
+        pages.prepare()
+        await webdav.serve(vfs, options, pages, task_status=task_status)
 
     return Door("webdav", serve, str)
 
@@ -82,9 +84,10 @@ def webdav_door(options: ServerOptions) -> Door:
 def ftp_door(options: FtpOptions) -> Door:
     from serpentfs.gateways import ftp
 
-    async def serve(vfs: Vfs, *, task_status: trio.TaskStatus[Any]) -> None:
+    async def serve(vfs: Vfs, pages: Pages, *, task_status: trio.TaskStatus[Any]) -> None:
         _check_root(vfs, options.server.root)
-        await ftp.serve(vfs, options, task_status=task_status)
+        pages.prepare()
+        await ftp.serve(vfs, options, pages, task_status=task_status)
 
     return Door("ftp", serve, str)
 

@@ -33,7 +33,6 @@ _EASE = 1024 * 1024
 _WORTH_TRIMMING, _WORTH_IT_ABOVE = 16 * 1024 * 1024, 4 * 1024 * 1024
 """Bytes by which the process has grown since the last time; the second where it takes too much. Trimming takes some
 milliseconds, in which nobody else gets memory, and its pages are new to who needs them next."""
-_STATM = Path("/proc/self/statm")
 
 
 def _of_glibc(name: str) -> Any:
@@ -55,17 +54,20 @@ def share_one_heap() -> None:
         mallopt(option, value)
 
 
-async def keep_in_bounds(budget: Callable[[], int], hold_back: Callable[[int], None]) -> None:
-    """Keep this process near ``budget()`` bytes of cache and what belongs beside it, until cancelled: free pages go
-    back to the system after a burst, and while that is not enough, ``hold_back`` is told how many bytes of the budget
-    shall stay unused, at most half of them. Does nothing where the C library is not glibc."""
+async def keep_in_bounds(
+    budget: Callable[[], int], hold_back: Callable[[int], None], helper: Callable[[], int | None]
+) -> None:
+    """Keep this process, and the ``helper()`` process if there is one, near ``budget()`` bytes of cache and what is
+    beside it, until cancelled: free pages go back to the system after a burst, and while that is not enough,
+    ``hold_back`` is told how many bytes of the budget shall stay unused, at most half of them. Does nothing where the C
+    library is not glibc."""
     trim = _of_glibc("malloc_trim")
     if trim is None:
         return
     trimmed_to = held_back = 0
     while True:
         await trio.sleep(_LOOK_AGAIN if held_back else _LOOK_EVERY)
-        resident, bound = _resident(), budget() + _BESIDE
+        resident, bound = _resident(), budget() + _BESIDE - _taken_by(helper())
         if resident - trimmed_to >= (_WORTH_IT_ABOVE if resident > bound else _WORTH_TRIMMING):
             await run_in_thread("disk", trim, 0)
             trimmed_to = resident = _resident()
@@ -76,6 +78,13 @@ async def keep_in_bounds(budget: Callable[[], int], hold_back: Callable[[int], N
             hold_back(held_back)
 
 
-def _resident() -> int:
-    """Bytes of memory that this process has (proc(5), the second number of statm)."""
-    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _resident(process: int | str = "self") -> int:
+    """Bytes of memory that a process has (proc(5), the second number of statm)."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _taken_by(process: int | None) -> int:
+    try:
+        return 0 if process is None else _resident(process)
+    except OSError:    # it has ended
+        return 0

@@ -16,6 +16,7 @@ import trio
 
 from serpentfs.daemon.doors import Door
 from serpentfs.errors import Busy, SerpentError, Unavailable, first_of
+from serpentfs.gateways.sending import Pages
 from serpentfs.vfs.core import Vfs
 
 logger = logging.getLogger(__name__)
@@ -41,11 +42,12 @@ class OpenDoors:
     """
 
     def __init__(
-        self, remote: str, vfs: Vfs, nursery: trio.Nursery, changed: Callable[[dict[str, str]], None],
-        last_closed: Callable[[], None],
+        self, remote: str, vfs: Vfs, pages: Pages, nursery: trio.Nursery,
+        changed: Callable[[dict[str, str]], None], last_closed: Callable[[], None],
     ) -> None:
         self._remote = remote
         self._vfs = vfs
+        self._pages = pages
         self._nursery = nursery
         self._changed = changed
         self._last_closed = last_closed
@@ -143,7 +145,7 @@ class OpenDoors:
         one = _OpenDoor(door.name)
         try:
             with one.scope:
-                await door.serve(self._vfs, task_status=_Opened(one, door, task_status))
+                await door.serve(self._vfs, self._pages, task_status=_Opened(one, door, task_status))
         except (SerpentError, BaseExceptionGroup) as error:
             foreseen = _foreseen(error)
             others_are_open = any(other is not one for other in self._open.values())

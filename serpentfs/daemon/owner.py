@@ -34,6 +34,7 @@ from serpentfs.daemon.settings import Settings
 from serpentfs.daemon.signals import watch_signals
 from serpentfs.daemon.stopping import Stop
 from serpentfs.errors import SerpentError, Unsupported
+from serpentfs.gateways.fuse.native.pages import KernelPages
 from serpentfs.model import ROOT_INO
 from serpentfs.vfs.core import Vfs
 from serpentfs.vfs.drive import Drive
@@ -78,7 +79,11 @@ async def serve(remote: Remote, doors: Sequence[Door], announce: Announce, show:
         nursery.start_soon(watch_signals, stop, settings.reread, requests.refresh_everything, requests.dump_state)
         nursery.start_soon(settings.throttle.keep_time)
         async with _open_owned(remote, stop, requests) as (drive, note):
-            nursery.start_soon(keep_in_bounds, lambda: drive.cache_limits.memory_bytes, drive.hold_back_memory)
+            shown = _shown(remote, drive, requests)
+            pages = KernelPages(shown)
+            nursery.start_soon(
+                keep_in_bounds, lambda: drive.cache_limits.memory_bytes, drive.hold_back_memory, lambda: pages.sender
+            )
             if remote.metrics is not None:
                 watch = requests.watch
                 watch.endpoint = await nursery.start(
@@ -91,7 +96,7 @@ async def serve(remote: Remote, doors: Sequence[Door], announce: Announce, show:
                 nursery.start_soon(systemd.keep_informed, requests.summary)
 
             try:
-                await _serve_doors(drive, _shown(remote, drive, requests), doors, stop, requests, note, ready, show)
+                await _serve_doors(drive, shown, pages, doors, stop, requests, note, ready, show)
             finally:
                 status = drive.status()
                 requests.left, requests.login_required = len(status.pending), status.login_required
@@ -197,6 +202,7 @@ def _shown(remote: Remote, drive: Drive, requests: OwnerRequests) -> Vfs:
 async def _serve_doors(
     drive: Drive,
     shown: Vfs,
+    pages: KernelPages,
     doors: Sequence[Door],
     stop: Stop,
     requests: OwnerRequests,
@@ -205,16 +211,19 @@ async def _serve_doors(
     show: ShowProgress,
 ) -> None:
     """Until everything is stopped and, unless cancelled, uploaded."""
-    async with trio.open_nursery() as nursery:
-        open_doors = OpenDoors(requests.remote, shown, nursery, note, stop.door_closed)
-        addresses = await open_doors.open(doors)
-        requests.begin_serving(open_doors)
-        stop.begin_serving()
-        ready(addresses)
-        await stop.asked.wait()
-        systemd.notify("STOPPING=1")
-        # First with the doors open, so that nobody is cut off while much is to be uploaded; what is written
-        # meanwhile goes up in a second round that nobody can add to.
-        await upload_all(drive, show)
-        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as beneath_doors:
+        beneath_doors.start_soon(pages.run)
+        async with trio.open_nursery() as nursery:
+            open_doors = OpenDoors(requests.remote, shown, pages, nursery, note, stop.door_closed)
+            addresses = await open_doors.open(doors)
+            requests.begin_serving(open_doors)
+            stop.begin_serving()
+            ready(addresses)
+            await stop.asked.wait()
+            systemd.notify("STOPPING=1")
+            # First with the doors open, so that nobody is cut off while much is to be uploaded; what is written
+            # meanwhile goes up in a second round that nobody can add to.
+            await upload_all(drive, show)
+            nursery.cancel_scope.cancel()
+        beneath_doors.cancel_scope.cancel()
     await upload_all(drive, show)

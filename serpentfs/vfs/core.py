@@ -184,6 +184,11 @@ class Vfs(Protocol):
         """``read`` when all of it is in memory, else None. For doors where a task switch costs more than a read."""
         ...
 
+    def content_of(self, handle: HandleId) -> ContentId | None:
+        """What a handle reads, when that never changes and is in the cloud: None of a file that is being written, or
+        waits to be uploaded."""
+        ...
+
     def sealed(self, handle: HandleId, offset: int, size: int) -> SealedSpan | None:
         """The beginning of what ``read`` would give, for a thread that reads it from the disk cache by itself: for
         doors that send long files. None when ``read`` is the way; and ``read`` it is, too, from where the thread came

@@ -686,6 +686,10 @@ class Drive:
             self._count_read(opened.door, len(data))
         return data
 
+    def content_of(self, handle: HandleId) -> ContentId | None:
+        file = self._handles.get(handle).file
+        return None if file.stage is not None else file.content
+
     def sealed(self, handle: HandleId, offset: int, size: int) -> SealedSpan | None:
         opened = self._handles.get(handle)
         found = self._contents.sealed_of_file(opened, offset, size)

@@ -16,7 +16,7 @@ from serpentfs.cache.layers import Reader
 from serpentfs.cache.sealed import SealedSpan
 from serpentfs.clouds.base import Capabilities
 from serpentfs.errors import InvalidArgument, IsADirectory, NotADirectory, NotFound, ReadOnly
-from serpentfs.model import ROOT_INO, Attributes, DirEntry, HandleId, Ino, Kind, Quota, Span
+from serpentfs.model import ROOT_INO, Attributes, ContentId, DirEntry, HandleId, Ino, Kind, Quota, Span
 from serpentfs.vfs.core import Invalidation, Precondition, RenameMode, SetAttributes, Status
 from serpentfs.vfs.drive import Drive, copy_content
 from serpentfs.vfs.old_versions import NAME, OldVersions, VersionKeeper, folder_of_versions, is_synthetic
@@ -167,6 +167,9 @@ class VersionsView:
         if version is None:
             return self._drive.read_nowait(handle, offset, size)
         return version.reader.read_nowait(Span(offset, offset + size))
+
+    def content_of(self, handle: HandleId) -> ContentId | None:
+        return None if handle in self._open else self._drive.content_of(handle)
 
     def sealed(self, handle: HandleId, offset: int, size: int) -> SealedSpan | None:
         version = self._open.get(handle)

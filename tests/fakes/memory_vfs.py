@@ -529,6 +529,12 @@ class MemoryVfs:
         data = opened.node.data if opened.pinned is None else opened.pinned[0]
         return data.read(offset, size)
 
+    def content_of(self, handle: HandleId) -> ContentId | None:
+        opened = self._handle(handle)
+        shown = opened.node if opened.pinned is None else opened.pinned[1]
+        # (Contents have no ids of their own here.)
+        return None if opened.draft else ContentId(shown.ino << 20 | shown.generation)
+
     def sealed(self, handle: HandleId, offset: int, size: int) -> SealedSpan | None:
         self._handle(handle)
         return None

@@ -94,7 +94,7 @@ def in_foreign_thread(work: Callable[[], T]) -> T:
 def test_it_has_every_method_of_the_core() -> None:
     missing = {name for name in vars(Vfs) if not name.startswith("_")} - set(dir(SyncVfs))
     # Attributes of an instance, or of no use to a thread.
-    assert missing == {"capabilities", "read_nowait", "sealed", "subscribe"}
+    assert missing == {"capabilities", "content_of", "read_nowait", "sealed", "subscribe"}
     for name in set(vars(Vfs)) & set(vars(SyncVfs)):
         of_core, of_ours = getattr(Vfs, name), getattr(SyncVfs, name)
         if name.startswith("_") or not inspect.isfunction(of_core):

@@ -27,6 +27,37 @@ _DOTS = (b".", b"..")
 _OUT_HEADER_SIZE = protocol.OUT_HEADER.size
 
 
+def content_answer(header: Header, content: Buffer) -> tuple[Buffer, Buffer]:
+    """An answer of which nothing but its content is peculiar to the request."""
+    return protocol.OUT_HEADER.pack(_OUT_HEADER_SIZE + len(content), 0, header.unique), content
+
+
+def attribute_fields(node: Node) -> tuple[int, ...]:
+    """The fields of ``struct fuse_attr``."""
+    ino, mode, nlink, uid, gid, size, atime, mtime, ctime = node
+    return (
+        ino, size, (size + 511) // 512, atime // _NS, mtime // _NS, ctime // _NS,
+        atime % _NS, mtime % _NS, ctime % _NS, mode, nlink, uid, gid, 0, BLKSIZE, 0,
+    )  # fmt: skip
+
+
+def entry_answer(header: Header, node: Node, timeout: tuple[int, int]) -> bytes:
+    """What makes or finds an entry is answered with it; the kernel may keep it for ``timeout``: seconds and
+    nanoseconds."""
+    seconds, rest = timeout
+    return protocol.ENTRY_ANSWER.pack(
+        protocol.ENTRY_ANSWER.size, 0, header.unique,
+        node.ino, 0, seconds, seconds, rest, rest, *attribute_fields(node),
+    )  # fmt: skip
+
+
+def attributes_answer(header: Header, node: Node, timeout: tuple[int, int]) -> bytes:
+    """GETATTR's and SETATTR's answer; ``timeout`` as above."""
+    return protocol.ATTR_OUT.pack(
+        protocol.ATTR_OUT.size, 0, header.unique, *timeout, 0, *attribute_fields(node)
+    )
+
+
 class Dispatch:
     """The handlers of one mount, by opcode."""
 
@@ -35,7 +66,7 @@ class Dispatch:
         self._timeout = (int(operations.timeout), int(operations.timeout % 1 * _NS))
         seconds, rest = self._timeout
         no_attributes = Node(0, 0, 0, 0, 0, 0, 0, 0, 0)
-        self._absent = protocol.ENTRY_OUT.pack(0, 0, seconds, 0, rest, 0, *self._attributes(no_attributes))
+        self._absent = protocol.ENTRY_OUT.pack(0, 0, seconds, 0, rest, 0, *attribute_fields(no_attributes))
         self.handlers: dict[int, Handler] = {
             Opcode.LOOKUP: self._lookup,
             Opcode.FORGET: self._forget,
@@ -69,7 +100,6 @@ class Dispatch:
             Opcode.SETXATTR: self._setxattr,
             Opcode.REMOVEXATTR: self._removexattr,
         }
-        """What is not here is ENOSYS, which the kernel remembers where it can do without."""
 
     # --- answers
 
@@ -77,31 +107,16 @@ class Dispatch:
     def _done(header: Header) -> bytes:
         return protocol.error_answer(header.unique, 0)
 
-    @staticmethod
-    def _content(header: Header, content: Buffer) -> tuple[Buffer, Buffer]:
-        return protocol.OUT_HEADER.pack(_OUT_HEADER_SIZE + len(content), 0, header.unique), content
-
-    @staticmethod
-    def _attributes(node: Node) -> tuple[int, ...]:
-        """The fields of ``struct fuse_attr``."""
-        ino, mode, nlink, uid, gid, size, atime, mtime, ctime = node
-        return (
-            ino, size, (size + 511) // 512, atime // _NS, mtime // _NS, ctime // _NS,
-            atime % _NS, mtime % _NS, ctime % _NS, mode, nlink, uid, gid, 0, BLKSIZE, 0,
-        )  # fmt: skip
-
     def _entry(self, node: Node) -> tuple[int, ...]:
         """The fields of ``struct fuse_entry_out``."""
         seconds, rest = self._timeout
-        return node.ino, 0, seconds, seconds, rest, rest, *self._attributes(node)
+        return node.ino, 0, seconds, seconds, rest, rest, *attribute_fields(node)
 
     def _entry_answer(self, header: Header, node: Node) -> bytes:
-        return protocol.ENTRY_ANSWER.pack(protocol.ENTRY_ANSWER.size, 0, header.unique, *self._entry(node))
+        return entry_answer(header, node, self._timeout)
 
     def _attributes_answer(self, header: Header, node: Node) -> bytes:
-        return protocol.ATTR_OUT.pack(
-            protocol.ATTR_OUT.size, 0, header.unique, *self._timeout, 0, *self._attributes(node)
-        )
+        return attributes_answer(header, node, self._timeout)
 
     # --- look-ups and attributes
 
@@ -109,7 +124,7 @@ class Dispatch:
         [name] = protocol.names(body, 1)
         node = await self._operations.lookup(header.inode, name)
         if node is None:
-            return self._content(header, self._absent)
+            return content_answer(header, self._absent)
         return self._entry_answer(header, node)
 
     async def _forget(self, header: Header, body: memoryview) -> None:
@@ -142,12 +157,12 @@ class Dispatch:
         return self._attributes_answer(header, await self._operations.setattr(header.inode, changes, on))
 
     async def _readlink(self, header: Header, body: memoryview) -> Answer:
-        return self._content(header, await self._operations.readlink(header.inode))
+        return content_answer(header, await self._operations.readlink(header.inode))
 
     async def _statfs(self, header: Header, body: memoryview) -> Answer:
         room = await self._operations.statfs()
         unit = room.block_size
-        return self._content(
+        return content_answer(
             header,
             protocol.STATFS_OUT.pack(room.blocks, room.free, room.free, 0, 0, unit, room.longest_name, unit),
         )
@@ -209,24 +224,24 @@ class Dispatch:
 
     async def _open(self, header: Header, body: memoryview) -> Answer:
         flags, _ = protocol.PAIR.unpack_from(body)
-        return self._content(header, self._opened(await self._operations.open(header.inode, flags)))
+        return content_answer(header, self._opened(await self._operations.open(header.inode, flags)))
 
     async def _create(self, header: Header, body: memoryview) -> Answer:
         flags, mode, _umask, _ = protocol.CREATE_IN.unpack_from(body)
         [name] = protocol.names(body[protocol.CREATE_IN.size :], 1)
         caller = Caller(header.uid, header.gid)
         opened, node = await self._operations.create(header.inode, name, mode, flags, caller)
-        return self._content(header, protocol.ENTRY_OUT.pack(*self._entry(node)) + self._opened(opened))
+        return content_answer(header, protocol.ENTRY_OUT.pack(*self._entry(node)) + self._opened(opened))
 
     async def _read(self, header: Header, body: memoryview) -> Answer:
         handle, offset, size = protocol.READ_IN.unpack_from(body)
-        return self._content(header, await self._operations.read(handle, offset, size))
+        return content_answer(header, await self._operations.read(handle, offset, size))
 
     async def _write(self, header: Header, body: memoryview) -> Answer:
         handle, offset, size = protocol.READ_IN.unpack_from(body)
         data = body[protocol.WRITE_IN_SIZE :][:size]
         written = await self._operations.write(handle, offset, data)
-        return self._content(header, protocol.WRITE_OUT.pack(written))
+        return content_answer(header, protocol.WRITE_OUT.pack(written))
 
     async def _flush(self, header: Header, body: memoryview) -> Answer:
         [handle] = protocol.NUMBER.unpack_from(body)
@@ -250,7 +265,7 @@ class Dispatch:
         flags = protocol.OPEN_KEEP_CACHE
         if opened.may_be_kept:
             flags |= protocol.OPEN_CACHE_DIR
-        return self._content(header, protocol.OPEN_OUT.pack(opened.handle, flags))
+        return content_answer(header, protocol.OPEN_OUT.pack(opened.handle, flags))
 
     async def _readdir(self, header: Header, body: memoryview) -> Answer:
         handle, cookie, size = protocol.READ_IN.unpack_from(body)
@@ -266,7 +281,7 @@ class Dispatch:
             return True
 
         await self._operations.readdir(handle, cookie, add)
-        return self._content(header, reply)
+        return content_answer(header, reply)
 
     async def _readdirplus(self, header: Header, body: memoryview) -> Answer:
         handle, cookie, size = protocol.READ_IN.unpack_from(body)
@@ -284,7 +299,7 @@ class Dispatch:
             return True
 
         await self._operations.readdir(handle, cookie, add)
-        return self._content(header, reply)
+        return content_answer(header, reply)
 
     async def _releasedir(self, header: Header, body: memoryview) -> Answer:
         [handle] = protocol.NUMBER.unpack_from(body)
@@ -301,10 +316,10 @@ class Dispatch:
     def _sized(self, header: Header, size: int, value: bytes) -> Answer:
         """A value for who said how much room there is; 0 asks how much it takes."""
         if not size:
-            return self._content(header, protocol.GETXATTR_OUT.pack(len(value)))
+            return content_answer(header, protocol.GETXATTR_OUT.pack(len(value)))
         if len(value) > size:
             raise Refused(errno.ERANGE)
-        return self._content(header, value)
+        return content_answer(header, value)
 
     async def _getxattr(self, header: Header, body: memoryview) -> Answer:
         size, _ = protocol.PAIR.unpack_from(body)

@@ -19,17 +19,16 @@ import os
 import select
 import time
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeAlias
 
 import outcome
 import trio
 
 from serpentfs.gateways.fuse.native import protocol
-from serpentfs.gateways.fuse.native.dispatch import Answer, Dispatch
+from serpentfs.gateways.fuse.native.dispatch import Answer, Handler
 from serpentfs.gateways.fuse.native.interrupts import is_being_killed
 from serpentfs.gateways.fuse.native.protocol import Header, InitFlag, Opcode
-from serpentfs.gateways.fuse.operations import Operations
 from serpentfs.gateways.fuse.requests import Refused
 from serpentfs.gateways.fuse.session import NotForThisLoop
 
@@ -118,13 +117,14 @@ def _to_its_end(handler: Handling, trap: Any) -> Generator[Any, Any, Answer]:
 
 
 class Loop:
-    """Answers what comes through one descriptor of /dev/fuse, which does not block."""
+    """Answers what comes through one descriptor of /dev/fuse, which does not block, by the handler of its opcode. What
+    has none is ENOSYS, which the kernel remembers where it can do without. ``began`` is called when the kernel has
+    said what it can."""
 
-    def __init__(self, descriptor: int, operations: Operations) -> None:
+    def __init__(self, descriptor: int, handlers: Mapping[int, Handler], began: Callable[[], None]) -> None:
         self._descriptor = descriptor
-        self._operations = operations
-        self._dispatch = Dispatch(operations)
-        self._handlers = self._dispatch.handlers
+        self._handlers = handlers
+        self._began = began
         self._readiness = select.poll()
         self._readiness.register(descriptor, select.POLLIN)
         self._nursery: trio.Nursery
@@ -301,7 +301,7 @@ class Loop:
             return
         content = protocol.init_body(init, wanted=_WANTED, background=_BACKGROUND, congested=_CONGESTED)
         self._send(protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(content), 0, header.unique) + content)
-        self._operations.init()
+        self._began()
 
     # --- interrupts
 

@@ -61,6 +61,7 @@ class Opcode(enum.IntEnum):
 class Notice(enum.IntEnum):
     INVAL_INODE = 2
     INVAL_ENTRY = 3
+    STORE = 4
 
 
 class InitFlag(enum.IntFlag):
@@ -142,6 +143,9 @@ INVAL_INODE_OUT = Struct("=Qqq")
 INVAL_ENTRY_OUT = Struct("=QI4x")
 """Folder, length of the name, which follows with a NUL."""
 
+STORE_OUT = Struct("=QQI4x")
+"""Inode, offset, length of the data, which follow."""
+
 MAX_WRITE = 1 << 20
 """Bytes of data of one request."""
 BUFFER_SIZE = MAX_WRITE + 4096
@@ -191,6 +195,12 @@ def inval_inode(ino: int, *, data: bool) -> bytes:
 def inval_entry(parent: int, name: bytes) -> bytes:
     """What ``name`` means in a folder is stale."""
     return notice(Notice.INVAL_ENTRY, INVAL_ENTRY_OUT.pack(parent, len(name)) + name + b"\0")
+
+
+def store(ino: int, offset: int, length: int) -> bytes:
+    """What comes before ``length`` bytes that the kernel is to keep as pages of an inode."""
+    size = OUT_HEADER.size + STORE_OUT.size + length
+    return OUT_HEADER.pack(size, Notice.STORE, 0) + STORE_OUT.pack(ino, offset, length)
 
 
 class Init(NamedTuple):

@@ -6,6 +6,7 @@ import os
 
 from serpentfs.gateways.fuse.mount_options import MountOptions
 from serpentfs.gateways.fuse.native import device, protocol
+from serpentfs.gateways.fuse.native.dispatch import Dispatch
 from serpentfs.gateways.fuse.native.loop import Loop
 from serpentfs.gateways.fuse.operations import Operations
 
@@ -19,7 +20,7 @@ class NativeSession:
 
     def mount(self, operations: Operations, mountpoint: str, options: MountOptions) -> None:
         self._descriptor = device.mount(mountpoint, options, read_only=operations.read_only)
-        self._loop = Loop(self._descriptor, operations)
+        self._loop = Loop(self._descriptor, Dispatch(operations).handlers, operations.init)
 
     async def run(self) -> None:
         assert self._loop is not None

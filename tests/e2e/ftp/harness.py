@@ -27,6 +27,7 @@ from cryptography.x509.oid import NameOID
 from serpentfs.errors import NotFound
 from serpentfs.gateways import ftp
 from serpentfs.gateways.access import FtpOptions, ServerOptions, TlsFiles
+from serpentfs.gateways.fuse.native.pages import KernelPages
 from tests.fakes.memory_vfs import MemoryVfs
 
 T = TypeVar("T")
@@ -58,8 +59,9 @@ def fill(vfs: MemoryVfs, path: str, data: bytes) -> None:
 class RunningDoor:
     """Serves ``vfs`` until ``stop``."""
 
-    def __init__(self, vfs: MemoryVfs, options: FtpOptions = LOCAL) -> None:
+    def __init__(self, vfs: MemoryVfs, options: FtpOptions = LOCAL, *, paged: bool = False) -> None:
         self.vfs = vfs
+        self.pages = KernelPages(vfs) if paged else None
         self._options = options
         self._started: queue.Queue[str | BaseException] = queue.Queue()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -88,7 +90,10 @@ class RunningDoor:
         self._token = trio.lowlevel.current_trio_token()
         with trio.CancelScope() as self._scope:
             async with trio.open_nursery() as nursery:
-                self._started.put(await nursery.start(ftp.serve, self.vfs, self._options))
+                if self.pages is not None:
+                    nursery.start_soon(self.pages.run)
+                    self.pages.prepare()
+                self._started.put(await nursery.start(ftp.serve, self.vfs, self._options, self.pages))
 
     def on_loop(self, function: Callable[..., T], *args: object) -> T:
         return trio.from_thread.run_sync(function, *args, trio_token=self._token)
@@ -114,8 +119,10 @@ class RunningDoor:
 
 
 @contextlib.contextmanager
-def door(vfs: MemoryVfs | None = None, options: FtpOptions = LOCAL) -> Iterator[RunningDoor]:
-    running = RunningDoor(vfs or MemoryVfs(), options)
+def door(
+    vfs: MemoryVfs | None = None, options: FtpOptions = LOCAL, *, paged: bool = False
+) -> Iterator[RunningDoor]:
+    running = RunningDoor(vfs or MemoryVfs(), options, paged=paged)
     try:
         yield running
     finally:

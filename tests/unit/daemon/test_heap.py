@@ -49,7 +49,7 @@ before = heap._resident()
 async def trimmed():
     with trio.move_on_after(20):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(heap.keep_in_bounds, lambda: 1 << 40, lambda size: None)
+            nursery.start_soon(heap.keep_in_bounds, lambda: 1 << 40, lambda size: None, lambda: None)
             while heap._resident() > before - (64 << 20):
                 await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
@@ -83,17 +83,17 @@ def test_what_lies_free_between_blocks_is_given_back() -> None:
 async def test_the_cache_gives_up_what_the_process_takes_too_much_and_gets_it_back(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    resident, told = 0, list[int]()
+    resident, helper, told = 0, 10 * MiB, list[int]()
 
     async def trimmed(limit: str, trim: object, pad: int) -> None:
         """Without a thread: the clock does not wait for those."""
         await trio.lowlevel.checkpoint()
 
-    monkeypatch.setattr(heap, "_resident", lambda: resident)
+    monkeypatch.setattr(heap, "_resident", lambda process="self": resident if process == "self" else helper)
     monkeypatch.setattr(heap, "run_in_thread", trimmed)
-    bound = 64 * MiB + heap._BESIDE
+    bound = 64 * MiB + heap._BESIDE - helper
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(heap.keep_in_bounds, lambda: 64 * MiB, told.append)
+        nursery.start_soon(heap.keep_in_bounds, lambda: 64 * MiB, told.append, lambda: 1)
         resident = bound
         await trio.sleep(10)
         assert told == []

@@ -15,6 +15,7 @@ import trio
 import trio.lowlevel
 
 from serpentfs.gateways.fuse.native import loop as native_loop
+from serpentfs.gateways.fuse.native.dispatch import Dispatch
 from serpentfs.gateways.fuse.native.loop import Loop
 from serpentfs.gateways.fuse.native.protocol import BUFFER_SIZE, Opcode
 from serpentfs.gateways.fuse.requests import Refused
@@ -79,7 +80,7 @@ async def running() -> AsyncIterator[tuple[Kernel, Served, Loop, trio.Nursery]]:
     served = Served()
     with device, end:
         device.setblocking(False)
-        loop = Loop(device.fileno(), served)  # type: ignore[arg-type]
+        loop = Loop(device.fileno(), Dispatch(served).handlers, served.init)  # type: ignore[arg-type]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(loop.run)
             yield Kernel(trio.socket.from_stdlib_socket(end)), served, loop, nursery

@@ -12,6 +12,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from serpentfs.gateways.access import ServerOptions
+from serpentfs.gateways.sending import Pages
 from serpentfs.gateways.webdav.connection import Connection, Handler
 from serpentfs.gateways.webdav.door import Door
 from serpentfs.gateways.webdav.server import HANDLERS, WRITING
@@ -86,9 +87,9 @@ async def connected(handler: Handler) -> AsyncIterator[Client]:
             await ours.aclose()
 
 
-def make_door(vfs: Vfs, **options: Any) -> Door:
+def make_door(vfs: Vfs, pages: Pages | None = None, **options: Any) -> Door:
     values = {"host": "localhost", "port": 0, "no_auth": "users" not in options, **options}
-    return Door(vfs, ServerOptions(**values), HANDLERS, WRITING, check_host=True)
+    return Door(vfs, ServerOptions(**values), HANDLERS, WRITING, check_host=True, pages=pages)
 
 
 @asynccontextmanager

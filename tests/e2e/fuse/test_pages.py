@@ -1,0 +1,401 @@
+"""Files that the kernel sends from its pages, by a real filesystem and the process that sends, to WebDAV and FTP."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from serpentfs.errors import IntegrityError
+from serpentfs.gateways.fuse.native import page_sender, pages, protocol
+from serpentfs.gateways.fuse.native.pages import KernelPages
+from serpentfs.gateways.webdav.connection import Connection
+from serpentfs.model import ContentId, HandleId
+from tests.e2e.ftp.harness import door
+from tests.fakes.memory_vfs import MemoryVfs
+from tests.unit.webdav.in_process import Client, make_door
+
+SIZE = 10 * 1024 * 1024 + 5
+DATA = (bytes(range(251)) * (SIZE // 251 + 1))[:SIZE]
+OTHER = DATA[::-1]
+
+
+class Watched(MemoryVfs):
+    """``read_at`` lists where was read. From ``fails_at`` on nothing can be; from ``changes_at`` on the file is being
+    written."""
+
+    def __init__(self) -> None:
+        super().__init__(cold=True)
+        self.read_at: list[int] = []
+        self.fails_at = self.changes_at = SIZE
+        self._changes = False
+
+    def content_of(self, handle: HandleId) -> ContentId | None:
+        return None if self._changes else super().content_of(handle)
+
+    async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:
+        self.read_at.append(offset)
+        stop = min(offset + size, SIZE)   # the kernel asks for whole pages
+        if stop > self.fails_at:
+            raise IntegrityError("does not authenticate")
+        self._changes |= stop > self.changes_at
+        return await super().read(handle, offset, size)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with trio.fail_after(30):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def kernel_pages(vfs: MemoryVfs) -> AsyncIterator[KernelPages]:
+    """Ready to send. Nothing of it is left afterwards."""
+    kept = KernelPages(vfs)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kept.run)
+        assert kept.sender is None, "there is no process before one is needed"
+        kept.prepare()
+        await until(lambda: kept._control)
+        sender = kept.sender
+        yield kept
+        assert vfs.open_handles == 0
+        nursery.cancel_scope.cancel()
+    assert sender is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(sender, 0)
+
+
+@asynccontextmanager
+async def client_of(vfs: MemoryVfs, kept: KernelPages) -> AsyncIterator[Client]:
+    """A connection over TCP, which must end by itself when the client's end is closed."""
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    ours = await trio.testing.open_stream_to_socket_listener(listener)
+    connection = Connection(await listener.accept(), "127.0.0.1", make_door(vfs, kept).answer)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.run)
+            try:
+                yield Client(ours, connection)
+            finally:
+                await ours.aclose()
+    await listener.aclose()
+
+
+async def get(client: Client, **headers: str) -> bytes:
+    return (await client.request("GET", "/file", headers=headers)).body
+
+
+@pytest.mark.trio
+async def test_what_was_sent_once_is_not_read_again() -> None:
+    vfs = Watched()
+    vfs.cloud_put("/file", DATA)
+    async with kernel_pages(vfs) as kept, client_of(vfs, kept) as client:
+        assert await get(client) == DATA
+        first = len(vfs.read_at)
+        assert first > 5
+        for _ in range(3):
+            assert await get(client) == DATA
+        assert vfs.read_at[first:] == [0, 0, 0], "what cannot be read is found out before the answer begins"
+        assert await get(client, Range=f"bytes=5-{SIZE - 7}") == DATA[5:-6]
+        assert await get(client, Range=f"bytes={SIZE - 1_000_000}-") == DATA[-1_000_000:]
+        assert len(vfs.read_at) == first + 5
+
+
+@pytest.mark.trio
+async def test_what_the_kernel_does_not_have_it_asks_for_once() -> None:
+    vfs = Watched()
+    vfs.cloud_put("/file", DATA)
+    async with kernel_pages(vfs) as kept, client_of(vfs, kept) as client:
+        assert await get(client, Range="bytes=3000000-4000000") == DATA[3_000_000:4_000_001]
+        first = len(vfs.read_at)
+        assert await get(client) == DATA
+        second = len(vfs.read_at)
+        assert second > first + 1
+        assert await get(client) == DATA
+        assert vfs.read_at[second:] == [0]
+
+
+@pytest.mark.trio
+async def test_a_file_that_became_another_is_the_other() -> None:
+    vfs = Watched()
+    vfs.cloud_put("/file", DATA)
+    async with kernel_pages(vfs) as kept, client_of(vfs, kept) as client:
+        for _ in range(2):
+            assert await get(client) == DATA
+        vfs.cloud_put("/file", OTHER)
+        for _ in range(3):
+            assert await get(client) == OTHER
+        handle = await vfs.open(vfs.resolve("/file").ino, write=True, door="mount")
+        await vfs.write(handle, 5_000_000, b"written")
+        await vfs.release(handle)
+        now = OTHER[:5_000_000] + b"written" + OTHER[5_000_007:]
+        for _ in range(3):
+            assert await get(client) == now
+        vfs.cloud_put("/file", DATA[:300_000])
+        for _ in range(3):
+            assert await get(client) == DATA[:300_000]
+
+
+@pytest.mark.trio
+async def test_a_file_that_is_written_while_it_is_sent_is_read_from_there_on() -> None:
+    vfs = Watched()
+    vfs.cloud_put("/file", DATA)
+    async with kernel_pages(vfs) as kept, client_of(vfs, kept) as client:
+        assert await get(client, Range="bytes=0-300000") == DATA[:300_001]
+        vfs.changes_at = 4_000_000
+        assert await get(client) == DATA
+        assert max(vfs.read_at) > SIZE - (2 << 20)
+
+
+@pytest.mark.trio
+async def test_what_cannot_be_read_breaks_the_answer_off(caplog: pytest.LogCaptureFixture) -> None:
+    vfs = Watched()
+    vfs.cloud_put("/file", DATA)
+    async with kernel_pages(vfs) as kept, client_of(vfs, kept) as client:
+        assert await get(client, Range="bytes=0-300000") == DATA[:300_001]
+        vfs.fails_at = 6_000_000
+        await client.stream.send_all(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head, _, body = (await client.read_until_closed()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert DATA.startswith(body)
+        assert 3_000_000 < len(body) < 6_000_000
+    assert "does not authenticate" in caplog.text
+
+
+@pytest.mark.trio
+async def test_many_at_once() -> None:
+    vfs = Watched()
+    vfs.cloud_put("/file", DATA[:3_000_000])
+    vfs.cloud_put("/small", DATA[:100])
+    async with kernel_pages(vfs) as kept:
+
+        async def one() -> None:
+            async with client_of(vfs, kept) as client:
+                for _ in range(3):
+                    assert await get(client) == DATA[:3_000_000]
+                    assert (await client.request("GET", "/small")).body == DATA[:100]
+
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                for _ in range(pages._MOST_AT_ONCE + 6):
+                    nursery.start_soon(one)
+
+
+@pytest.mark.trio
+async def test_a_client_that_goes_away_or_does_not_read() -> None:
+    vfs = Watched()
+    vfs.cloud_put("/file", DATA * 4)
+    async with kernel_pages(vfs) as kept:
+        for _ in range(2):
+            async with client_of(vfs, kept) as client:
+                await client.stream.send_all(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                await client.stream.receive_some(1000)
+                assert isinstance(client.stream, trio.SocketStream)
+                client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        async with client_of(vfs, kept) as client:
+            await client.stream.send_all(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await trio.sleep(0.5)
+            assert not kept._under_way, "who does not read is waited for here"
+            body = bytes(await client.stream.receive_some(1 << 20)).partition(b"\r\n\r\n")[2]
+            while len(body) < 4 * SIZE:
+                body += await client.stream.receive_some(1 << 20)
+            assert body == DATA * 4
+
+
+@pytest.mark.trio
+async def test_a_sender_that_is_killed_costs_one_answer_at_most(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    vfs = Watched()
+    vfs.cloud_put("/file", DATA)
+    kept = KernelPages(vfs)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kept.run)
+        kept.prepare()
+        await until(lambda: kept._control)
+        async with client_of(vfs, kept) as client:
+            await get(client)
+            await client.stream.send_all(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await until(lambda: kept._under_way)
+            assert kept.sender is not None
+            os.kill(kept.sender, signal.SIGKILL)
+            received = (await client.read_until_closed()).partition(b"\r\n\r\n")[2]
+            assert len(received) < SIZE
+            assert DATA.startswith(received)
+        await until(lambda: kept.sender is None)
+        assert "are not used for sending" in caplog.text
+        async with client_of(vfs, kept) as client:
+            assert await get(client) == DATA
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_where_the_system_does_not_allow_it_files_are_sent_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    refused = tmp_path / "refused.py"
+    refused.write_text(
+        "import runpy, sys\n"
+        f"program = runpy.run_path({page_sender.__file__!r}, run_name='program')\n"
+        "program['main'].__globals__['_POINT'] = '/there/is/no/such/place'\n"
+        "program['main']()\n"
+    )
+    vfs = Watched()
+    vfs.cloud_put("/file", DATA)
+    kept = KernelPages(vfs)
+    monkeypatch.setattr(page_sender, "__file__", str(refused))
+    with trio.fail_after(30):
+        kept.prepare()
+        await kept.run()
+    assert "are not used for sending files: [Errno 2] mount: No such file" in caplog.text
+    async with client_of(vfs, kept) as client:
+        for _ in range(3):
+            assert await get(client) == DATA
+
+
+_OWNER = """
+import socket, trio
+from serpentfs.model import Span
+from serpentfs.gateways.fuse.native.pages import KernelPages
+from tests.fakes.memory_vfs import MemoryVfs
+
+class Stuck(MemoryVfs):
+    async def read(self, handle, offset, size):
+        print("reads", flush=True)
+        await trio.sleep_forever()
+
+async def main():
+    vfs = Stuck(cold=True)
+    ino = vfs.cloud_put("/file", bytes(1 << 20))
+    kept = KernelPages(vfs)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kept.run)
+        kept.prepare()
+        while not kept._control:
+            await trio.sleep(0.01)
+        print(kept.sender, flush=True)
+        handle = await vfs.open(ino, write=False, door="webdav")
+        async with kept.file(handle):
+            pass
+        async with kept.file(handle) as again:
+            one, other = socket.socketpair()
+            one.setblocking(False)
+            await again.send(one.fileno(), Span(0, 1 << 20))
+
+trio.run(main)
+"""
+
+
+def test_a_sender_ends_with_its_owner_however_that_ends() -> None:
+    """Also one of whose threads waits for an answer that nobody will give."""
+    owner = subprocess.Popen([sys.executable, "-c", _OWNER], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    sender = int(owner.stdout.readline())
+    assert owner.stdout.readline() == "reads\n"
+    owner.kill()
+    owner.wait(10)
+    end = time.monotonic() + 10
+    while Path(f"/proc/{sender}/cmdline").exists() and Path(f"/proc/{sender}/cmdline").read_bytes():
+        assert time.monotonic() < end, "the sender is still there"
+        time.sleep(0.05)
+
+
+def test_the_sender_takes_no_secrets_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+    async def environment() -> bytes:
+        async with kernel_pages(MemoryVfs()) as kept:
+            return await trio.Path(f"/proc/{kept.sender}/environ").read_bytes()
+
+    assert b"secret" not in trio.run(environment)
+
+
+def test_ftp() -> None:
+    vfs = Watched()
+    vfs.cloud_put("/file", DATA)
+    with door(vfs, paged=True) as running:
+        client = running.login()
+        kept = running.pages
+        assert kept is not None
+        end = time.monotonic() + 30
+        while not kept._control:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+        def retrieved(rest: int = 0) -> bytes:
+            received = io.BytesIO()
+            client.retrbinary("RETR /file", received.write, 65536, rest or None)
+            return received.getvalue()
+
+        assert retrieved() == DATA
+        first = len(vfs.read_at)
+        for _ in range(3):
+            assert retrieved() == DATA
+        assert retrieved(4_000_000) == DATA[4_000_000:]
+        assert vfs.read_at[first:] == [SIZE] * 4, "all of it is sent by the kernel"
+        running.put("/file", OTHER)
+        for _ in range(3):
+            assert retrieved() == OTHER
+        vfs.fails_at = 6_000_000
+        running.put("/file", DATA)
+        for _ in range(2):
+            with pytest.raises((OSError, EOFError)):
+                retrieved()
+            client = running.login()
+        client.close()
+    assert vfs.open_handles == 0
+
+
+def test_ftp_clients_that_give_up() -> None:
+    vfs = Watched()
+    vfs.cloud_put("/file", DATA * 4)
+    with door(vfs, paged=True) as running:
+        for _ in range(3):
+            client = running.login()
+            data, _ = client.ntransfercmd("RETR /file")
+            assert data.recv(1000)
+            client.abort()
+            data.close()
+            client.close()
+    assert vfs.open_handles == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_other_users_than_root() -> None:
+    """In a user namespace, where the system has them."""
+    user = 65534
+    tried = subprocess.run(["unshare", "-Urm", "true"], stderr=subprocess.DEVNULL, check=False, user=user, group=user)
+    if tried.returncode:
+        pytest.skip("there are no user namespaces for users")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with tempfile.TemporaryDirectory() as folder, ours:
+        os.chmod(folder, 0o755)
+        device = os.path.join(folder, "fuse")
+        os.mknod(device, stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
+        os.chmod(device, 0o666)
+        program = Path(page_sender.__file__).read_text().replace("/dev/fuse", device)
+        ours.settimeout(30)
+        command = ["/usr/bin/python3", "-I", "-S", "-c", program]
+        with subprocess.Popen(command, stdin=theirs.fileno(), user=user, group=user) as sender:
+            theirs.close()
+            said, descriptors, _, _ = socket.recv_fds(ours, 256, 1)
+            assert said == page_sender.READY
+            assert os.read(descriptors[0], protocol.BUFFER_SIZE), "the kernel begins"
+            os.close(descriptors[0])
+            ours.close()
+            assert sender.wait(30) >= 0, "it ends by itself"
