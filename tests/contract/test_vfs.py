@@ -479,6 +479,27 @@ async def test_content_and_generation_change_with_every_content(vfs: Vfs) -> Non
     assert len(set(seen)) == len(seen)
 
 
+async def test_the_content_of_a_handle_is_its_own(vfs: Vfs) -> None:
+    """What is never the same for two contents, and None while it may change."""
+    created, handle = await vfs.create(ROOT_INO, "f", exclusive=True, door="test")
+    await vfs.write(handle, 0, b"one")
+    seen = [vfs.content_of(handle)]
+    await vfs.release(handle)
+    for text in (b"two", b"two"):
+        handle = await vfs.open(created.ino, write=True, door="test")
+        await vfs.write(handle, 0, text)
+        seen.append(vfs.content_of(handle))
+        await vfs.release(handle)
+        reading = [await vfs.open(created.ino, write=False, door="test") for _ in range(2)]
+        assert vfs.content_of(reading[0]) == vfs.content_of(reading[1])
+        for one in reading:
+            await vfs.release(one)
+    known = [content for content in seen if content is not None]
+    assert len(set(known)) == len(known)
+    with pytest.raises(BadHandle):
+        vfs.content_of(handle)
+
+
 async def test_content_stays_while_only_attributes_change(vfs: Vfs) -> None:
     ino = await make_file(vfs, "file", b"abc")
     before = content_of(vfs.getattr(ino))

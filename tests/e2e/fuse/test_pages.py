@@ -58,7 +58,7 @@ class Watched(MemoryVfs):
 
 async def until(condition: Callable[[], object]) -> None:
     with trio.fail_after(30):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await trio.sleep(0.01)
 
 
