@@ -21,9 +21,8 @@ class PagedFile(Protocol):
     the kernel sends it, and asks for what it does not have.
     """
 
-    @property
-    def is_filling(self) -> bool:
-        """Whether this is such a first time, and ``send`` does nothing."""
+    def is_for_kernel(self, span: Span) -> bool:
+        """Whether to try ``send``: the file was sent before, and this is long enough to be worth it. For any thread."""
         ...
 
     async def send(self, descriptor: int, span: Span) -> int:

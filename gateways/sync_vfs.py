@@ -380,9 +380,10 @@ class Reader:
             self._paged = self._vfs.open_paged(handle)
             self._is_paged = self._paged is not None
         stop = self.attributes.size if self._stop is None else self._stop
-        if self._paged is None or self._paged.is_filling or self._position >= stop or self._is_read():
+        rest = Span(self._position, max(self._position, stop))
+        if self._paged is None or self._is_read() or not self._paged.is_for_kernel(rest):
             return 0
-        sent = self._vfs.send_paged(self._paged, descriptor, Span(self._position, stop))
+        sent = self._vfs.send_paged(self._paged, descriptor, rest)
         self._position += sent
         return sent
 

@@ -19,7 +19,7 @@ from serpentfs.gateways.webdav.conditions import check_headers, etag_of, http_da
 from serpentfs.gateways.webdav.connection import Exchange
 from serpentfs.gateways.webdav.door import DOOR, Door
 from serpentfs.gateways.webdav.locking import check_if_header, lock_href
-from serpentfs.gateways.webdav.messages import Refusal, quote_name
+from serpentfs.gateways.webdav.messages import Headers, Refusal, quote_name
 from serpentfs.gateways.webdav.places import Place, Places
 from serpentfs.gateways.webdav.properties import (
     Facts,
@@ -33,6 +33,8 @@ from serpentfs.gateways.webdav.properties import (
 from serpentfs.model import BLOCK_SIZE, Attributes, DirEntry, HandleId, Ino, Kind, Span
 from serpentfs.vfs.core import Vfs
 
+_PAGE = 4096
+"""Of a file that the kernel will send: with the parts of a block on the disk that is all that has to be opened."""
 READ_SIZE = 1024 * 1024
 """Bytes read at a time for GET: the most of one answer that is in memory."""
 _LISTING_SLICE = 16
@@ -91,20 +93,25 @@ async def _send_file(door: Door, exchange: Exchange, name: str, handle: HandleId
     if exchange.request.method == "HEAD":
         exchange.start(206 if part else 200, headers)
         return
-    # A first block is read before the head goes out: a file that cannot be read is an error, not a broken answer.
-    first = Span(span.start, min(span.start + BLOCK_SIZE, span.stop))
-    data = await _read(door.vfs, handle, first)
-    exchange.start(206 if part else 200, headers)
+    status = 206 if part else 200
     if door.pages is None:
-        await _send_data(exchange, first.start, data, None)
-        await _send_rest(door.vfs, exchange, handle, Span(first.stop, span.stop), None)
+        await _send_span(door.vfs, exchange, handle, span, None, (status, headers))
         return
     async with door.pages.file(handle) as paged:
-        await _send_data(exchange, first.start, data, paged)
-        await _send_rest(door.vfs, exchange, handle, Span(first.stop, span.stop), paged)
+        await _send_span(door.vfs, exchange, handle, span, paged, (status, headers))
 
 
-async def _send_rest(vfs: Vfs, exchange: Exchange, handle: HandleId, rest: Span, paged: PagedFile | None) -> None:
+async def _send_span(
+    vfs: Vfs, exchange: Exchange, handle: HandleId, span: Span, paged: PagedFile | None, head: tuple[int, Headers]
+) -> None:
+    # Some of it is read before the head goes out: a file that cannot be read is an error, not a broken answer.
+    kernel_sends = paged is not None and exchange.sends_unread and paged.is_for_kernel(span)
+    little = _PAGE if kernel_sends else BLOCK_SIZE
+    first = Span(span.start, min(span.start + little, span.stop))
+    data = await _read(vfs, handle, first)
+    exchange.start(*head)
+    await _send_data(exchange, first.start, data, paged)
+    rest = Span(first.stop, span.stop)
     while rest:
         sent = await _send_unread(vfs, exchange, handle, rest, paged) if exchange.sends_unread else 0
         if not sent:
@@ -116,7 +123,7 @@ async def _send_rest(vfs: Vfs, exchange: Exchange, handle: HandleId, rest: Span,
 
 async def _send_unread(vfs: Vfs, exchange: Exchange, handle: HandleId, rest: Span, paged: PagedFile | None) -> int:
     """Have the kernel, or a thread, send some of a file: how many bytes, 0 when it has to be read first."""
-    if paged is not None and not paged.is_filling and (sent := await exchange.send_pages(paged, rest)):
+    if paged is not None and paged.is_for_kernel(rest) and (sent := await exchange.send_pages(paged, rest)):
         return sent
     sealed = vfs.sealed(handle, rest.start, min(SEALED_SIZE, len(rest)))
     return 0 if sealed is None else await exchange.send_sealed(sealed)

@@ -75,7 +75,6 @@ def webdav_door(options: ServerOptions) -> Door:
 
     async def serve(vfs: Vfs, pages: Pages, *, task_status: trio.TaskStatus[Any]) -> None:
         _check_root(vfs, options.root)
-        pages.prepare()
         await webdav.serve(vfs, options, pages, task_status=task_status)
 
     return Door("webdav", serve, str)
@@ -86,7 +85,6 @@ def ftp_door(options: FtpOptions) -> Door:
 
     async def serve(vfs: Vfs, pages: Pages, *, task_status: trio.TaskStatus[Any]) -> None:
         _check_root(vfs, options.server.root)
-        pages.prepare()
         await ftp.serve(vfs, options, pages, task_status=task_status)
 
     return Door("ftp", serve, str)

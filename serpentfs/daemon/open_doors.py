@@ -109,6 +109,8 @@ class OpenDoors:
             self._opening -= 1
             self._tell_if_last()
         self._has_served = True
+        if set(kinds) != {"mount"}:
+            self._pages.prepare()
         self._changed(self.addresses)
         return {one.kind: one.address for one in opened}
 

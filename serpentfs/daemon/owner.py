@@ -81,6 +81,7 @@ async def serve(remote: Remote, doors: Sequence[Door], announce: Announce, show:
         async with _open_owned(remote, stop, requests) as (drive, note):
             shown = _shown(remote, drive, requests)
             pages = KernelPages(shown)
+            nursery.start_soon(pages.run)    # until all doors are closed
             nursery.start_soon(
                 keep_in_bounds, lambda: drive.cache_limits.memory_bytes, drive.hold_back_memory, lambda: pages.sender
             )
@@ -211,19 +212,16 @@ async def _serve_doors(
     show: ShowProgress,
 ) -> None:
     """Until everything is stopped and, unless cancelled, uploaded."""
-    async with trio.open_nursery() as beneath_doors:
-        beneath_doors.start_soon(pages.run)
-        async with trio.open_nursery() as nursery:
-            open_doors = OpenDoors(requests.remote, shown, pages, nursery, note, stop.door_closed)
-            addresses = await open_doors.open(doors)
-            requests.begin_serving(open_doors)
-            stop.begin_serving()
-            ready(addresses)
-            await stop.asked.wait()
-            systemd.notify("STOPPING=1")
-            # First with the doors open, so that nobody is cut off while much is to be uploaded; what is written
-            # meanwhile goes up in a second round that nobody can add to.
-            await upload_all(drive, show)
-            nursery.cancel_scope.cancel()
-        beneath_doors.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        open_doors = OpenDoors(requests.remote, shown, pages, nursery, note, stop.door_closed)
+        addresses = await open_doors.open(doors)
+        requests.begin_serving(open_doors)
+        stop.begin_serving()
+        ready(addresses)
+        await stop.asked.wait()
+        systemd.notify("STOPPING=1")
+        # First with the doors open, so that nobody is cut off while much is to be uploaded; what is written
+        # meanwhile goes up in a second round that nobody can add to.
+        await upload_all(drive, show)
+        nursery.cancel_scope.cancel()
     await upload_all(drive, show)

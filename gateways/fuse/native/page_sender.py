@@ -4,7 +4,8 @@ It is a process of its own because a thread that waits for a FUSE filesystem of 
 connection would end with the process, and the process with the thread. And it has an interpreter of its own.
 
 The mount is in a mount namespace of this process: nobody else sees it, and it goes when this process goes, which
-ends when its other side does. It has no secrets: it sees what it sends, and only while it is sent.
+ends when its other side does. It is also all that this process sees: other mounts are taken out of the namespace, or
+they would stay in use when their users unmount them. It has no secrets, and gets to see what it sends while it does.
 
 Standard input is a socket of type SOCK_SEQPACKET:
 
@@ -26,6 +27,7 @@ import stat
 import struct
 import threading
 import time
+from contextlib import suppress
 
 REQUEST = struct.Struct("=QQQQ")
 """A number for the answer, the name of the file, from where and up to where it is to be sent."""
@@ -45,44 +47,61 @@ _POINT = "/proc"
 """A folder that is there for certain, and is of no more use to this process then."""
 _STACK = 256 * 1024
 
+_libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
+_MNT_DETACH = 2
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 1 << 14, 1 << 18
 
 
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)   # it ends with its other side, which may still be sending
+    threading.stack_size(_STACK)
     control = socket.socket(fileno=0)
     try:
-        device = _mount()
+        _begin(control)
+        control.send(READY)
+        _Sender(control).run()
+    except ConnectionError:
+        pass   # the other side is gone
     except OSError as error:
-        control.send(str(error).encode())
-        return
+        with suppress(ConnectionError):
+            control.send(str(error).encode())
+
+
+def _begin(control: socket.socket) -> None:
+    """OSError: the system does not allow it."""
+    device = _mount()
     socket.send_fds(control, [READY], [device])
     os.close(device)   # or the connection would outlive the other side
-    threading.stack_size(_STACK)
     _raise_read_ahead(os.stat(_POINT).st_dev)   # noqa: PTH116
-    control.send(READY)
-    _Sender(control).run()
+    _leave_everything_else()
 
 
 def _mount() -> int:
     """In namespaces of this process (user_namespaces(7) for other users than root). OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:
-        _call(libc.unshare, _CLONE_NEWNS)
+        _call(_libc.unshare, _CLONE_NEWNS)
     else:
-        _call(libc.unshare, _CLONE_NEWNS | _CLONE_NEWUSER)
+        _call(_libc.unshare, _CLONE_NEWNS | _CLONE_NEWUSER)
         for name, text in (("uid_map", f"{uid} {uid} 1"), ("setgroups", "deny"), ("gid_map", f"{gid} {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
-    _call(libc.mount, None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None)
+    _call(_libc.mount, None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None)
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={device},rootmode={stat.S_IFDIR:o},user_id={uid},group_id={gid}"
     flags = ctypes.c_ulong(_MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    _call(libc.mount, b"serpentfs", _POINT.encode(), b"fuse.serpentfs-pages", flags, options.encode())
+    _call(_libc.mount, b"serpentfs", _POINT.encode(), b"fuse.serpentfs-pages", flags, options.encode())
     return device
+
+
+def _leave_everything_else() -> None:
+    """Make the mount the root, and take away what was there before (the way of pivot_root(2)). OSError."""
+    os.chdir(_POINT)
+    _call(_libc.pivot_root, b".", b".")
+    _call(_libc.umount2, b".", _MNT_DETACH)
+    os.chdir("/")
 
 
 def _call(function: ctypes._NamedFuncPointer, *arguments: object) -> None:
@@ -121,11 +140,12 @@ class _Sender:
         while True:
             request, target = self._requests.get()
             number, name, start, stop = REQUEST.unpack(request)
-            sent, reason = self._send(f"{_POINT}/{name}", target, start, stop)
+            sent, reason = self._send(f"/{name}", target, start, stop)
             if target is not None:
                 os.close(target)
             self._idle.release()
-            self._control.send(DONE.pack(number, sent, reason))
+            with suppress(ConnectionError):   # the process is about to end
+                self._control.send(DONE.pack(number, sent, reason))
 
     @staticmethod
     def _send(path: str, target: int | None, start: int, stop: int) -> tuple[int, int]:

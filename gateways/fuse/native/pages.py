@@ -63,8 +63,8 @@ class PagedFile:
         self._pages = pages
         self._vfs = vfs
         self._handle = handle
-        self._content = vfs.content_of(handle)
         self.size = vfs.attributes_of(handle).size
+        self._content = None if self.size < _LEAST else vfs.content_of(handle)
         self.is_filling = False
         self._is_known = False
         """The kernel has an inode that can be filled."""
@@ -93,6 +93,10 @@ class PagedFile:
             with trio.CancelScope(shield=True):
                 await self._last_read_ended.wait()
 
+    def is_for_kernel(self, span: Span) -> bool:
+        """See ``gateways.sending.PagedFile.is_for_kernel``."""
+        return self._content is not None and not self.is_filling and len(span) >= _LEAST
+
     def _unchanged(self) -> ContentId | None:
         if self._content is None or self._vfs.content_of(self._handle) != self._content:
             return None
@@ -101,14 +105,14 @@ class PagedFile:
     async def send(self, descriptor: int, span: Span) -> int:
         """See ``gateways.sending.PagedFile.send``."""
         content = self._unchanged()
-        if content is None or self.is_filling or len(span) < _LEAST:
+        if content is None or not self.is_for_kernel(span):
             return 0
         return await self._pages.send(content, descriptor, span)
 
     async def keep(self, offset: int, data: bytes) -> None:
         """See ``gateways.sending.PagedFile.keep``."""
         content = self._unchanged()
-        if content is None or not self.is_filling or self.size < _LEAST:
+        if content is None or not self.is_filling:
             return
         if not self._is_known:
             self._is_known = await self._pages.make_known(content)
@@ -256,13 +260,15 @@ class KernelPages:
         room = socket.CMSG_LEN(array("i").itemsize)
         said, ancillary, _, _ = await control.recvmsg(256, room, socket.MSG_CMSG_CLOEXEC)
         if said != page_sender.READY:
-            raise OSError(said.decode(errors="replace") or "the process for it does not start")
+            raise OSError(_reason(said))
         self._device = array("i", ancillary[0][2])[0]
         os.set_blocking(self._device, False)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Loop(self._device, self._handlers(), self._begin).run)
-            if await control.recv(len(page_sender.READY)):
-                self._control = control
+            said = await control.recv(256)
+            if said != page_sender.READY:
+                raise OSError(_reason(said))
+            self._control = control
             while done := await control.recv(page_sender.DONE.size):
                 number, sent, reason = page_sender.DONE.unpack(done)
                 if number in self._under_way:
@@ -343,6 +349,10 @@ class _Stretch:
     def end(self, sent: int, reason: int) -> None:
         self.sent, self.reason = sent, reason
         self.ended.set()
+
+
+def _reason(said: bytes) -> str:
+    return said.decode(errors="replace") or "the process for it does not start"
 
 
 async def _start_sender(control: socket.socket) -> trio.Process:

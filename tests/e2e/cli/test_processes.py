@@ -131,7 +131,8 @@ def figures(machine: Machine) -> dict[str, int]:
 
 
 def test_one_cache_for_all_doors(with_vault: Machine) -> None:
-    """What is read through one door is not fetched again for another one, and counted once for each read."""
+    """What is read through one door is not fetched again for another one, and counted once for each read; not at all
+    where the kernel has it from the time before."""
     with_vault.mount()
     blocks = 8    # of 128 KiB
     content = os.urandom(blocks << 17)
@@ -158,12 +159,15 @@ def test_one_cache_for_all_doors(with_vault: Machine) -> None:
     counted = ("cache_blocks_total cloud", "cache_misses_total", "cache_blocks_total memory", "cache_hits_total",
                "cloud_bytes_total down", "cloud_calls_total read")
     before = figures(with_vault)
-    reads = ((by_mount, blocks, 0), (by_webdav, 0, blocks), (by_ftp, 0, blocks), (by_webdav, 0, blocks))
+    reads = (
+        (by_mount, blocks, {0}), (by_webdav, 0, {blocks}), (by_ftp, 0, {0, blocks}), (by_webdav, 0, {1, blocks}),
+    )  # fmt: skip
     for read, fetched, found in reads:
         assert read() == content
         after = figures(with_vault)
         grown = [after[name] - before.get(name, 0) for name in counted]
-        assert grown == [fetched, fetched, found, found, fetched << 17, 1 if fetched else 0], read
+        assert grown[2] in found, read
+        assert grown == [fetched, fetched, grown[2], grown[2], fetched << 17, 1 if fetched else 0], read
         before = after
 
 

@@ -21,7 +21,7 @@ import trio
 import trio.testing
 
 from serpentfs.errors import IntegrityError
-from serpentfs.gateways.fuse.native import page_sender, pages, protocol
+from serpentfs.gateways.fuse.native import page_sender, pages
 from serpentfs.gateways.fuse.native.pages import KernelPages
 from serpentfs.gateways.webdav.connection import Connection
 from serpentfs.model import ContentId, HandleId
@@ -376,26 +376,40 @@ def test_ftp_clients_that_give_up() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
-def test_other_users_than_root() -> None:
+@pytest.mark.trio
+async def test_other_users_than_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a user namespace, where the system has them."""
     user = 65534
-    tried = subprocess.run(["unshare", "-Urm", "true"], stderr=subprocess.DEVNULL, check=False, user=user, group=user)
+    tried = await trio.run_process(
+        ["unshare", "-Urm", "true"], stderr=subprocess.DEVNULL, check=False, user=user, group=user
+    )
     if tried.returncode:
         pytest.skip("there are no user namespaces for users")
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with tempfile.TemporaryDirectory() as folder, ours:
+    with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         device = os.path.join(folder, "fuse")
         os.mknod(device, stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
         os.chmod(device, 0o666)
-        program = Path(page_sender.__file__).read_text().replace("/dev/fuse", device)
-        ours.settimeout(30)
-        command = ["/usr/bin/python3", "-I", "-S", "-c", program]
-        with subprocess.Popen(command, stdin=theirs.fileno(), user=user, group=user) as sender:
-            theirs.close()
-            said, descriptors, _, _ = socket.recv_fds(ours, 256, 1)
-            assert said == page_sender.READY
-            assert os.read(descriptors[0], protocol.BUFFER_SIZE), "the kernel begins"
-            os.close(descriptors[0])
-            ours.close()
-            assert sender.wait(30) >= 0, "it ends by itself"
+        program = (await trio.Path(page_sender.__file__).read_text()).replace("/dev/fuse", device)
+
+        async def start(control: socket.socket) -> trio.Process:
+            command = ["/usr/bin/python3", "-I", "-S", "-c", program]
+            return await trio.lowlevel.open_process(command, stdin=control.fileno(), user=user, group=user)
+
+        monkeypatch.setattr(pages, "_start_sender", start)
+        vfs = Watched()
+        vfs.cloud_put("/file", DATA)
+        async with kernel_pages(vfs) as kept, client_of(vfs, kept) as client:
+            for _ in range(2):
+                assert await get(client) == DATA
+            first = len(vfs.read_at)
+            assert await get(client) == DATA
+            assert vfs.read_at[first:] == [0]
+
+
+@pytest.mark.trio
+async def test_the_sender_sees_nothing_but_what_it_sends() -> None:
+    """Mounts of the machine stay in use as long as they are in anybody's namespace."""
+    async with kernel_pages(MemoryVfs()) as kept:
+        mounts = await trio.Path(f"/proc/{kept.sender}/mountinfo").read_text()
+        assert [line.split(" - ")[1].split()[0] for line in mounts.splitlines()] == ["fuse.serpentfs-pages"]
