@@ -173,7 +173,7 @@ class SyncVfs:
         """A copy, made on the loop: what the core hands out may be a view of memory that it uses again."""
         return self.perform(_read, handle, offset, size)
 
-    def write(self, handle: HandleId, offset: int | None, data: bytes) -> int:
+    def write(self, handle: HandleId, offset: int | None, data: bytes | memoryview) -> int:
         return self.perform(lambda core: core.write(handle, offset, data))
 
     def flush(self, handle: HandleId) -> None:

@@ -181,7 +181,7 @@ class Upload:
     def _drain(self) -> None:
         if not self._buffered:
             return
-        data = bytes(self._buffer[: self._buffered])
+        data = self._buffer[: self._buffered]
         try:
             self._tree.vfs.write(self._draft.handle, self._draft.length, data)
         except NoSpace:
