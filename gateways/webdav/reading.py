@@ -6,6 +6,7 @@ lists a large folder over and over must not slow down the mount.
 
 from __future__ import annotations
 
+import contextlib
 from html import escape
 
 import trio
@@ -93,31 +94,30 @@ async def _send_file(door: Door, exchange: Exchange, name: str, handle: HandleId
     if exchange.request.method == "HEAD":
         exchange.start(206 if part else 200, headers)
         return
-    status = 206 if part else 200
-    if door.pages is None:
-        await _send_span(door.vfs, exchange, handle, span, None, (status, headers))
-        return
-    async with door.pages.file(handle) as paged:
-        await _send_span(door.vfs, exchange, handle, span, paged, (status, headers))
+    async with contextlib.nullcontext() if door.pages is None else door.pages.file(handle) as paged:
+        head = (206 if part else 200, headers)
+        sent = await _send_first(door.vfs, exchange, handle, span, paged, head)
+        await _send_rest(door.vfs, exchange, handle, Span(span.start + sent, span.stop), paged)
 
 
-async def _send_span(
+async def _send_first(
     vfs: Vfs, exchange: Exchange, handle: HandleId, span: Span, paged: PagedFile | None, head: tuple[int, Headers]
-) -> None:
-    # Some of it is read before the head goes out: a file that cannot be read is an error, not a broken answer.
+) -> int:
+    """Some of a file is read before the head goes out: one that cannot be read is an error, not a broken answer."""
     kernel_sends = paged is not None and exchange.sends_unread and paged.is_for_kernel(span)
     little = _PAGE if kernel_sends else BLOCK_SIZE
-    first = Span(span.start, min(span.start + little, span.stop))
-    data = await _read(vfs, handle, first)
+    data = await _read(vfs, handle, Span(span.start, min(span.start + little, span.stop)))
     exchange.start(*head)
-    await _send_data(exchange, first.start, data, paged)
-    rest = Span(first.stop, span.stop)
+    return await _send_data(exchange, span.start, data, paged) if data else 0
+
+
+async def _send_rest(vfs: Vfs, exchange: Exchange, handle: HandleId, rest: Span, paged: PagedFile | None) -> None:
     while rest:
         sent = await _send_unread(vfs, exchange, handle, rest, paged) if exchange.sends_unread else 0
         if not sent:
-            data = await _read(vfs, handle, Span(rest.start, min(rest.start + READ_SIZE, rest.stop)))
-            await _send_data(exchange, rest.start, data, paged)
-            sent = len(data)
+            piece = Span(rest.start, min(rest.start + READ_SIZE, rest.stop))
+            # (A name for what was read would keep it until the next piece is here.)
+            sent = await _send_data(exchange, piece.start, await _read(vfs, handle, piece), paged)
         rest = Span(rest.start + sent, rest.stop)
 
 
@@ -129,11 +129,11 @@ async def _send_unread(vfs: Vfs, exchange: Exchange, handle: HandleId, rest: Spa
     return 0 if sealed is None else await exchange.send_sealed(sealed)
 
 
-async def _send_data(exchange: Exchange, offset: int, data: bytes, paged: PagedFile | None) -> None:
-    if data:
-        await exchange.send(data)
-        if paged is not None and exchange.sends_unread:
-            await paged.keep(offset, data)
+async def _send_data(exchange: Exchange, offset: int, data: bytes, paged: PagedFile | None) -> int:
+    await exchange.send(data)
+    if paged is not None and exchange.sends_unread:
+        await paged.keep(offset, data)
+    return len(data)
 
 
 async def _read(vfs: Vfs, handle: HandleId, span: Span) -> bytes:

@@ -59,21 +59,22 @@ async def keep_in_bounds(
 ) -> None:
     """Keep this process, and the ``helper()`` process if there is one, near ``budget()`` bytes of cache and what is
     beside it, until cancelled: free pages go back to the system after a burst, and while that is not enough,
-    ``hold_back`` is told how many bytes of the budget shall stay unused, at most half of them. Does nothing where the C
-    library is not glibc."""
+    ``hold_back`` is told how many bytes of the budget shall stay unused: what the helper takes, more when need be, at
+    most half. Does nothing where the C library is not glibc."""
     trim = _of_glibc("malloc_trim")
     if trim is None:
         return
     trimmed_to = held_back = 0
     while True:
         await trio.sleep(_LOOK_AGAIN if held_back else _LOOK_EVERY)
-        resident, bound = _resident(), budget() + _BESIDE - _taken_by(helper())
+        elsewhere = _taken_by(helper())
+        resident, bound = _resident(), budget() + _BESIDE - elsewhere
         if resident - trimmed_to >= (_WORTH_IT_ABOVE if resident > bound else _WORTH_TRIMMING):
             await run_in_thread("disk", trim, 0)
             trimmed_to = resident = _resident()
         before = held_back
         held_back += resident - bound if resident > bound else -_EASE
-        held_back = max(0, min(held_back, budget() // 2))
+        held_back = max(elsewhere, min(held_back, budget() // 2))
         if held_back != before:
             hold_back(held_back)
 
