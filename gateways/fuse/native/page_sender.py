@@ -47,7 +47,6 @@ _POINT = "/proc"
 """A folder that is there for certain, and is of no more use to this process then."""
 _STACK = 256 * 1024
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 _MNT_DETACH = 2
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 1 << 14, 1 << 18
@@ -82,32 +81,33 @@ def _mount() -> int:
     """In namespaces of this process (user_namespaces(7) for other users than root). OSError."""
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:
-        _call(_libc.unshare, _CLONE_NEWNS)
+        _call("unshare", _CLONE_NEWNS)
     else:
-        _call(_libc.unshare, _CLONE_NEWNS | _CLONE_NEWUSER)
+        _call("unshare", _CLONE_NEWNS | _CLONE_NEWUSER)
         for name, text in (("uid_map", f"{uid} {uid} 1"), ("setgroups", "deny"), ("gid_map", f"{gid} {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
-    _call(_libc.mount, None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None)
+    _call("mount", None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None)
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={device},rootmode={stat.S_IFDIR:o},user_id={uid},group_id={gid}"
     flags = ctypes.c_ulong(_MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    _call(_libc.mount, b"serpentfs", _POINT.encode(), b"fuse.serpentfs-pages", flags, options.encode())
+    _call("mount", b"serpentfs", _POINT.encode(), b"fuse.serpentfs-pages", flags, options.encode())
     return device
 
 
 def _leave_everything_else() -> None:
     """Make the mount the root, and take away what was there before (the way of pivot_root(2)). OSError."""
     os.chdir(_POINT)
-    _call(_libc.pivot_root, b".", b".")
-    _call(_libc.umount2, b".", _MNT_DETACH)
+    _call("pivot_root", b".", b".")
+    _call("umount2", b".", _MNT_DETACH)
     os.chdir("/")
 
 
-def _call(function: ctypes._NamedFuncPointer, *arguments: object) -> None:
-    if function(*arguments) != 0:
+def _call(function: str, *arguments: object) -> None:
+    """A function of the C library. OSError."""
+    if getattr(ctypes.CDLL(None, use_errno=True), function)(*arguments) != 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{function.__name__}: {os.strerror(number)}")
+        raise OSError(number, f"{function}: {os.strerror(number)}")
 
 
 def _raise_read_ahead(device: int) -> None:

@@ -17,6 +17,7 @@ import stat
 import sys
 from array import array
 from collections import OrderedDict, defaultdict
+from contextlib import suppress
 from subprocess import DEVNULL
 from types import TracebackType
 from typing import Self
@@ -256,10 +257,10 @@ class KernelPages:
             log.info("the kernel's pages are not used for sending files: %s", first_of(errors))
 
     async def _serve(self, control: trio.socket.SocketType) -> None:
-        """OSError when the sender cannot begin, or is gone."""
+        """Until the sender is gone. OSError when it cannot begin."""
         room = socket.CMSG_LEN(array("i").itemsize)
         said, ancillary, _, _ = await control.recvmsg(256, room, socket.MSG_CMSG_CLOEXEC)
-        if said != page_sender.READY:
+        if said != page_sender.READY or not ancillary:
             raise OSError(_reason(said))
         self._device = array("i", ancillary[0][2])[0]
         os.set_blocking(self._device, False)
@@ -269,11 +270,13 @@ class KernelPages:
             if said != page_sender.READY:
                 raise OSError(_reason(said))
             self._control = control
-            while done := await control.recv(page_sender.DONE.size):
-                number, sent, reason = page_sender.DONE.unpack(done)
-                if number in self._under_way:
-                    self._under_way[number].end(sent, reason)
-            raise ConnectionResetError("the process for it has ended")
+            with suppress(ConnectionError):
+                while done := await control.recv(page_sender.DONE.size):
+                    number, sent, reason = page_sender.DONE.unpack(done)
+                    if number in self._under_way:
+                        self._under_way[number].end(sent, reason)
+            log.warning("the process that sends files has ended; they are sent without the kernel's pages")
+            nursery.cancel_scope.cancel()
 
     def _give_up(self) -> None:
         """No thread of the sender waits for an answer any more, and no door for the sender."""
