@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from serpentfs.errors import IntegrityError
 from serpentfs.gateways.fuse.native import page_sender, pages
 from serpentfs.gateways.fuse.native.pages import KernelPages
 from serpentfs.gateways.webdav.connection import Connection
-from serpentfs.model import ContentId, HandleId
+from serpentfs.model import ContentId, HandleId, Span
 from tests.e2e.ftp.harness import door
 from tests.fakes.memory_vfs import MemoryVfs
 from tests.unit.webdav.in_process import Client, make_door
@@ -35,14 +36,20 @@ OTHER = DATA[::-1]
 
 
 class Watched(MemoryVfs):
-    """``read_at`` lists where was read. From ``fails_at`` on nothing can be; from ``changes_at`` on the file is being
-    written."""
+    """``read_at`` lists where was read, ``reading`` counts reads under way, which take ``delay`` seconds. From
+    ``fails_at`` on nothing can be read; from ``changes_at`` on the file is being written, with other bytes, until
+    ``give_up_changes``."""
 
     def __init__(self) -> None:
         super().__init__(cold=True)
         self.read_at: list[int] = []
         self.fails_at = self.changes_at = SIZE
         self._changes = False
+        self.delay = 0.0
+        self.reading: Counter[HandleId] = Counter()
+
+    def give_up_changes(self) -> None:
+        self._changes, self.changes_at = False, SIZE
 
     def content_of(self, handle: HandleId) -> ContentId | None:
         return None if self._changes else super().content_of(handle)
@@ -53,7 +60,13 @@ class Watched(MemoryVfs):
         if stop > self.fails_at:
             raise IntegrityError("does not authenticate")
         self._changes |= stop > self.changes_at
-        return await super().read(handle, offset, size)
+        self.reading[handle] += 1
+        try:
+            await trio.sleep(self.delay)
+            data = await super().read(handle, offset, size)
+        finally:
+            self.reading[handle] -= 1
+        return bytes(len(data)) if self._changes else data
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -152,14 +165,44 @@ async def test_a_file_that_became_another_is_the_other() -> None:
 
 
 @pytest.mark.trio
-async def test_a_file_that_is_written_while_it_is_sent_is_read_from_there_on() -> None:
+@pytest.mark.parametrize("filled", [False, True])
+async def test_a_file_that_is_written_while_it_is_sent_is_read_from_there_on(filled: bool) -> None:
     vfs = Watched()
     vfs.cloud_put("/file", DATA)
     async with kernel_pages(vfs) as kept, client_of(vfs, kept) as client:
-        assert await get(client, Range="bytes=0-300000") == DATA[:300_001]
+        if filled:
+            assert await get(client, Range="bytes=0-300000") == DATA[:300_001]
         vfs.changes_at = 4_000_000
-        assert await get(client) == DATA
-        assert max(vfs.read_at) > SIZE - (2 << 20)
+        mixed = await get(client)
+        unchanged = len(mixed.rstrip(b"\0"))
+        assert 1_000_000 < unchanged < 4_000_000 + (1 << 20)
+        assert mixed == DATA[:unchanged] + bytes(SIZE - unchanged)
+        vfs.give_up_changes()
+        for _ in range(2):
+            assert await get(client) == DATA, "what was read meanwhile is not kept for what was there before"
+
+
+@pytest.mark.trio
+async def test_a_handle_is_read_no_more_when_sending_was_cancelled() -> None:
+    vfs = Watched()
+    ino = vfs.cloud_put("/file", DATA)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        async with kernel_pages(vfs) as kept:
+            handle = await vfs.open(ino, write=False, door="webdav")
+            async with kept.file(handle):
+                pass
+            vfs.delay = 1e9
+            async with kept.file(handle) as file, trio.open_nursery() as nursery:
+                nursery.start_soon(file.send, ours.fileno(), Span(0, SIZE))
+                await until(vfs.reading.total)
+                nursery.cancel_scope.cancel()
+            assert not vfs.reading.total()
+            await vfs.release(handle)
+            vfs.delay = 0
+            async with client_of(vfs, kept) as client:
+                assert await get(client) == DATA
 
 
 @pytest.mark.trio
