@@ -160,7 +160,9 @@ def test_one_cache_for_all_doors(with_vault: Machine) -> None:
                "cloud_bytes_total down", "cloud_calls_total read")
     before = figures(with_vault)
     reads = (
-        (by_mount, blocks, {0}), (by_webdav, 0, {blocks}), (by_ftp, 0, {0, blocks}), (by_webdav, 0, {1, blocks}),
+        (by_mount, blocks, [0]), (by_webdav, 0, [blocks]),
+        # Whatever the kernel asks for, in pieces of which two may meet in a block.
+        (by_ftp, 0, range(2 * blocks + 1)), (by_webdav, 0, range(1, 2 * blocks + 1)),
     )  # fmt: skip
     for read, fetched, found in reads:
         assert read() == content
