@@ -64,9 +64,9 @@ async def keep_in_bounds(
     trim = _of_glibc("malloc_trim")
     if trim is None:
         return
-    trimmed_to = held_back = 0
+    trimmed_to = held_back = elsewhere = 0
     while True:
-        await trio.sleep(_LOOK_AGAIN if held_back else _LOOK_EVERY)
+        await trio.sleep(_LOOK_AGAIN if held_back > elsewhere else _LOOK_EVERY)
         elsewhere = _taken_by(helper())
         resident, bound = _resident(), budget() + _BESIDE - elsewhere
         if resident - trimmed_to >= (_WORTH_IT_ABOVE if resident > bound else _WORTH_TRIMMING):
