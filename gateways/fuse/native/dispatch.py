@@ -41,14 +41,15 @@ def attribute_fields(node: Node) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def entry_answer(header: Header, node: Node, timeout: tuple[int, int]) -> bytes:
-    """What makes or finds an entry is answered with it; the kernel may keep it for ``timeout``: seconds and
-    nanoseconds."""
+def entry_fields(node: Node, timeout: tuple[int, int]) -> tuple[int, ...]:
+    """The fields of ``struct fuse_entry_out``; the kernel may keep it for ``timeout``: seconds and nanoseconds."""
     seconds, rest = timeout
-    return protocol.ENTRY_ANSWER.pack(
-        protocol.ENTRY_ANSWER.size, 0, header.unique,
-        node.ino, 0, seconds, seconds, rest, rest, *attribute_fields(node),
-    )  # fmt: skip
+    return node.ino, 0, seconds, seconds, rest, rest, *attribute_fields(node)
+
+
+def entry_answer(header: Header, node: Node, timeout: tuple[int, int]) -> bytes:
+    """What makes or finds an entry is answered with it; ``timeout`` as above."""
+    return protocol.ENTRY_ANSWER.pack(protocol.ENTRY_ANSWER.size, 0, header.unique, *entry_fields(node, timeout))
 
 
 def attributes_answer(header: Header, node: Node, timeout: tuple[int, int]) -> bytes:
@@ -106,11 +107,6 @@ class Dispatch:
     @staticmethod
     def _done(header: Header) -> bytes:
         return protocol.error_answer(header.unique, 0)
-
-    def _entry(self, node: Node) -> tuple[int, ...]:
-        """The fields of ``struct fuse_entry_out``."""
-        seconds, rest = self._timeout
-        return node.ino, 0, seconds, seconds, rest, rest, *attribute_fields(node)
 
     def _entry_answer(self, header: Header, node: Node) -> bytes:
         return entry_answer(header, node, self._timeout)
@@ -231,7 +227,8 @@ class Dispatch:
         [name] = protocol.names(body[protocol.CREATE_IN.size :], 1)
         caller = Caller(header.uid, header.gid)
         opened, node = await self._operations.create(header.inode, name, mode, flags, caller)
-        return content_answer(header, protocol.ENTRY_OUT.pack(*self._entry(node)) + self._opened(opened))
+        entry = protocol.ENTRY_OUT.pack(*entry_fields(node, self._timeout))
+        return content_answer(header, entry + self._opened(opened))
 
     async def _read(self, header: Header, body: memoryview) -> Answer:
         handle, offset, size = protocol.READ_IN.unpack_from(body)
@@ -293,7 +290,7 @@ class Dispatch:
             if len(reply) + length > size:
                 return False
             # The kernel takes no entry for the dots, and so would never forget it.
-            entry = self._entry(node._replace(ino=0) if name in _DOTS else node)
+            entry = entry_fields(node._replace(ino=0) if name in _DOTS else node, self._timeout)
             reply.extend(record.pack(*entry, node.ino, next_cookie, len(name), node.mode >> 12))
             reply.extend(name.ljust(length - record.size, b"\0"))
             return True
