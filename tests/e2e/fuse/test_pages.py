@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -24,11 +24,10 @@ import trio.testing
 from serpentfs.errors import IntegrityError
 from serpentfs.gateways.fuse.native import page_sender, pages
 from serpentfs.gateways.fuse.native.pages import KernelPages
-from serpentfs.gateways.webdav.connection import Connection
 from serpentfs.model import ContentId, HandleId, Span
 from tests.e2e.ftp.harness import door
 from tests.fakes.memory_vfs import MemoryVfs
-from tests.unit.webdav.in_process import Client, make_door
+from tests.unit.webdav.in_process import Client, connected_by_tcp, make_door
 
 SIZE = 10 * 1024 * 1024 + 5
 DATA = (bytes(range(251)) * (SIZE // 251 + 1))[:SIZE]
@@ -93,20 +92,8 @@ async def kernel_pages(vfs: MemoryVfs) -> AsyncIterator[KernelPages]:
         os.kill(sender, 0)
 
 
-@asynccontextmanager
-async def client_of(vfs: MemoryVfs, kept: KernelPages) -> AsyncIterator[Client]:
-    """A connection over TCP, which must end by itself when the client's end is closed."""
-    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
-    ours = await trio.testing.open_stream_to_socket_listener(listener)
-    connection = Connection(await listener.accept(), "127.0.0.1", make_door(vfs, kept).answer)
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.run)
-            try:
-                yield Client(ours, connection)
-            finally:
-                await ours.aclose()
-    await listener.aclose()
+def client_of(vfs: MemoryVfs, kept: KernelPages) -> AbstractAsyncContextManager[Client]:
+    return connected_by_tcp(make_door(vfs, kept).answer)
 
 
 async def get(client: Client, **headers: str) -> bytes:

@@ -1,7 +1,8 @@
-"""A client of the WebDAV door without sockets: an HTTP connection over streams in memory."""
+"""A client of the WebDAV door in this process: an HTTP connection over streams in memory, or over a socket."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import h11
 import trio
-from trio.testing import memory_stream_pair
+from trio.testing import memory_stream_pair, open_stream_to_socket_listener
 
 from serpentfs.gateways.access import ServerOptions
 from serpentfs.gateways.sending import Pages
@@ -77,7 +78,28 @@ class Client:
 @asynccontextmanager
 async def connected(handler: Handler) -> AsyncIterator[Client]:
     """A connection to ``handler``; it must end by itself when the client's end is closed."""
-    ours, theirs = memory_stream_pair()
+    async with _conversing(*memory_stream_pair(), handler) as client:
+        yield client
+
+
+@asynccontextmanager
+async def connected_by_tcp(handler: Handler, *, send_buffer: int | None = None) -> AsyncIterator[Client]:
+    """``connected`` over a real socket, for at most a minute."""
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    ours = await open_stream_to_socket_listener(listener)
+    theirs = await listener.accept()
+    if send_buffer is not None:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    with trio.fail_after(60):
+        async with _conversing(ours, theirs, handler) as client:
+            yield client
+    await listener.aclose()
+
+
+@asynccontextmanager
+async def _conversing(
+    ours: trio.abc.HalfCloseableStream, theirs: trio.abc.Stream, handler: Handler
+) -> AsyncIterator[Client]:
     connection = Connection(theirs, "127.0.0.1", handler)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run)

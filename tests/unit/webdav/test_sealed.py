@@ -16,7 +16,7 @@ from serpentfs.gateways.webdav.connection import Connection
 from serpentfs.gateways.webdav.reading import READ_SIZE
 from serpentfs.model import BLOCK_SIZE
 from tests.fakes.sealing_vfs import SealingVfs
-from tests.unit.webdav.in_process import Client, make_door
+from tests.unit.webdav.in_process import Client, connected_by_tcp, make_door
 
 pytestmark = pytest.mark.trio
 
@@ -30,19 +30,8 @@ DATA = DATA[:SIZE]
 async def served(vfs: SealingVfs, *, send_buffer: int = 1 << 20) -> AsyncIterator[Client]:
     """A connection over TCP, which must end by itself when the client's end is closed."""
     vfs.cloud_put("/file", DATA)
-    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
-    ours = await trio.testing.open_stream_to_socket_listener(listener)
-    theirs = await listener.accept()
-    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-    connection = Connection(theirs, "127.0.0.1", make_door(vfs).answer)
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.run)
-            try:
-                yield Client(ours, connection)
-            finally:
-                await ours.aclose()
-    await listener.aclose()
+    async with connected_by_tcp(make_door(vfs).answer, send_buffer=send_buffer) as client:
+        yield client
     assert vfs.open_handles == 0
 
 
