@@ -53,6 +53,8 @@ _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8
 
 
 def main() -> None:
+    os.setsid()   # Ctrl-C is for the other side, which may go on sending for a while
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))   # what the other side's libraries leave open
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)   # it ends with its other side, which may still be sending
     threading.stack_size(_STACK)

@@ -359,10 +359,11 @@ def _reason(said: bytes) -> str:
 
 
 async def _start_sender(control: socket.socket) -> trio.Process:
+    # So that posix_spawn(3) does it: this process stands still until what it forks has closed descriptors of its own,
+    # and one of a file in our mount closes when we have answered.
     return await trio.lowlevel.open_process(
         [sys.executable, "-I", "-S", page_sender.__file__],
-        stdin=control.fileno(), stdout=DEVNULL, env=_ENVIRONMENT,
-        start_new_session=True,   # Ctrl-C is for this process, which may go on sending for a while
+        stdin=control.fileno(), stdout=DEVNULL, env=_ENVIRONMENT, close_fds=False,
     )  # fmt: skip
 
 

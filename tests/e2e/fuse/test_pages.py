@@ -22,6 +22,7 @@ import trio
 import trio.testing
 
 from serpentfs.errors import IntegrityError
+from serpentfs.gateways.fuse.mountpoint import find_mount
 from serpentfs.gateways.fuse.native import page_sender, pages
 from serpentfs.gateways.fuse.native.pages import KernelPages
 from serpentfs.model import ContentId, HandleId, Span
@@ -351,6 +352,46 @@ def test_a_sender_ends_with_its_owner_however_that_ends() -> None:
     while Path(f"/proc/{sender}/cmdline").exists() and Path(f"/proc/{sender}/cmdline").read_bytes():
         assert time.monotonic() < end, "the sender is still there"
         time.sleep(0.05)
+
+
+_WRITES_TO_ITSELF = """
+import os, sys, trio
+from functools import partial
+from serpentfs.gateways.fuse import MountOptions, serve
+from serpentfs.gateways.fuse.native.pages import KernelPages
+from tests.fakes.memory_vfs import MemoryVfs
+
+async def main():
+    vfs = MemoryVfs()
+    kept = KernelPages(vfs)
+    os.dup2(1, 100, inheritable=True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve, vfs, MountOptions(sys.argv[1], "memory", loop="native")))
+        file = await trio.to_thread.run_sync(lambda: open(sys.argv[1] + "/file", "wb", buffering=0))
+        nursery.start_soon(kept.run)
+        kept.prepare()
+        while not kept._control:
+            await trio.sleep(0.01)
+        await trio.to_thread.run_sync(file.write, b"content")
+        await trio.to_thread.run_sync(file.close)
+        print(sorted(os.listdir(f"/proc/{kept.sender}/fd")), os.getsid(kept.sender) == kept.sender, flush=True)
+        nursery.cancel_scope.cancel()
+
+trio.run(main)
+"""
+
+
+def test_a_sender_starts_while_its_owner_has_a_file_of_the_mount_open(tmp_path: Path) -> None:
+    """It inherits the descriptor, and to close that, somebody must answer; in the end it has its own alone."""
+    owner = subprocess.Popen([sys.executable, "-c", _WRITES_TO_ITSELF, tmp_path], stdout=subprocess.PIPE, text=True)
+    try:
+        said, _ = owner.communicate(timeout=30)
+    finally:
+        if owner.poll() is None and (mount := find_mount(str(tmp_path))) is not None:
+            mount.abort()   # or it never ends
+            subprocess.run(["fusermount3", "-uz", str(tmp_path)], check=True, timeout=30)
+        owner.kill()
+    assert said == "['0', '1', '2'] True\n"
 
 
 def test_the_sender_takes_no_secrets_along(monkeypatch: pytest.MonkeyPatch) -> None:
