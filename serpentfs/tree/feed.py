@@ -83,6 +83,7 @@ class Feed:
         self._local = local
         self._own_inos: dict[Ino, float] = {}
         self._own_nodes: dict[NodeId, float] = {}
+        self._own_slots: dict[tuple[Ino, str], float] = {}
         self._revisit: set[Ino] = set()
         self._recorded = {Ino(int(key)) for key in store.records(_REVISIT)}
         """Folders whose revisit is written down: what is left for later outlives this process where the cloud would
@@ -109,16 +110,21 @@ class Feed:
 
     # what this process did itself
 
-    def confirmed(self, *inos: Ino, left: NodeId | None = None) -> None:
-        """The cloud has just confirmed our change of these inodes; ``left`` is an id that went away by it."""
+    def confirmed(self, *inos: Ino, left: NodeId | None = None, slots: Iterable[tuple[Ino, str]] = ()) -> None:
+        """The cloud has just confirmed our change of these inodes. ``left`` is an id that went away by it. ``slots``
+        are the names (folder, name key) that it took or freed: what an earlier look found there, perhaps an upload of
+        ours whose answer never came, may have gone by it, too."""
         now = trio.current_time()
         for ino in inos:
             self._own_inos[ino] = now
+        for slot in slots:
+            self._own_slots[slot] = now
         if left is not None:
             self._own_nodes[left] = now
-        if len(self._own_inos) + len(self._own_nodes) > 50_000:
+        if len(self._own_inos) + len(self._own_nodes) + len(self._own_slots) > 50_000:
             self._own_inos = {k: t for k, t in self._own_inos.items() if t > now - _REMEMBER}
             self._own_nodes = {k: t for k, t in self._own_nodes.items() if t > now - _REMEMBER}
+            self._own_slots = {k: t for k, t in self._own_slots.items() if t > now - _REMEMBER}
 
     def revisit_settled(self) -> None:
         """Ask for listings of the folders that had to be left alone, where nothing is pending any more."""
@@ -339,7 +345,7 @@ class Feed:
         taken = self._store.taken(folder, keys)
         plain = 0
         for (child, node), key in zip(changes, keys, strict=True):
-            if node is not None or key in taken or self._own_since(started, None, child.id):
+            if node is not None or key in taken or self._own_since(started, None, child.id, (folder, key)):
                 break
             if self._local.touches(folder, child.name):
                 break
@@ -368,10 +374,12 @@ class Feed:
             and entry.mtime_ns // _SECOND != child.mtime_ns // _SECOND
         )
 
-    def _own_since(self, started: float, ino: Ino | None, node: NodeId) -> bool:
-        return (ino is not None and self._own_inos.get(ino, -1.0) >= started) or self._own_nodes.get(
-            node, -1.0
-        ) >= started
+    def _own_since(self, started: float, ino: Ino | None, node: NodeId, slot: tuple[Ino, str] | None = None) -> bool:
+        return (
+            (ino is not None and self._own_inos.get(ino, -1.0) >= started)
+            or self._own_nodes.get(node, -1.0) >= started
+            or (slot is not None and self._own_slots.get(slot, -1.0) >= started)
+        )
 
     def _vanished(self, folder: Ino, node: NodeRow, started: float) -> None:
         if self._local.is_pending(node.ino) or self._own_since(started, node.ino, node.node):
@@ -440,10 +448,10 @@ class Feed:
         return False
 
     def _appeared(self, folder: Ino, child: NodeInfo, started: float) -> None:
-        if self._own_since(started, None, child.id):
+        name = child.name
+        if self._own_since(started, None, child.id, (folder, self._cloud.name_key(name))):
             self._revisit.add(folder)
             return
-        name = child.name
         occupant = self._store.child(folder, name)
         if occupant is not None:
             node = self._store.node_of(occupant.ino)

@@ -438,7 +438,7 @@ class Replay:
             self._store.drop_stage(entry.content)
             self._forget_origin(entry.ino)
             self._forget_early(entry.content)
-        self._feed.confirmed(entry.ino, left=left)
+        self._feed.confirmed(entry.ino, left=left, slots=[place.slot])
         # Who stops it now is too late, and must not keep the rest from being done.
         with trio.CancelScope(shield=self._attempts[entry.seq].cancel_called):
             if not stage.base:
@@ -576,7 +576,7 @@ class Replay:
         if info.kind is Kind.DIRECTORY:
             self._made_folder(entry.ino)
         else:
-            self._feed.confirmed(entry.ino)
+            self._feed.confirmed(entry.ino, slots=[entry.goal.slot])
 
     def _finish(self, entry: Entry, *, forget: Collection[Ino] = ()) -> None:
         """Nothing is left to be sent. ``forget``: inodes whose nodes are not theirs any more."""
@@ -617,7 +617,7 @@ class Replay:
         if self._store.node_of(entry.ino) is None:
             self._feed.leave_for_later(entry.goal.parent)
         left = node.node if info.id != node.node or not info.same_content else None
-        self._feed.confirmed(entry.ino, left=left)
+        self._feed.confirmed(entry.ino, left=left, slots=[entry.origin.slot, entry.goal.slot])
 
     async def _remove(self, entry: Entry) -> None:
         node = self._store.node_of(entry.ino)
@@ -629,7 +629,7 @@ class Replay:
         with self._ledger.outcome(self._journal.confirm(entry.seq)):
             self._store.drop_node(entry.ino)
         if node is not None:
-            self._feed.confirmed(entry.ino, left=node.node)
+            self._feed.confirmed(entry.ino, left=node.node, slots=[entry.origin.slot])
 
     async def _set_mtime(self, entry: Entry) -> None:
         node = self._store.node_of(entry.ino)

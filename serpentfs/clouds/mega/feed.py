@@ -3,6 +3,9 @@
 The replica takes every packet in the transaction that takes its sequence number, and keeps the list of what the tree
 was not told yet; so nothing is missed between two starts, however either ended. Own changes come back as packets,
 too: they are told with a delay, when the tree knows them already and finds nothing new.
+
+A packet may come after the answer to a later command of ours: for a moment the replica then holds what was. So nothing
+is told before all that waited at the start has been applied, and own changes only while nothing waits.
 """
 
 from __future__ import annotations
@@ -58,6 +61,8 @@ class EventFeed:
         self._news = trio.Event()
         self._live = False
         """The server is asked to tell the moment something happens: the replica is as fresh as can be."""
+        self._behind = whole is None
+        """The replica is as a former process left it, perhaps in the middle of packets."""
         self._rechecks: dict[NodeId, int] = {}
         """Folders to be listed, with the number of polls that had begun when that was asked for."""
         self._whole_told = -math.inf
@@ -104,6 +109,7 @@ class EventFeed:
             raise failure
         self._replica.install(loaded)
         self._whole_told = -math.inf
+        self._behind = False
 
     async def ensure_fresh(self) -> None:
         """The replica holds whatever others did up to now, as far as the server has told."""
@@ -135,6 +141,7 @@ class EventFeed:
                     raise EventsLost("the account's events name folders that are not known")
             elif poll.wait_url is not None:
                 self._caught_up_from = begun
+                self._behind = False
                 return poll.wait_url
         return None
 
@@ -194,7 +201,7 @@ class EventFeed:
 
     async def _tell(self, send: trio.MemorySendChannel[Batch]) -> float:
         """Send what the tree does not know. The answer: seconds until own changes are due."""
-        if not self._replica.is_loaded:
+        if self._behind or not self._replica.is_loaded:
             return _OWN_DELAY
         if self._replica.get_record(*_RESYNC) is not None:
             if trio.current_time() > self._whole_told + _WHOLE_WITHIN:
@@ -202,7 +209,8 @@ class EventFeed:
             return _OWN_DELAY
         while True:
             started = trio.current_time()
-            unseen = self._replica.unseen(_PAGE, own_before=time.monotonic() - _OWN_DELAY)
+            own_before = time.monotonic() - _OWN_DELAY if self._live else -math.inf
+            unseen = self._replica.unseen(_PAGE, own_before=own_before)
             if not unseen.serials:
                 break
             changed, removed = [], [NodeId(handle) for handle in unseen.removed]

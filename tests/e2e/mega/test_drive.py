@@ -13,6 +13,7 @@ import trio
 from PIL import Image
 
 from serpentfs.clouds.mega.cloud import MegaOptions
+from serpentfs.clouds.mega.replica import Replica
 from serpentfs.clouds.mega.session import Session
 from serpentfs.errors import IntegrityError, LoginRequired, SerpentError
 from serpentfs.model import ROOT_INO
@@ -286,6 +287,36 @@ async def test_a_file_that_is_over_the_transfer_quota(
         with pytest.raises(SerpentError):
             await read(drive, "/file")
         assert cloud.over_quota_until is not None
+
+
+async def test_what_was_is_not_shown_again_after_a_kill_between_packets(
+    server: Emulator, email: str, session: Session, tmp_path: Path
+) -> None:
+    """The packet of an older change may come after the answer to a newer one; then the process was killed."""
+    machine = tmp_path / "one"
+
+    def known() -> Replica:
+        return Replica(machine / "state" / "mega.db", session.key, session.user)
+
+    async with mega_drive(session, machine) as (drive, _):
+        await write(drive, "/old", b"content")
+        await drive.wait_until_uploaded()
+        [node] = [node for node in server.control("tree", email=email) if node["t"] == 0]
+        before = known().sn
+        await rename(drive, "/old", "/new")
+        await drive.wait_until_uploaded()
+    assert before is not None
+    packet = {"a": "u", "n": node["h"], "at": node["a"], "i": "of the one before"}
+    known().apply([packet], before, own_id="of the one before")
+    server.fault("events", "http", status=500, times=None)
+    async with mega_drive(session, machine) as (drive, _):
+        for _ in range(30):
+            assert await contents(drive) == {"/new": b"content"}
+            await trio.sleep(0.01)
+        server.clear_faults()
+        server.add_file(email, "news", b"")
+        await until(lambda: exists(drive, "/news"), _SEEN_WITHIN)
+        assert await contents(drive) == {"/new": b"content", "/news": b""}
 
 
 async def test_what_is_removed_is_in_the_rubbish_bin(

@@ -125,3 +125,17 @@ async def test_what_a_pending_change_takes_or_we_removed_is_left_for_later(store
     local.touched.clear()
     await feed.apply(Batch(trio.current_time() + 1, (listing,), complete=True))
     assert sorted(names(store)) == [f"name {number}" for number in range(6)]
+
+
+async def test_what_an_earlier_look_found_under_a_name_that_we_changed_is_left_for_later(store: Store) -> None:
+    """An upload whose answer never came may be there, under a name that was given to something else since, or to
+    nothing: its node is known to nobody here."""
+    cloud, local = MemoryCloud(), Quiet()
+    feed = make_feed(store, cloud, local)
+    await listed(feed, cloud, [child(0, "taken")])
+    feed.confirmed(slots=[(ROOT_INO, cloud.name_key(name)) for name in ("taken", "freed")])
+    found = [child(1, "taken"), child(2, "freed"), child(3, "another")]
+    await feed.apply(Batch(trio.current_time() - 1, (), changed=tuple(found)))
+    assert names(store) == ["taken", "another"]
+    await feed.apply(Batch(trio.current_time() + 1, (), changed=tuple(found)))
+    assert sorted(names(store)) == sorted(["taken", "another", "freed", distinct_name("taken", found[0].id)])
