@@ -66,19 +66,23 @@ class BlockSeal:
         """The associated data of a part, but for its number, which is the byte that follows."""
         return self._remote + _BINDING.pack(content, block, length)
 
-    def seal(self, content: ContentId, block: BlockIndex, cleartext: Buffer) -> bytes:
-        """One slot's bytes without the unused rest: 1 to BLOCK_SIZE bytes of cleartext go in."""
+    def seal_into(self, content: ContentId, block: BlockIndex, cleartext: Buffer, slot: memoryview) -> int:
+        """Make a slot of 1 to BLOCK_SIZE bytes of cleartext at the start of ``slot``; the answer is its length without
+        the unused rest."""
         length = len(cleartext)
         if not 0 < length <= BLOCK_SIZE:
             raise ValueError(f"a slot holds 1 to {BLOCK_SIZE} bytes, not {length}")
         nonce = os.urandom(NONCE_SIZE)
+        _LENGTH.pack_into(slot, 0, length)
+        slot[_LENGTH.size : HEADER_SIZE] = nonce
         view = memoryview(cleartext)
-        sealed = [_LENGTH.pack(length), nonce]
-        encrypt, binding = self._aead.encrypt, self._binding(content, block, length)
+        encrypt, binding = self._aead.encrypt_into, self._binding(content, block, length)
+        end = HEADER_SIZE
         for part in range(part_count(length)):
             piece = view[part * PART_SIZE : (part + 1) * PART_SIZE]
-            sealed.append(encrypt(_nonce_of(nonce, part), piece, binding + _NUMBER[part]))
-        return b"".join(sealed)
+            start, end = end, end + len(piece) + TAG_SIZE
+            encrypt(_nonce_of(nonce, part), piece, binding + _NUMBER[part], slot[start:end])
+        return end
 
     def open(self, content: ContentId, block: BlockIndex, slot: Buffer) -> bytes | None:
         """The cleartext of a slot, None for an empty one. IntegrityError when it does not authenticate."""

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from serpentfs.cache.blocks import BlockSet, block_length, runs
-from serpentfs.cache.seal import HEADER_SIZE, PART_SIZE, SEALED_PART, SLOT_SIZE, BlockSeal, sealed_size
+from serpentfs.cache.seal import HEADER_SIZE, PART_SIZE, SEALED_PART, SLOT_SIZE, BlockSeal, Buffer, sealed_size
 from serpentfs.errors import IntegrityError
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
 from serpentfs.mount_table import kind_of_device
 
 PIECE = 8
-"""Slots read by one call: 1 MiB, the largest read a kernel sends. The buffers for it are kept and used again,
-because memory touched for the first time is far slower than the disk's page cache."""
+"""Slots read or written by one call: 1 MiB, the largest read a kernel sends. The buffers for it are kept and used
+again, because memory touched for the first time is far slower than the disk's page cache."""
 
 PAGE = 4096
 FILE_CHARGE = PAGE
@@ -33,10 +33,9 @@ NEW_SUFFIX = ".new"
 _SUFFIX = ".2"
 """Ends the name of a file and stands for the format of its slots: see ``is_outdated``."""
 
-_WRITE_RUN = 256
 _COPY_PIECE = 1024 * 1024
 _SCRATCH: list[bytearray] = []
-"""Buffers that no thread reads into at this moment. One for each thread would stay as long as the thread does."""
+"""Buffers that no thread uses at this moment. One for each thread would stay as long as the thread does."""
 NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 """The flag of a read that never waits for the disk. Where the system has none, there are no such reads."""
 
@@ -60,6 +59,14 @@ def slot_charge(block: int, length: int) -> int:
 def scratch() -> bytearray:
     """A buffer of PIECE slots."""
     return bytearray(PIECE * SLOT_SIZE)
+
+
+def _borrow() -> bytearray:
+    """A buffer of PIECE slots, to be put back into _SCRATCH."""
+    try:
+        return _SCRATCH.pop()
+    except IndexError:
+        return scratch()
 
 
 def look(path: Path) -> Found | None:
@@ -174,10 +181,7 @@ def read(path: Path, seal: BlockSeal, content: ContentId, blocks: range, size: i
 
 def read_piece(descriptor: int, seal: BlockSeal, content: ContentId, blocks: range, size: int) -> Slots:
     """``read`` of at most PIECE blocks from a file that is open."""
-    try:
-        buffer = _SCRATCH.pop()
-    except IndexError:
-        buffer = scratch()
+    buffer = _borrow()
     try:
         view = memoryview(buffer)[: _sealed_length(blocks, size)]
         got = os.preadv(descriptor, [view], blocks.start * SLOT_SIZE)
@@ -218,22 +222,34 @@ def write(path: Path, seal: BlockSeal, content: ContentId, blocks: Mapping[Block
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, flags, 0o600)
     try:
-        for run in runs(sorted(blocks), _WRITE_RUN):
-            sealed = [seal.seal(content, BlockIndex(block), blocks[BlockIndex(block)]) for block in run]
-            _write_all(descriptor, sealed, run.start * SLOT_SIZE)
+        write_blocks(descriptor, seal, content, sorted(blocks.items()))
     finally:
         os.close(descriptor)
 
 
-def _write_all(descriptor: int, parts: Sequence[bytes], offset: int) -> None:
-    """Write neighbouring slots. Only the last block of a content is short, so that the parts lie end to end."""
-    written = os.pwritev(descriptor, parts, offset)
-    total = sum(len(part) for part in parts)
-    if written == total:
-        return
-    rest = memoryview(b"".join(parts))
-    while written < total:
-        written += os.pwrite(descriptor, rest[written:], offset + written)
+def write_blocks(
+    descriptor: int, seal: BlockSeal, content: ContentId, blocks: Iterable[tuple[BlockIndex, Buffer]]
+) -> None:
+    """Seal blocks, in ascending order, and write their slots; those of neighbours by one call."""
+    buffer = _borrow()
+    try:
+        view = memoryview(buffer)
+        start = end = 0  # the bytes of the file that the buffer holds
+        for block, cleartext in blocks:
+            at = block * SLOT_SIZE
+            if at != end or end - start + SLOT_SIZE > len(view):
+                _write_all(descriptor, view[: end - start], start)
+                start = end = at
+            end += seal.seal_into(content, block, cleartext, view[end - start :])
+        _write_all(descriptor, view[: end - start], start)
+    finally:
+        _SCRATCH.append(buffer)
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
 
 
 def remove(paths: Iterable[Path], descriptors: Iterable[int] = ()) -> None:

@@ -7,6 +7,8 @@ A block passes through three places:
 
     dirty (memory) --spill--> a slot of a plane (sealed, not yet promised) --commit--> a row of ``stage_blocks``
 
+(Many whole blocks that come together go straight into their slots.)
+
 A *plane* is a sparse file of slots; a stage has up to three. Two rules keep what was acknowledged from being damaged
 by a later write that dies:
 
@@ -23,13 +25,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from serpentfs.bridge import run_in_thread
-from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
+from serpentfs.cache.seal import SLOT_SIZE, BlockSeal, Buffer
+from serpentfs.cache.slots import write_blocks
 from serpentfs.errors import IntegrityError, NoSpace, SerpentError, Unavailable
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
 from serpentfs.tree.store import StageRow, Store
@@ -44,6 +47,9 @@ kernel request (1 MiB), little enough for hundreds of files written at once."""
 _SPILL_IN_PLACE = 64 * 1024
 """Bytes up to which a spill needs no thread: sealing them and writing them to the page cache takes less than going to
 one, and the commit that follows writes the database's log from the same place."""
+
+_STRAIGHT_BLOCKS = 4
+"""Whole blocks that come together and are sealed from where they lie: gathering them costs a copy of each."""
 
 _PLANES = 3
 
@@ -323,6 +329,16 @@ class Stage:
         while position < end:
             block = BlockIndex(position // BLOCK_SIZE)
             start = block * BLOCK_SIZE
+            if whole_blocks := self._new_blocks(position, end):
+                stop = whole_blocks.stop * BLOCK_SIZE
+                pieces = range(position - offset, stop - offset, BLOCK_SIZE)
+                await self._seal_away(
+                    [(BlockIndex(b), view[at : at + BLOCK_SIZE]) for b, at in zip(whole_blocks, pieces, strict=True)]
+                )
+                self._last_opened = None
+                self._wrote_to(stop)
+                position = stop
+                continue
             stop = min(end, start + BLOCK_SIZE)
             buffer = self._dirty.get(block)
             if buffer is None:
@@ -337,11 +353,24 @@ class Stage:
             if self._last_opened is not None and self._last_opened[0] == block:
                 self._last_opened = None
             self._changes += 1
-            self.size = max(self.size, stop)
-            self.changed = True
+            self._wrote_to(stop)
             position = stop
             if len(self._dirty) >= SPILL_BLOCKS:
                 await self.spill()
+
+    def _new_blocks(self, start: int, end: int) -> range | None:
+        """The whole blocks that a write from ``start`` to ``end`` begins with, if they are worth a thread of their own
+        and nothing of them waits for a commit: they need not be gathered first."""
+        blocks = range(start // BLOCK_SIZE, end // BLOCK_SIZE)
+        if start % BLOCK_SIZE or len(blocks) < _STRAIGHT_BLOCKS:
+            return None
+        if any(block in self._dirty or block in self._spilled for block in blocks):
+            return None
+        return blocks
+
+    def _wrote_to(self, stop: int) -> None:
+        self.size = max(self.size, stop)
+        self.changed = True
 
     async def _load(self, block: BlockIndex, read_base: ReadBase) -> bytearray:
         """A block's present bytes, to be changed."""
@@ -396,33 +425,37 @@ class Stage:
         """Seal every dirty block into a slot that no commit names. On an error the blocks stay dirty."""
         if not self._dirty:
             return
-        batch: list[tuple[int, int, BlockIndex, bytearray]] = []
-        for block, buffer in sorted(self._dirty.items()):
-            taken = {self._stored.get(block), self._durable.get(block)}
-            plane = next(p for p in range(_PLANES) if p not in taken)
-            batch.append((plane, self._file(plane), block, buffer))
+        blocks = sorted(self._dirty.items())
+        await self._seal_away(blocks)
+        for block, _ in blocks:
+            del self._dirty[block]
 
-        def write_slots() -> None:
-            for _, file, block, buffer in batch:
-                slot = self._seal.seal(self.content, block, buffer)
-                written = os.pwrite(file, slot, block * SLOT_SIZE)
-                while written < len(slot):
-                    written += os.pwrite(file, slot[written:], block * SLOT_SIZE + written)
+    async def _seal_away(self, blocks: Sequence[tuple[BlockIndex, Buffer]]) -> None:
+        """Seal blocks, in ascending order, into slots that no commit names. On an error none of them counts."""
+        by_plane: dict[int, list[tuple[BlockIndex, Buffer]]] = {}
+        for block, data in blocks:
+            taken = (self._stored.get(block), self._durable.get(block))
+            by_plane.setdefault(next(p for p in range(_PLANES) if p not in taken), []).append((block, data))
+        jobs = [(self._file(plane), batch) for plane, batch in by_plane.items()]
+
+        def write() -> None:
+            for file, batch in jobs:
+                write_blocks(file, self._seal, self.content, batch)
 
         self._changes += 1
         try:
-            if sum(len(buffer) for _, _, _, buffer in batch) <= _SPILL_IN_PLACE:
-                write_slots()
+            if sum(len(data) for _, data in blocks) <= _SPILL_IN_PLACE:
+                write()
             else:
-                await self._in_thread("disk", write_slots)
+                await self._in_thread("disk", write)
         except OSError as error:
             raise _os_error(error, "staging cannot be written") from error
         finally:
             self._changes += 1
-        for plane, _, block, _ in batch:
-            self._spilled[block] = plane
+        for plane, batch in by_plane.items():
             self._unsynced_files.add(plane)
-            del self._dirty[block]
+            for block, _ in batch:
+                self._spilled[block] = plane
 
     async def prepare(self, store: Store) -> None:
         """Everything that must be on disk before ``commit``."""

@@ -102,7 +102,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.next_content = 1
         self.online = True
         self.readers: list[tuple[int, Reader]] = []
-        self.pwritev = os.pwritev
+        self.pwrite = os.pwrite
         self._open_cache()
 
     def _open_cache(self) -> None:
@@ -242,7 +242,8 @@ class CacheMachine(RuleBasedStateMachine):
         with source.open("wb") as file:
             for block, block_data in {**stale, **current}.items():
                 file.seek(block * SLOT_SIZE)
-                file.write(SEAL.seal(ContentId(content), block, block_data))
+                slot = bytearray(SLOT_SIZE)
+                file.write(slot[: SEAL.seal_into(ContentId(content), block, block_data, memoryview(slot))])
         self.loop.run(lambda: self.cache.adopt(ContentId(content), source, kept))
         assert not source.exists()
 
@@ -290,7 +291,7 @@ class CacheMachine(RuleBasedStateMachine):
         def full(*_: object) -> int:
             raise OSError(errno.ENOSPC, "full")
 
-        os.pwritev = full
+        os.pwrite = full
 
     @rule()
     def go_offline_or_online(self) -> None:
@@ -311,7 +312,7 @@ class CacheMachine(RuleBasedStateMachine):
             ended = self.loop.call(self.cache.statistics)
             assert (ended.prefetched_bytes, ended.flights, ended.queued_write_bytes, ended.open_readers) == (0, 0, 0, 0)
         self.loop.run(self.running.stop)
-        os.pwritev = self.pwritev
+        os.pwrite = self.pwrite
         self._open_cache()
 
     @invariant()

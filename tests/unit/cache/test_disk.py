@@ -453,7 +453,7 @@ def failing(name: str, error: int) -> Callable[..., object]:
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize(("name", "error"), [("pwritev", errno.ENOSPC), ("pwritev", errno.EIO), ("statvfs", errno.EIO)])
+@pytest.mark.parametrize(("name", "error"), [("pwrite", errno.ENOSPC), ("pwrite", errno.EIO), ("statvfs", errno.EIO)])
 async def test_a_disk_that_cannot_be_written_is_taken_out_of_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, error: int
 ) -> None:

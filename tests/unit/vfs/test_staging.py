@@ -135,7 +135,7 @@ STEPS = st.one_of(
     st.tuples(
         st.just("write"),
         st.sampled_from([0, 5, BLOCK_SIZE - 3, BLOCK_SIZE, 2 * BLOCK_SIZE + 1]),
-        st.sampled_from([1, 10, BLOCK_SIZE, BLOCK_SIZE + 4]),
+        st.sampled_from([1, 10, BLOCK_SIZE, BLOCK_SIZE + 4, 5 * BLOCK_SIZE + 7]),
     ),
     st.tuples(st.just("truncate"), st.sampled_from([0, 1, 5, BLOCK_SIZE, BLOCK_SIZE + 2, 3 * BLOCK_SIZE]), st.just(0)),
     st.tuples(st.sampled_from(["spill", "commit", "commit", "fsync"]), st.just(0), st.just(0)),
@@ -169,6 +169,8 @@ async def run(steps: list[tuple[str, int, int]], root: Path) -> None:
     [("write", 0, 1), ("spill", 0, 0), ("truncate", BLOCK_SIZE, 0), ("spill", 0, 0), ("truncate", 5, 0),
      ("commit", 0, 0)]
 )
+@example([("write", 0, 10), ("write", BLOCK_SIZE - 3, 5 * BLOCK_SIZE + 7), ("commit", 0, 0)])
+@example([("write", BLOCK_SIZE, 10), ("write", 0, 5 * BLOCK_SIZE + 7), ("write", 0, 5 * BLOCK_SIZE + 7)])
 def test_nothing_acknowledged_is_damaged(steps: list[tuple[str, int, int]]) -> None:
     root = Path(tempfile.mkdtemp(prefix="staging-model-"))
     try:
