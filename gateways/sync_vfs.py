@@ -22,6 +22,7 @@ from serpentfs.errors import BadHandle, InvalidArgument, SerpentError, Unavailab
 from serpentfs.gateways.sending import PagedFile, Pages
 from serpentfs.model import Attributes, DirEntry, HandleId, Ino, Quota, Span
 from serpentfs.vfs.core import Precondition, RenameMode, SetAttributes, Status, Vfs
+from serpentfs.vfs.writes import SealedRoom
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -228,6 +229,16 @@ class SyncVfs:
 
     def create_draft(self) -> HandleId:
         return self.perform(lambda core: core.create_draft(door=self._door))
+
+    def lend_room(self, draft: HandleId) -> SealedRoom | None:
+        return self.ask(lambda core: core.lend_room(draft))
+
+    def take_back(self, draft: HandleId, room: SealedRoom, blocks: int) -> None:
+        async def taken_back(core: Vfs) -> None:
+            await trio.lowlevel.checkpoint()
+            core.take_back(draft, room, blocks)
+
+        self._end(taken_back)
 
     def publish(
         self,

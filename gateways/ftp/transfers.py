@@ -43,8 +43,8 @@ if sys.platform == "linux":
 _log = logging.getLogger(__name__)
 
 _CHUNK = 256 * 1024
-"""Bytes that one turn of a session's poller receives, so that ABOR is not kept waiting. Of a download it sends at most
-a piece, as the reader gives them."""
+"""Bytes of a listing that are put together. (Of a file, one turn of a session's poller receives at most CROSSING_SIZE
+and sends a piece, as the reader gives them, so that ABOR is not kept waiting.)"""
 
 _UNSENT = 16 * 1024
 """Bytes that a socket keeps ready beyond what is on its way (tcp(7), TCP_NOTSENT_LOWAT). Without a limit megabytes lie
@@ -179,7 +179,7 @@ class DataConnection(TlsChannel, DTPHandler):
     def _take(self) -> bool | None:
         """Move what is there into the upload; whether the connection ended in order (None: it has not ended)."""
         upload: Upload = self.file_obj
-        enough = self.tot_bytes_received + _CHUNK
+        enough = self.tot_bytes_received + CROSSING_SIZE
         while self.tot_bytes_received < enough:
             try:
                 taken = self.receive_into(upload.room())

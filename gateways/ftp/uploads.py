@@ -27,8 +27,9 @@ from serpentfs.gateways.ftp.partials import Base, Partial
 from serpentfs.gateways.ftp.replies import Refusal
 from serpentfs.gateways.ftp.tree import Place, Tree
 from serpentfs.gateways.sync_vfs import CROSSING_SIZE
-from serpentfs.model import ContentId, HandleId, Kind
+from serpentfs.model import BLOCK_SIZE, ContentId, HandleId, Kind
 from serpentfs.vfs.core import Precondition, SetAttributes
+from serpentfs.vfs.writes import SealedRoom
 
 _log = logging.getLogger(__name__)
 
@@ -151,6 +152,10 @@ class Upload:
         self._buffer = memoryview(bytearray(CROSSING_SIZE))
         self._buffered = 0
         self._is_full = False
+        self._room: SealedRoom | None = None
+        self._may_get_room = True
+        self._laid = 0
+        """Blocks written into the room."""
         self.name = name
         self.closed = False
 
@@ -164,7 +169,7 @@ class Upload:
         return self._buffer[self._buffered :]
 
     def took(self, count: int) -> None:
-        """``count`` bytes are in ``room`` now. They reach the core when 1 MiB is together."""
+        """``count`` bytes are in ``room`` now. They are written when 1 MiB is together."""
         self._buffered += count
         if self._buffered == len(self._buffer):
             self._drain()
@@ -183,17 +188,42 @@ class Upload:
             return
         data = self._buffer[: self._buffered]
         try:
-            self._tree.vfs.write(self._draft.handle, self._draft.length, data)
+            if not self._lay(data):
+                self._take_back()
+                self._tree.vfs.write(self._draft.handle, self._draft.length, data)
         except NoSpace:
             self._is_full = True   # a partial would keep the space away from whatever could free some
             raise
         self._draft.length += len(data)
         self._buffered = 0
 
+    def _lay(self, data: memoryview) -> bool:
+        """Write a full buffer into room of the draft, by this thread alone; False where there is none."""
+        if len(data) < len(self._buffer) or not self._may_get_room:
+            return False
+        if self._room is None:
+            self._room, self._laid = self._tree.vfs.lend_room(self._draft.handle), 0
+        if self._room is None:
+            self._may_get_room = False   # nor will there be: it goes on where this ends
+            return False
+        self._room.write(self._laid, data)
+        self._laid += len(data) // BLOCK_SIZE
+        return True
+
+    def _take_back(self) -> None:
+        """What was laid becomes part of the draft."""
+        room, self._room = self._room, None
+        if room is not None:
+            try:
+                self._tree.vfs.take_back(self._draft.handle, room, self._laid)
+            finally:
+                room.close()
+
     def publish(self) -> None:
         """Make it the file. When this returned, it survives ``kill -9``. After an error that would come again
         the draft is gone, after another one the upload stays open."""
         self._drain()
+        self._take_back()
         try:
             self._tree.vfs.publish(
                 self._draft.handle,
@@ -228,6 +258,7 @@ class Upload:
             self._drain()
         except SerpentError as error:
             _log.info("the end of a broken-off upload is not kept: %s", error)
+        self._take_back()
         continued = self._draft.continues
         if self._is_full or self._precondition is not None or self._draft.length == 0:
             self.discard()
@@ -248,6 +279,9 @@ class Upload:
     def discard(self) -> None:
         """Drop everything."""
         self.closed = True
+        if self._room is not None:
+            self._room.close()
+            self._room = None
         self._tree.vfs.discard(self._draft.handle)
         if self._draft.continues is not None:
             self._tree.partials.forget_record(self._draft.continues)

@@ -15,11 +15,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from serpentfs.cache.sealed import SealedSpan
 from serpentfs.clouds.base import Capabilities
 from serpentfs.model import Attributes, ContentId, DirEntry, HandleId, Ino, Quota
+
+if TYPE_CHECKING:
+    from serpentfs.vfs.writes import SealedRoom
 
 
 class RenameMode(enum.Enum):
@@ -220,6 +223,15 @@ class Vfs(Protocol):
     # drafts: whole-file replacement that is all or nothing (PUT, STOR)
     async def create_draft(self, *, door: str) -> HandleId:
         """A nameless file to write into. Seen by nobody until published."""
+        ...
+
+    def lend_room(self, draft: HandleId) -> SealedRoom | None:
+        """For doors that receive long files: room for a thread to write what follows of a draft by itself. Nothing else
+        is done with the draft before it is taken back. None when ``write`` is the way."""
+        ...
+
+    def take_back(self, draft: HandleId, room: SealedRoom, blocks: int) -> None:
+        """The room that was lent, with so many whole blocks written from its beginning on."""
         ...
 
     async def publish(

@@ -41,6 +41,7 @@ from serpentfs.errors import (
     Unsupported,
 )
 from serpentfs.model import (
+    BLOCK_SIZE,
     NO_CONTENT,
     ROOT_INO,
     Attributes,
@@ -72,7 +73,7 @@ from serpentfs.vfs.ledger import Ledger
 from serpentfs.vfs.reads import Contents
 from serpentfs.vfs.siblings import Siblings
 from serpentfs.vfs.status import Paths, pending_changes
-from serpentfs.vfs.writes import Stage
+from serpentfs.vfs.writes import SealedRoom, Stage
 
 log = logging.getLogger(__name__)
 
@@ -923,6 +924,17 @@ class Drive:
         )
         stage = self._contents.new_stage(StageRow(content, 0, NO_CONTENT, 0))
         return self._open(OpenFile(row, stage, draft=True), door=door, writable=True).id
+
+    def lend_room(self, draft: HandleId) -> SealedRoom | None:
+        file = self._draft(draft).file
+        return None if file.stage is None or file.lock.locked() else file.stage.lend_room()
+
+    def take_back(self, draft: HandleId, room: SealedRoom, blocks: int) -> None:
+        opened = self._draft(draft)
+        assert opened.file.stage is not None
+        opened.file.stage.take_back(room, blocks)
+        self._grew(opened, opened.file.stage)
+        self._figures.doors[opened.door].written_bytes += blocks * BLOCK_SIZE
 
     def _draft(self, handle: HandleId) -> Handle:
         opened = self._for_writing(handle)

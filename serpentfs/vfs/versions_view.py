@@ -20,6 +20,7 @@ from serpentfs.model import ROOT_INO, Attributes, ContentId, DirEntry, HandleId,
 from serpentfs.vfs.core import Invalidation, Precondition, RenameMode, SetAttributes, Status
 from serpentfs.vfs.drive import Drive, copy_content
 from serpentfs.vfs.old_versions import NAME, OldVersions, VersionKeeper, folder_of_versions, is_synthetic
+from serpentfs.vfs.writes import SealedRoom
 
 _FIRST_HANDLE = 1 << 62
 """Handles of the drive are counted from 1."""
@@ -221,6 +222,12 @@ class VersionsView:
 
     async def create_draft(self, *, door: str) -> HandleId:
         return await self._drive.create_draft(door=door)
+
+    def lend_room(self, draft: HandleId) -> SealedRoom | None:
+        return self._drive.lend_room(draft)
+
+    def take_back(self, draft: HandleId, room: SealedRoom, blocks: int) -> None:
+        self._drive.take_back(draft, room, blocks)
 
     async def publish(
         self,

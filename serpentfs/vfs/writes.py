@@ -27,6 +27,7 @@ import errno
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -67,6 +68,32 @@ def _os_error(error: OSError, what: str) -> SerpentError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace("the disk that holds the local state is full")
     return Unavailable(f"{what}: {os.strerror(error.errno or 0)}")
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRoom:
+    """Room for the blocks of a draft from ``first`` on, which a thread of a door seals and writes by itself: ``write``
+    costs two crossings, to the loop and from there to another thread. Nobody else changes the draft meanwhile, and
+    nothing that is written here is part of it before ``Vfs.take_back``. To be closed by who got it."""
+
+    descriptor: int
+    seal: BlockSeal
+    content: ContentId
+    first: BlockIndex
+
+    def write(self, after: int, data: memoryview) -> None:
+        """Whole blocks, after so many that were written before. NoSpace, Unavailable."""
+        blocks = [
+            (BlockIndex(self.first + after + at // BLOCK_SIZE), data[at : at + BLOCK_SIZE])
+            for at in range(0, len(data), BLOCK_SIZE)
+        ]
+        try:
+            write_blocks(self.descriptor, self.seal, self.content, blocks)
+        except OSError as error:
+            raise _os_error(error, "staging cannot be written") from error
+
+    def close(self) -> None:
+        os.close(self.descriptor)
 
 
 class Stage:
@@ -371,6 +398,28 @@ class Stage:
     def _wrote_to(self, stop: int) -> None:
         self.size = max(self.size, stop)
         self.changed = True
+
+    def lend_room(self) -> SealedRoom | None:
+        """Room at the end; None where there is something already."""
+        first = BlockIndex(self.size // BLOCK_SIZE)
+        lie_there = (self._dirty, self._spilled, self._stored, self._durable)
+        if self.size % BLOCK_SIZE or any(block >= first for blocks in lie_there for block in blocks):
+            return None
+        try:
+            return SealedRoom(os.dup(self._file(0)), self._seal, self.content, first)
+        except OSError as error:
+            raise _os_error(error, "staging cannot be opened") from error
+
+    def take_back(self, room: SealedRoom, blocks: int) -> None:
+        """So many whole blocks lie in a room that was lent, and are part of the content now."""
+        if self.size != room.first * BLOCK_SIZE:
+            raise ValueError("a stage was written to while room of it was lent")
+        if blocks:
+            self._spilled.update((BlockIndex(room.first + block), 0) for block in range(blocks))
+            self._unsynced_files.add(0)
+            self._changes += 1
+            self.size += blocks * BLOCK_SIZE
+            self.changed = True
 
     async def _load(self, block: BlockIndex, read_base: ReadBase) -> bytearray:
         """A block's present bytes, to be changed."""

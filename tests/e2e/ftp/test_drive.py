@@ -10,12 +10,15 @@ import pytest
 import trio
 
 from serpentfs.gateways import ftp
+from serpentfs.model import BLOCK_SIZE
 from tests.drives import a_drive
 from tests.e2e.ftp.harness import LOCAL, TIMEOUT, begin_upload, break_off, eventually, fetch, login, store
 from tests.fakes.memory_cloud import MemoryCloud
 
 Serve = Callable[[Callable[[int], None]], None]
 
+MIB = 2**20
+SIZES = (MIB, 3 * MIB, 3 * MIB + BLOCK_SIZE, 5 * MIB + 3)
 HALF, REST = os.urandom(3_000_000), os.urandom(500_000)
 
 
@@ -89,3 +92,29 @@ def test_stopping_the_drive_during_an_upload_keeps_what_came(serve: Serve) -> No
             assert client.size("a") == len(HALF)
 
     serve(second)
+
+
+def test_long_files_whole_continued_and_appended_to(serve: Serve) -> None:
+    """Long enough for the session's thread to write blocks of them by itself, where nothing lies yet."""
+    data = os.urandom(5 * MIB + 3)
+
+    def write(port: int) -> None:
+        with login(port) as client:
+            for size in SIZES:
+                assert store(client, str(size), data[:size]).startswith("226")
+                assert fetch(client, str(size)) == data[:size]
+            for start in (2 * MIB, 2 * MIB + 7):
+                break_off(port, "a", data[: 2 * MIB + 400_000])
+                assert store(client, "a", data[start:], offset=start).startswith("226")
+                assert fetch(client, "a") == data
+            for size in SIZES:
+                assert store(client, str(size), data[: 2 * MIB + 1], command="APPE").startswith("226")
+
+    def read(port: int) -> None:
+        with login(port) as client:
+            assert fetch(client, "a") == data
+            for size in SIZES:
+                assert fetch(client, str(size)) == data[:size] + data[: 2 * MIB + 1]
+
+    serve(write)
+    serve(read)

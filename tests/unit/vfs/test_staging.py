@@ -77,8 +77,9 @@ class World:
         self.store.sync = self.sync_rows  # type: ignore[method-assign]
 
     async def sync_slots(self) -> None:
+        written = {Path(Stage.plane_path(self.files, CONTENT, plane)) for plane in self.stage._unsynced_files}
         await self._sync_slots()
-        for path in self.files.iterdir():
+        for path in written:
             shutil.copyfile(path, self.durable / path.name)
 
     async def sync_rows(self) -> None:
@@ -89,6 +90,17 @@ class World:
         self.data.extend(bytes(max(0, offset - len(self.data))))
         self.data[offset : offset + len(data)] = data
         await self.stage.write(offset, data, no_base)
+
+    def lay(self, blocks: int) -> None:
+        """As a thread of a door does, where it is lent room."""
+        room = self.stage.lend_room()
+        if room is not None:
+            data = secrets.token_bytes(blocks * BLOCK_SIZE)
+            for block in range(blocks):
+                room.write(block, memoryview(data)[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE])
+            self.stage.take_back(room, blocks)
+            room.close()
+            self.data.extend(data)
 
     async def truncate(self, size: int) -> None:
         del self.data[size:]
@@ -138,6 +150,7 @@ STEPS = st.one_of(
         st.sampled_from([1, 10, BLOCK_SIZE, BLOCK_SIZE + 4, 5 * BLOCK_SIZE + 7]),
     ),
     st.tuples(st.just("truncate"), st.sampled_from([0, 1, 5, BLOCK_SIZE, BLOCK_SIZE + 2, 3 * BLOCK_SIZE]), st.just(0)),
+    st.tuples(st.just("lay"), st.just(0), st.integers(0, 3)),
     st.tuples(st.sampled_from(["spill", "commit", "commit", "fsync"]), st.just(0), st.just(0)),
 )
 
@@ -149,6 +162,8 @@ async def run(steps: list[tuple[str, int, int]], root: Path) -> None:
             match what:
                 case "write":
                     await world.write(at, secrets.token_bytes(length))
+                case "lay":
+                    world.lay(length)
                 case "truncate":
                     await world.truncate(at)
                 case "spill":
@@ -170,6 +185,7 @@ async def run(steps: list[tuple[str, int, int]], root: Path) -> None:
      ("commit", 0, 0)]
 )
 @example([("write", 0, 10), ("write", BLOCK_SIZE - 3, 5 * BLOCK_SIZE + 7), ("commit", 0, 0)])
+@example([("lay", 0, 3), ("fsync", 0, 0), ("truncate", BLOCK_SIZE, 0), ("lay", 0, 2), ("commit", 0, 0)])
 @example([("write", BLOCK_SIZE, 10), ("write", 0, 5 * BLOCK_SIZE + 7), ("write", 0, 5 * BLOCK_SIZE + 7)])
 def test_nothing_acknowledged_is_damaged(steps: list[tuple[str, int, int]]) -> None:
     root = Path(tempfile.mkdtemp(prefix="staging-model-"))
@@ -212,6 +228,31 @@ async def test_a_read_meets_a_slot_that_is_being_rewritten(tmp_path: Path, monke
             await stage.spill()
             again.set()
     stage.close()
+
+
+def test_room_is_lent_where_nothing_lies(tmp_path: Path) -> None:
+    async def lending() -> None:
+        world = World(tmp_path)
+        await world.write(0, bytes(BLOCK_SIZE))
+        room = world.stage.lend_room()
+        assert room is not None
+        room.write(0, memoryview(bytes(2 * BLOCK_SIZE)))
+        await world.check()  # nothing of it is there yet
+        await world.write(BLOCK_SIZE, b"meanwhile")
+        with pytest.raises(ValueError, match="written to"):
+            world.stage.take_back(room, 2)
+        room.close()
+        assert world.stage.lend_room() is None  # not at the end of a block
+        await world.commit()
+        await world.truncate(BLOCK_SIZE)
+        assert world.stage.lend_room() is None  # the database still names what lay there
+        await world.commit()
+        world.lay(1)
+        await world.check()
+        world.stage.close()
+        world.store.close()
+
+    trio.run(lending)
 
 
 @pytest.mark.trio
