@@ -24,6 +24,8 @@ class CuttingProxy:
     def __init__(self, port: int, *, after: int, cuts: int) -> None:
         self._after = after
         self.cuts_left = cuts
+        self.uploaded: list[bytearray] = []
+        """What clients sent by data connections, in the order in which they began to."""
         self._lock = threading.Lock()
         self._listeners: list[socket.socket] = []
         self.port = self._serve(port, self._relay_control, connections=100)
@@ -77,12 +79,17 @@ class CuttingProxy:
 
     def _relay_data(self, client: socket.socket, server: socket.socket) -> None:
         carried = 0
+        uploaded = bytearray()
         for source, data in _both_ways(client, server):
             carried += len(data)
             if carried > self._after and self._may_cut():
                 reset(client)
                 reset(server)
                 return
+            if source is client:
+                if not uploaded:
+                    self.uploaded.append(uploaded)
+                uploaded += data
             (server if source is client else client).sendall(data)
 
     def _may_cut(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ftplib
 import os
 import re
 import select
@@ -11,13 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.ftp.harness import write_certificate
+from tests.e2e.ftp.harness import eventually, login, write_certificate
 from tests.e2e.ftp.proxy import CuttingProxy
 
 ROOT = Path(__file__).parents[3]
@@ -106,6 +107,17 @@ def contents(root: Path, *, times: bool) -> dict[str, tuple[bytes, int] | None]:
 # lftp
 
 
+def as_sent(proxy: CuttingProxy, said: str, name: str) -> bytes:
+    """The one long file of an upload that was cut, as lftp sent it: when it goes on, lftp 4.9.2 now and then begins
+    with 64 KiB that it had read for a place further on. The door has to have what came."""
+    starts = re.findall(rf"(?:---> REST (\d+)\n(?:<---.*\n)*)?---> STOR {re.escape(name)}", said)
+    content = b""
+    parts = [bytes(part) for part in proxy.uploaded if len(part) > 10_000]
+    for start, part in zip(starts, parts, strict=True):
+        content = content[: int(start or 0)] + part
+    return content
+
+
 def lftp_script(server: Server, commands: str, *, tls: bool, port: int | None = None) -> list[str]:
     settings = (
         "set ssl:verify-certificate no; set ftp:ssl-allow no; set net:max-retries 6; set net:timeout 20;"
@@ -144,9 +156,11 @@ def test_lftp_continues_an_upload_that_was_cut(server: Server, tmp_path: Path) -
     with closing(CuttingProxy(server.port, after=1_000_000, cuts=2)) as proxy:
         said = lftp(server, f"put -c {file} -o cut-upload", port=proxy.port)
         assert proxy.cuts_left == 0
+        sent = as_sent(proxy, said, "cut-upload")
     assert re.search(r"REST [1-9]\d*", said), "it went on where it had broken off"
     lftp(server, f"get cut-upload -o {tmp_path / 'back'}")
-    assert (tmp_path / "back").read_bytes() == file.read_bytes()
+    assert len(sent) == 6_000_000
+    assert (tmp_path / "back").read_bytes() == sent
 
 
 @needs_lftp
@@ -154,13 +168,17 @@ def test_lftp_mirror_with_cut_connections(server: Server, tmp_path: Path) -> Non
     source, back = tmp_path / "source", tmp_path / "back"
     make_tree(source)
     with closing(CuttingProxy(server.port, after=700_000, cuts=1)) as proxy:
-        lftp(server, f"mirror -R -c {source} cut-mirror", port=proxy.port)
+        said = lftp(server, f"mirror -R -c {source} cut-mirror", port=proxy.port)
         assert proxy.cuts_left == 0
+        sent = as_sent(proxy, said, "big.bin")
     with closing(CuttingProxy(server.port, after=700_000, cuts=1)) as proxy:
         said = lftp(server, f"mirror -c cut-mirror {back}", port=proxy.port)
         assert proxy.cuts_left == 0
     assert re.search(r"REST [1-9]\d*", said)
-    assert contents(back, times=True) == contents(source, times=True)
+    expected = contents(source, times=True)
+    assert len(sent) == (source / "a/b c/big.bin").stat().st_size
+    expected["a/b c/big.bin"] = sent, int((source / "a/b c/big.bin").stat().st_mtime)
+    assert contents(back, times=True) == expected
 
 
 @needs_lftp
@@ -253,6 +271,13 @@ def test_curl_continues_an_upload_that_was_cut(server: Server, tmp_path: Path) -
     with closing(CuttingProxy(server.port, after=1_000_000, cuts=1)) as proxy:
         curl("-T", file, server.url("curl-cut", proxy.port), tls=False, ok=False)
         assert proxy.cuts_left == 0
+
+    def what_came_is_kept() -> bool:
+        with login(server.port) as client, suppress(ftplib.error_perm):
+            return bool(client.size("curl-cut"))
+        return False
+
+    eventually(what_came_is_kept)   # curl itself does not wait for that
     said = curl("-v", "-C", "-", "-T", file, server.url("curl-cut"), tls=False)
     assert "APPE" in said
     curl("-o", back, server.url("curl-cut"), tls=False)
