@@ -21,6 +21,7 @@ _LIMITS = {
     "sync": 2,        # fsync and checkpoints: long, and more at once make each slower
     "command": 128,   # the asking side of commands, which may wait for any of the others
     "sending": 4,     # stretches of files from the disk cache to WebDAV clients; more only contend for the interpreter
+    "receiving": 4,   # stretches of files from them
     "ftp": 64,        # FTP sessions: each lives in a thread of its own
 }
 _limiters: trio.lowlevel.RunVar[dict[str, trio.CapacityLimiter]] = trio.lowlevel.RunVar("serpentfs_limiters")

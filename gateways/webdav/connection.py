@@ -19,6 +19,7 @@ import os
 import select
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from email.utils import formatdate
 
 import h11
@@ -26,9 +27,11 @@ import trio
 
 from serpentfs.bridge import run_in_thread
 from serpentfs.cache.sealed import SealedSpan
+from serpentfs.errors import SerpentError
 from serpentfs.gateways.sending import PagedFile
 from serpentfs.gateways.webdav.messages import REASONS, Headers, Refusal, Request, parse_target
-from serpentfs.model import Span
+from serpentfs.model import BLOCK_SIZE, Span
+from serpentfs.vfs.writes import SealedRoom
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +73,16 @@ class Exchange:
         """Some of the body into ``room`` (not empty): how many bytes, 0 at its end: all of Content-Length, or the last
         chunk, has arrived. Refusal 400 (408) when it ends before (stalls)."""
         return await self._connection.receive_into(room)
+
+    @property
+    def lays(self) -> bool:
+        """Whether ``lay`` may be used."""
+        return self._connection.lays
+
+    async def lay(self, room: SealedRoom, laid: int, buffer: memoryview) -> tuple[int, int]:
+        """Write ``buffer``, which is full, after ``laid`` blocks of a room, and more of the body as long as it keeps
+        coming, by one thread. How many blocks were written, and how many bytes are in the buffer now."""
+        return await self._connection.lay(room, laid, buffer)
 
     async def receive_all(self, limit: int) -> bytes:
         """A small body whole; Refusal 413 beyond ``limit`` bytes."""
@@ -301,6 +314,23 @@ class Connection:
         self._body_finished = not self._unread
         return count
 
+    @property
+    def lays(self) -> bool:
+        """See ``Exchange.lays``: the body is of known length and in the clear."""
+        return self.is_clear and self._aside is not None
+
+    async def lay(self, room: SealedRoom, laid: int, buffer: memoryview) -> tuple[int, int]:
+        """See ``Exchange.lay``."""
+        assert isinstance(self._stream, trio.SocketStream)
+        assert self._unread is not None
+        most = 0 if self._aside else self._unread   # what was received already comes first
+        done = await run_in_thread("receiving", _lay, self._stream.socket.fileno(), most, room, laid, buffer)
+        self._unread -= done.received
+        self._body_finished = not self._unread
+        if done.error is not None:
+            raise done.error
+        return done.blocks, done.filled
+
     async def _receive_some_into(self, room: memoryview) -> int:
         """0 at the end of the connection."""
         try:
@@ -465,6 +495,47 @@ def _send_pieces(descriptor: int, sealed: SealedSpan) -> tuple[int, bytes]:
             if time.perf_counter() > end:
                 break
     return read, b""
+
+
+@dataclass(slots=True)
+class _Laid:
+    blocks: int = 0
+    filled: int = 0
+    received: int = 0
+    error: SerpentError | None = None
+
+
+def _lay(descriptor: int, most: int, room: SealedRoom, laid: int, buffer: memoryview) -> _Laid:
+    """In a thread: write a full buffer, fill it again and so on, with at most ``most`` bytes, for a moment, or until a
+    client has nothing more, which is waited for elsewhere. What the socket says of its end is met again there, too."""
+    ready = select.poll()
+    ready.register(descriptor, select.POLLIN)
+    end = time.perf_counter() + _LONGEST_SENDING
+    done = _Laid(filled=len(buffer))
+    try:
+        while True:
+            if done.filled == len(buffer):
+                room.write(laid + done.blocks, buffer)
+                done.blocks += len(buffer) // BLOCK_SIZE
+                done.filled = 0
+                if time.perf_counter() > end:
+                    return done
+            wanted = min(len(buffer) - done.filled, most - done.received)
+            try:
+                count = os.readv(descriptor, [buffer[done.filled : done.filled + wanted]]) if wanted else 0
+            except BlockingIOError:
+                if not ready.poll(_BUSY_CLIENT):
+                    return done
+                continue
+            if not count:
+                return done
+            done.received += count
+            done.filled += count
+    except SerpentError as error:
+        done.error = error
+    except OSError:   # of the socket
+        pass
+    return done
 
 
 def _send_now(descriptor: int, parts: list[bytes | memoryview]) -> list[bytes | memoryview]:

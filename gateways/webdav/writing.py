@@ -21,8 +21,9 @@ from serpentfs.gateways.webdav.messages import Refusal, Request, parse_destinati
 from serpentfs.gateways.webdav.places import Place
 from serpentfs.gateways.webdav.properties import LIVE, MICROSOFT, copy_dead, load_dead, save_dead
 from serpentfs.gateways.webdav.trees import Failure, copy_tree, remove_tree
-from serpentfs.model import Attributes, HandleId, Ino, Kind
+from serpentfs.model import BLOCK_SIZE, Attributes, HandleId, Ino, Kind
 from serpentfs.vfs.core import Precondition, RenameMode, SetAttributes
+from serpentfs.vfs.writes import SealedRoom
 
 WRITE_SIZE = 1024 * 1024
 """Bytes of a body that are gathered before they go to the core: the most of one upload that is in memory."""
@@ -85,6 +86,13 @@ def _check_put(door: Door, request: Request, place: Place) -> Precondition:
 
 async def _receive_into(door: Door, exchange: Exchange, draft: HandleId) -> None:
     buffer = memoryview(bytearray(min(WRITE_SIZE, exchange.request.content_length or WRITE_SIZE)))
+    if exchange.lays and (exchange.request.content_length or 0) > WRITE_SIZE:
+        room = door.vfs.lend_room(draft)
+        if room is not None:
+            offset, filled = await _lay(door, exchange, draft, room, buffer)
+            if filled:
+                await door.vfs.write(draft, offset, buffer[:filled])
+            return
     offset = filled = 0
     while count := await exchange.receive_into(buffer[filled:]):
         filled += count
@@ -93,6 +101,24 @@ async def _receive_into(door: Door, exchange: Exchange, draft: HandleId) -> None
             filled = 0
     if filled:
         await door.vfs.write(draft, offset, buffer[:filled])
+
+
+async def _lay(
+    door: Door, exchange: Exchange, draft: HandleId, room: SealedRoom, buffer: memoryview
+) -> tuple[int, int]:
+    """Receive a body into room of a draft, by threads while it comes fast. How many bytes are in the draft, and how
+    many of the body's end in the buffer."""
+    laid = filled = 0
+    try:
+        while count := await exchange.receive_into(buffer[filled:]):
+            filled += count
+            if filled == len(buffer):
+                blocks, filled = await exchange.lay(room, laid, buffer)
+                laid += blocks
+        door.vfs.take_back(draft, room, laid)
+    finally:
+        room.close()
+    return laid * BLOCK_SIZE, filled
 
 
 def _mtime_header(request: Request) -> int | None:
