@@ -7,7 +7,7 @@ A block passes through three places:
 
     dirty (memory) --spill--> a slot of a plane (sealed, not yet promised) --commit--> a row of ``stage_blocks``
 
-(Many whole blocks that come together go straight into their slots.)
+(Of long uploads by WebDAV and FTP the whole blocks are sealed by the door's thread: see ``SealedRoom``.)
 
 A *plane* is a sparse file of slots; a stage has up to three. Two rules keep what was acknowledged from being damaged
 by a later write that dies:
@@ -25,14 +25,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from serpentfs.bridge import run_in_thread
-from serpentfs.cache.seal import SLOT_SIZE, BlockSeal, Buffer
+from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
 from serpentfs.cache.slots import write_blocks
 from serpentfs.errors import IntegrityError, NoSpace, SerpentError, Unavailable
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
@@ -48,9 +48,6 @@ kernel request (1 MiB), little enough for hundreds of files written at once."""
 _SPILL_IN_PLACE = 64 * 1024
 """Bytes up to which a spill needs no thread: sealing them and writing them to the page cache takes less than going to
 one, and the commit that follows writes the database's log from the same place."""
-
-_STRAIGHT_BLOCKS = 4
-"""Whole blocks that come together and are sealed from where they lie: gathering them costs a copy of each."""
 
 _PLANES = 3
 
@@ -356,16 +353,6 @@ class Stage:
         while position < end:
             block = BlockIndex(position // BLOCK_SIZE)
             start = block * BLOCK_SIZE
-            if whole_blocks := self._new_blocks(position, end):
-                stop = whole_blocks.stop * BLOCK_SIZE
-                pieces = range(position - offset, stop - offset, BLOCK_SIZE)
-                await self._seal_away(
-                    [(BlockIndex(b), view[at : at + BLOCK_SIZE]) for b, at in zip(whole_blocks, pieces, strict=True)]
-                )
-                self._last_opened = None
-                self._wrote_to(stop)
-                position = stop
-                continue
             stop = min(end, start + BLOCK_SIZE)
             buffer = self._dirty.get(block)
             if buffer is None:
@@ -380,24 +367,11 @@ class Stage:
             if self._last_opened is not None and self._last_opened[0] == block:
                 self._last_opened = None
             self._changes += 1
-            self._wrote_to(stop)
+            self.size = max(self.size, stop)
+            self.changed = True
             position = stop
             if len(self._dirty) >= SPILL_BLOCKS:
                 await self.spill()
-
-    def _new_blocks(self, start: int, end: int) -> range | None:
-        """The whole blocks that a write from ``start`` to ``end`` begins with, if they are worth a thread of their own
-        and nothing of them waits for a commit: they need not be gathered first."""
-        blocks = range(start // BLOCK_SIZE, end // BLOCK_SIZE)
-        if start % BLOCK_SIZE or len(blocks) < _STRAIGHT_BLOCKS:
-            return None
-        if any(block in self._dirty or block in self._spilled for block in blocks):
-            return None
-        return blocks
-
-    def _wrote_to(self, stop: int) -> None:
-        self.size = max(self.size, stop)
-        self.changed = True
 
     def lend_room(self) -> SealedRoom | None:
         """Room at the end; None where there is something already."""
@@ -475,16 +449,10 @@ class Stage:
         if not self._dirty:
             return
         blocks = sorted(self._dirty.items())
-        await self._seal_away(blocks)
-        for block, _ in blocks:
-            del self._dirty[block]
-
-    async def _seal_away(self, blocks: Sequence[tuple[BlockIndex, Buffer]]) -> None:
-        """Seal blocks, in ascending order, into slots that no commit names. On an error none of them counts."""
-        by_plane: dict[int, list[tuple[BlockIndex, Buffer]]] = {}
-        for block, data in blocks:
+        by_plane: dict[int, list[tuple[BlockIndex, bytearray]]] = {}
+        for block, buffer in blocks:
             taken = (self._stored.get(block), self._durable.get(block))
-            by_plane.setdefault(next(p for p in range(_PLANES) if p not in taken), []).append((block, data))
+            by_plane.setdefault(next(p for p in range(_PLANES) if p not in taken), []).append((block, buffer))
         jobs = [(self._file(plane), batch) for plane, batch in by_plane.items()]
 
         def write() -> None:
@@ -493,7 +461,7 @@ class Stage:
 
         self._changes += 1
         try:
-            if sum(len(data) for _, data in blocks) <= _SPILL_IN_PLACE:
+            if sum(len(buffer) for _, buffer in blocks) <= _SPILL_IN_PLACE:
                 write()
             else:
                 await self._in_thread("disk", write)
@@ -505,6 +473,7 @@ class Stage:
             self._unsynced_files.add(plane)
             for block, _ in batch:
                 self._spilled[block] = plane
+                del self._dirty[block]
 
     async def prepare(self, store: Store) -> None:
         """Everything that must be on disk before ``commit``."""
