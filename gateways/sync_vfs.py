@@ -1,13 +1,12 @@
 """The core as blocking calls, for doors whose server library runs its own threads.
 
-Owns how a thread's call reaches the loop and comes back, and file-like readers and writers that cross seldom
+Owns how a thread's call reaches the loop and comes back, and file-like readers that cross seldom
 (a crossing costs about 50 µs, as much as reading 128 KiB). Knows nothing of HTTP or FTP. Work on the loop is
 cut into short slices, because every other door waits while one of them runs.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
@@ -18,7 +17,7 @@ import trio
 from serpentfs.bridge import LoopPortal, Pace
 from serpentfs.cache.sealed import SEALED_SIZE, SealedSpan
 from serpentfs.clouds.base import Capabilities
-from serpentfs.errors import BadHandle, InvalidArgument, SerpentError, Unavailable
+from serpentfs.errors import BadHandle, InvalidArgument, Unavailable
 from serpentfs.gateways.sending import PagedFile, Pages
 from serpentfs.model import Attributes, DirEntry, HandleId, Ino, Quota, Span
 from serpentfs.vfs.core import Precondition, RenameMode, SetAttributes, Status, Vfs
@@ -271,22 +270,6 @@ class SyncVfs:
             lambda core: core.copy_file(ino, parent, name, precondition=precondition, door=self._door)
         )
 
-    def open_draft_writer(self) -> DraftWriter:
-        """A writer into a new draft."""
-        return DraftWriter(self, self.create_draft(), 0)
-
-    def reopen_draft_writer(self, ino: Ino, offset: int) -> DraftWriter:
-        """A writer into a kept draft, from ``offset`` on; what the draft held after it is cut off first.
-        NotFound when the draft was dropped, InvalidArgument when it is shorter than ``offset``."""
-        draft = self.reopen_draft(ino)
-        held = self.attributes_of(draft)
-        if offset > held.size:
-            self.keep_draft(draft)
-            raise InvalidArgument(f"the partial file holds {held.size} bytes, fewer than {offset}")
-        if offset < held.size:
-            self.setattr(held.ino, SetAttributes(size=offset), draft)
-        return DraftWriter(self, draft, offset)
-
     # extended attributes and records
 
     def getxattr(self, ino: Ino, name: str) -> bytes:
@@ -485,118 +468,3 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class SequentialWriter:
-    """A forward stream into a file open for writing, for one thread at a time; ``close`` drains and releases.
-
-    ``offset`` None appends at the end as it is at each crossing. After one failed crossing every further use
-    raises the same error: bytes are missing, and nobody may take the file for whole.
-    """
-
-    def __init__(self, vfs: SyncVfs, handle: HandleId, offset: int | None = 0) -> None:
-        self._vfs = vfs
-        self._handle: HandleId | None = handle
-        self._offset = offset
-        self._buffer = bytearray()
-        self._failure: Exception | None = None
-        self.accepted = 0
-        """Bytes taken so far."""
-
-    @property
-    def closed(self) -> bool:
-        return self._handle is None
-
-    def write(self, data: bytes) -> int:
-        """Take all of ``data``; it reaches the core when 1 MiB is together."""
-        if not self._buffer and len(data) >= CROSSING_SIZE:
-            self._cross(data)
-        else:
-            self._buffer += data
-            if len(self._buffer) >= CROSSING_SIZE:
-                self.drain()
-        self.accepted += len(data)
-        return len(data)
-
-    def drain(self) -> None:
-        """Hand what is buffered to the core."""
-        whole = bytes(self._buffer)
-        self._buffer.clear()
-        self._cross(whole)
-
-    def close(self) -> None:
-        """Drain and release; the file is released also when draining fails."""
-        if self._handle is not None:
-            try:
-                self.drain()
-            finally:
-                self._vfs.release(self._taken())
-
-    def _cross(self, data: bytes) -> None:
-        if self._failure is not None:
-            raise self._failure
-        if self._handle is None:
-            raise BadHandle("the file is closed")
-        if not data:
-            return
-        try:
-            self._vfs.write(self._handle, self._offset, data)
-        except Exception as error:
-            self._failure = error
-            raise
-        if self._offset is not None:
-            self._offset += len(data)
-
-    def _taken(self) -> HandleId:
-        """The handle, for the one call that ends its life."""
-        if self._handle is None:
-            raise BadHandle("the file is closed")
-        handle, self._handle = self._handle, None
-        return handle
-
-
-class DraftWriter(SequentialWriter):
-    """A writer into a draft: ends in ``publish``, ``keep`` or ``discard``. As a context manager it discards a
-    draft that nobody published or kept."""
-
-    def publish(
-        self,
-        parent: Ino,
-        name: str,
-        *,
-        precondition: Precondition = Precondition(),
-        mtime_ns: int | None = None,
-    ) -> tuple[Attributes, bool]:
-        """Drain and make the draft the content of ``name`` (``Vfs.publish``). On an error the draft stays."""
-        self.drain()
-        if self._handle is None:
-            raise BadHandle("the file is closed")
-        published = self._vfs.publish(
-            self._handle, parent, name, precondition=precondition, mtime_ns=mtime_ns
-        )
-        self._handle = None
-        return published
-
-    def keep(self) -> Ino:
-        """Close, keeping the bytes for ``SyncVfs.reopen_draft_writer``: all that the core took, which after a
-        failed crossing or during shutdown is less than was written, but has no hole."""
-        with contextlib.suppress(SerpentError):
-            self.drain()
-        return self._vfs.keep_draft(self._taken())
-
-    def discard(self) -> None:
-        """Drop the draft; quiet when it is gone already."""
-        if self._handle is not None:
-            self._buffer.clear()
-            self._vfs.discard(self._taken())
-
-    def close(self) -> None:
-        self.discard()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.discard()

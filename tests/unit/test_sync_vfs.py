@@ -21,14 +21,12 @@ from serpentfs.errors import (
     BadHandle,
     InvalidArgument,
     IsADirectory,
-    NoSpace,
     NotFound,
-    PreconditionFailed,
     Unavailable,
 )
-from serpentfs.gateways.sync_vfs import CROSSING_SIZE, LISTING_SLICE, SequentialWriter, SyncVfs
+from serpentfs.gateways.sync_vfs import CROSSING_SIZE, LISTING_SLICE, SyncVfs
 from serpentfs.model import ROOT_INO, HandleId, Ino
-from serpentfs.vfs.core import Precondition, RenameMode, SetAttributes, Vfs
+from serpentfs.vfs.core import RenameMode, SetAttributes, Vfs
 from tests.fakes.memory_vfs import MemoryVfs
 from tests.fakes.sealing_vfs import SealingVfs
 
@@ -39,18 +37,10 @@ class CountingVfs(MemoryVfs):
     def __init__(self) -> None:
         super().__init__(cold=True)
         self.reads: list[tuple[int, int]] = []
-        self.writes: list[int] = []
-        self.full_after: int | None = None
 
     async def read(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview:
         self.reads.append((offset, size))
         return await super().read(handle, offset, size)
-
-    async def write(self, handle: HandleId, offset: int | None, data: bytes | memoryview) -> int:
-        if self.full_after is not None and len(self.writes) >= self.full_after:
-            raise NoSpace("full")
-        self.writes.append(len(data))
-        return await super().write(handle, offset, data)
 
 
 V = TypeVar("V", bound=MemoryVfs)
@@ -253,91 +243,6 @@ def test_a_file_on_disk_is_read_with_few_crossings(tmp_path: Path) -> None:
     in_thread_with(lambda: SealingVfs(tmp_path), work)
 
 
-def test_a_writer_crosses_seldom() -> None:
-    data = os.urandom(CROSSING_SIZE * 3)
-
-    def work(sync: SyncVfs, vfs: CountingVfs) -> None:
-        with sync.open_draft_writer() as writer:
-            for start in range(0, CROSSING_SIZE, 1024):
-                writer.write(data[start : start + 1024])
-            writer.write(data[CROSSING_SIZE:])
-            writer.write(b"rest")
-            assert writer.accepted == len(data) + 4
-            attributes, new = writer.publish(ROOT_INO, "file", mtime_ns=7)
-        assert new
-        assert (attributes.size, attributes.mtime_ns) == (len(data) + 4, 7)
-        assert vfs.bytes_of("/file") == data + b"rest"
-        assert vfs.writes == [CROSSING_SIZE, 2 * CROSSING_SIZE, 4]
-        assert writer.closed
-
-    in_thread(work)
-
-
-def test_drafts_end_in_one_way() -> None:
-    def work(sync: SyncVfs, vfs: CountingVfs) -> None:
-        with sync.open_draft_writer() as writer:
-            writer.write(b"never seen")
-        assert vfs.readdir(ROOT_INO) == []
-        assert vfs.writes == []
-        with pytest.raises(BadHandle):
-            writer.publish(ROOT_INO, "x")
-        with sync.open_draft_writer() as writer:
-            writer.write(b"kept")
-            ino = writer.keep()
-        with pytest.raises(InvalidArgument):
-            sync.reopen_draft_writer(ino, 5)
-        with sync.reopen_draft_writer(ino, 2) as writer:
-            writer.write(b"lp")
-            writer.publish(ROOT_INO, "file")
-        assert vfs.bytes_of("/file") == b"kelp"
-        with pytest.raises(NotFound):
-            sync.reopen_draft_writer(ino, 0)
-        with sync.open_draft_writer() as writer:
-            writer.write(b"x")
-            with pytest.raises(PreconditionFailed):
-                writer.publish(ROOT_INO, "file", precondition=Precondition(must_not_exist=True))
-            writer.publish(ROOT_INO, "second try")
-        assert not vfs._handles
-
-    in_thread(work)
-
-
-def test_after_a_failed_write_nothing_is_published() -> None:
-    def work(sync: SyncVfs, vfs: CountingVfs) -> None:
-        vfs.full_after = 1
-        with sync.open_draft_writer() as writer:
-            writer.write(bytes(CROSSING_SIZE))
-            with pytest.raises(NoSpace):
-                writer.write(bytes(CROSSING_SIZE))
-            vfs.full_after = None
-            with pytest.raises(NoSpace):
-                writer.publish(ROOT_INO, "with a hole")
-            ino = writer.keep()
-        assert vfs.readdir(ROOT_INO) == []
-        with sync.reopen_draft_writer(ino, CROSSING_SIZE) as writer:
-            writer.write(b"goes on where it was")
-
-    in_thread(work)
-
-
-def test_appending() -> None:
-    def work(sync: SyncVfs, vfs: CountingVfs) -> None:
-        ino = vfs.cloud_put("/file", b"start ")
-        writer = SequentialWriter(sync, sync.open(ino, write=True), None)
-        writer.write(b"and ")
-        other = sync.open(ino, write=True)
-        sync.write(other, None, b"by others too, ")
-        sync.release(other)
-        writer.write(b"end")
-        writer.close()
-        writer.close()
-        assert vfs.bytes_of("/file") == b"start by others too, and end"
-        with pytest.raises(BadHandle):
-            writer.write(bytes(CROSSING_SIZE))
-
-    in_thread(work)
-
-
 class HangingVfs(MemoryVfs):
     def __init__(self) -> None:
         super().__init__()
@@ -357,14 +262,14 @@ async def test_closing_frees_threads_that_wait() -> None:
 
     def work() -> None:
         reader = sync.open_reader(ino)
-        writer = sync.open_draft_writer()
-        writer.write(b"x")
+        draft = sync.create_draft()
+        sync.write(draft, 0, b"x")
         for call in (sync.wait_until_uploaded, sync.statfs, sync.status, lambda: reader.read(10)):
             with pytest.raises(Unavailable) as caught:
                 call()
             raised.append(caught.type)
         reader.close()
-        writer.keep()
+        sync.keep_draft(draft)
 
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
