@@ -232,10 +232,10 @@ class SyncVfs:
     def lend_room(self, draft: HandleId) -> SealedRoom | None:
         return self.ask(lambda core: core.lend_room(draft))
 
-    def take_back(self, draft: HandleId, room: SealedRoom, blocks: int) -> None:
+    def take_back(self, draft: HandleId, room: SealedRoom) -> None:
         async def taken_back(core: Vfs) -> None:
             await trio.lowlevel.checkpoint()
-            core.take_back(draft, room, blocks)
+            core.take_back(draft, room)
 
         self._end(taken_back)
 

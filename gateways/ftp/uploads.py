@@ -27,7 +27,7 @@ from serpentfs.gateways.ftp.partials import Base, Partial
 from serpentfs.gateways.ftp.replies import Refusal
 from serpentfs.gateways.ftp.tree import Place, Tree
 from serpentfs.gateways.sync_vfs import CROSSING_SIZE
-from serpentfs.model import BLOCK_SIZE, ContentId, HandleId, Kind
+from serpentfs.model import ContentId, HandleId, Kind
 from serpentfs.vfs.core import Precondition, SetAttributes
 from serpentfs.vfs.writes import SealedRoom
 
@@ -154,8 +154,6 @@ class Upload:
         self._is_full = False
         self._room: SealedRoom | None = None
         self._may_get_room = True
-        self._laid = 0
-        """Blocks written into the room."""
         self.name = name
         self.closed = False
 
@@ -202,12 +200,11 @@ class Upload:
         if len(data) < len(self._buffer) or not self._may_get_room:
             return False
         if self._room is None:
-            self._room, self._laid = self._tree.vfs.lend_room(self._draft.handle), 0
+            self._room = self._tree.vfs.lend_room(self._draft.handle)
         if self._room is None:
             self._may_get_room = False   # nor will there be: it goes on where this ends
             return False
-        self._room.write(self._laid, data)
-        self._laid += len(data) // BLOCK_SIZE
+        self._room.write(data)
         return True
 
     def _take_back(self) -> None:
@@ -215,7 +212,7 @@ class Upload:
         room, self._room = self._room, None
         if room is not None:
             try:
-                self._tree.vfs.take_back(self._draft.handle, room, self._laid)
+                self._tree.vfs.take_back(self._draft.handle, room)
             finally:
                 room.close()
 

@@ -30,7 +30,7 @@ from serpentfs.cache.sealed import SealedSpan
 from serpentfs.errors import SerpentError
 from serpentfs.gateways.sending import PagedFile
 from serpentfs.gateways.webdav.messages import REASONS, Headers, Refusal, Request, parse_target
-from serpentfs.model import BLOCK_SIZE, Span
+from serpentfs.model import Span
 from serpentfs.vfs.writes import SealedRoom
 
 _log = logging.getLogger(__name__)
@@ -79,10 +79,10 @@ class Exchange:
         """Whether ``lay`` may be used."""
         return self._connection.lays
 
-    async def lay(self, room: SealedRoom, laid: int, buffer: memoryview) -> tuple[int, int]:
-        """Write ``buffer``, which is full, after ``laid`` blocks of a room, and more of the body as long as it keeps
-        coming, by one thread. How many blocks were written, and how many bytes are in the buffer now."""
-        return await self._connection.lay(room, laid, buffer)
+    async def lay(self, room: SealedRoom, buffer: memoryview) -> int:
+        """Write ``buffer``, which is full, into a room, and more of the body as long as it keeps coming, by one thread.
+        How many bytes are in the buffer now."""
+        return await self._connection.lay(room, buffer)
 
     async def receive_all(self, limit: int) -> bytes:
         """A small body whole; Refusal 413 beyond ``limit`` bytes."""
@@ -319,17 +319,17 @@ class Connection:
         """See ``Exchange.lays``: the body is of known length and in the clear."""
         return self.is_clear and self._aside is not None
 
-    async def lay(self, room: SealedRoom, laid: int, buffer: memoryview) -> tuple[int, int]:
+    async def lay(self, room: SealedRoom, buffer: memoryview) -> int:
         """See ``Exchange.lay``."""
         assert isinstance(self._stream, trio.SocketStream)
         assert self._unread is not None
         most = 0 if self._aside else self._unread   # what was received already comes first
-        done = await run_in_thread("receiving", _lay, self._stream.socket.fileno(), most, room, laid, buffer)
+        done = await run_in_thread("receiving", _lay, self._stream.socket.fileno(), most, room, buffer)
         self._unread -= done.received
         self._body_finished = not self._unread
         if done.error is not None:
             raise done.error
-        return done.blocks, done.filled
+        return done.filled
 
     async def _receive_some_into(self, room: memoryview) -> int:
         """0 at the end of the connection."""
@@ -499,13 +499,12 @@ def _send_pieces(descriptor: int, sealed: SealedSpan) -> tuple[int, bytes]:
 
 @dataclass(slots=True)
 class _Laid:
-    blocks: int = 0
-    filled: int = 0
+    filled: int
     received: int = 0
     error: SerpentError | None = None
 
 
-def _lay(descriptor: int, most: int, room: SealedRoom, laid: int, buffer: memoryview) -> _Laid:
+def _lay(descriptor: int, most: int, room: SealedRoom, buffer: memoryview) -> _Laid:
     """In a thread: write a full buffer, fill it again and so on, with at most ``most`` bytes, for a moment, or until a
     client has nothing more, which is waited for elsewhere. What the socket says of its end is met again there, too."""
     ready = select.poll()
@@ -515,8 +514,7 @@ def _lay(descriptor: int, most: int, room: SealedRoom, laid: int, buffer: memory
     try:
         while True:
             if done.filled == len(buffer):
-                room.write(laid + done.blocks, buffer)
-                done.blocks += len(buffer) // BLOCK_SIZE
+                room.write(buffer)
                 done.filled = 0
                 if time.perf_counter() > end:
                     return done

@@ -108,17 +108,16 @@ async def _lay(
 ) -> tuple[int, int]:
     """Receive a body into room of a draft, by threads while it comes fast. How many bytes are in the draft, and how
     many of the body's end in the buffer."""
-    laid = filled = 0
+    filled = 0
     try:
         while count := await exchange.receive_into(buffer[filled:]):
             filled += count
             if filled == len(buffer):
-                blocks, filled = await exchange.lay(room, laid, buffer)
-                laid += blocks
-        door.vfs.take_back(draft, room, laid)
+                filled = await exchange.lay(room, buffer)
+        door.vfs.take_back(draft, room)
     finally:
         room.close()
-    return laid * BLOCK_SIZE, filled
+    return room.written * BLOCK_SIZE, filled
 
 
 def _mtime_header(request: Request) -> int | None:

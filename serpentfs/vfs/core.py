@@ -230,8 +230,8 @@ class Vfs(Protocol):
         is done with the draft before it is taken back. None when ``write`` is the way."""
         ...
 
-    def take_back(self, draft: HandleId, room: SealedRoom, blocks: int) -> None:
-        """The room that was lent, with so many whole blocks written from its beginning on."""
+    def take_back(self, draft: HandleId, room: SealedRoom) -> None:
+        """The room that was lent, with what was written there."""
         ...
 
     async def publish(

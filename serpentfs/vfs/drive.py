@@ -929,12 +929,12 @@ class Drive:
         file = self._draft(draft).file
         return None if file.stage is None or file.lock.locked() else file.stage.lend_room()
 
-    def take_back(self, draft: HandleId, room: SealedRoom, blocks: int) -> None:
+    def take_back(self, draft: HandleId, room: SealedRoom) -> None:
         opened = self._draft(draft)
         assert opened.file.stage is not None
-        opened.file.stage.take_back(room, blocks)
+        opened.file.stage.take_back(room)
         self._grew(opened, opened.file.stage)
-        self._figures.doors[opened.door].written_bytes += blocks * BLOCK_SIZE
+        self._figures.doors[opened.door].written_bytes += room.written * BLOCK_SIZE
 
     def _draft(self, handle: HandleId) -> Handle:
         opened = self._for_writing(handle)

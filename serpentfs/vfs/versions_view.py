@@ -226,8 +226,8 @@ class VersionsView:
     def lend_room(self, draft: HandleId) -> SealedRoom | None:
         return self._drive.lend_room(draft)
 
-    def take_back(self, draft: HandleId, room: SealedRoom, blocks: int) -> None:
-        self._drive.take_back(draft, room, blocks)
+    def take_back(self, draft: HandleId, room: SealedRoom) -> None:
+        self._drive.take_back(draft, room)
 
     async def publish(
         self,

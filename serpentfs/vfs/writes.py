@@ -67,7 +67,7 @@ def _os_error(error: OSError, what: str) -> SerpentError:
     return Unavailable(f"{what}: {os.strerror(error.errno or 0)}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SealedRoom:
     """Room for the blocks of a draft from ``first`` on, which a thread of a door seals and writes by itself: ``write``
     costs two crossings, to the loop and from there to another thread. Nobody else changes the draft meanwhile, and
@@ -77,17 +77,21 @@ class SealedRoom:
     seal: BlockSeal
     content: ContentId
     first: BlockIndex
+    written: int = 0
+    """Blocks."""
 
-    def write(self, after: int, data: memoryview) -> None:
-        """Whole blocks, after so many that were written before. NoSpace, Unavailable."""
+    def write(self, data: memoryview) -> None:
+        """Whole blocks, after those that were written before. NoSpace, Unavailable."""
+        start = self.first + self.written
         blocks = [
-            (BlockIndex(self.first + after + at // BLOCK_SIZE), data[at : at + BLOCK_SIZE])
+            (BlockIndex(start + at // BLOCK_SIZE), data[at : at + BLOCK_SIZE])
             for at in range(0, len(data), BLOCK_SIZE)
         ]
         try:
             write_blocks(self.descriptor, self.seal, self.content, blocks)
         except OSError as error:
             raise _os_error(error, "staging cannot be written") from error
+        self.written += len(blocks)
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -384,15 +388,15 @@ class Stage:
         except OSError as error:
             raise _os_error(error, "staging cannot be opened") from error
 
-    def take_back(self, room: SealedRoom, blocks: int) -> None:
-        """So many whole blocks lie in a room that was lent, and are part of the content now."""
+    def take_back(self, room: SealedRoom) -> None:
+        """What was written into a room that was lent is part of the content now."""
         if self.size != room.first * BLOCK_SIZE:
             raise ValueError("a stage was written to while room of it was lent")
-        if blocks:
-            self._spilled.update((BlockIndex(room.first + block), 0) for block in range(blocks))
+        if room.written:
+            self._spilled.update((BlockIndex(room.first + block), 0) for block in range(room.written))
             self._unsynced_files.add(0)
             self._changes += 1
-            self.size += blocks * BLOCK_SIZE
+            self.size += room.written * BLOCK_SIZE
             self.changed = True
 
     async def _load(self, block: BlockIndex, read_base: ReadBase) -> bytearray:

@@ -594,7 +594,7 @@ class MemoryVfs:
         self._handle(draft)
         return None
 
-    def take_back(self, draft: HandleId, room: SealedRoom, blocks: int) -> None:
+    def take_back(self, draft: HandleId, room: SealedRoom) -> None:
         raise AssertionError("no room was lent")
 
     async def publish(

@@ -97,8 +97,8 @@ class World:
         if room is not None:
             data = secrets.token_bytes(blocks * BLOCK_SIZE)
             for block in range(blocks):
-                room.write(block, memoryview(data)[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE])
-            self.stage.take_back(room, blocks)
+                room.write(memoryview(data)[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE])
+            self.stage.take_back(room)
             room.close()
             self.data.extend(data)
 
@@ -236,11 +236,11 @@ def test_room_is_lent_where_nothing_lies(tmp_path: Path) -> None:
         await world.write(0, bytes(BLOCK_SIZE))
         room = world.stage.lend_room()
         assert room is not None
-        room.write(0, memoryview(bytes(2 * BLOCK_SIZE)))
+        room.write(memoryview(bytes(2 * BLOCK_SIZE)))
         await world.check()  # nothing of it is there yet
         await world.write(BLOCK_SIZE, b"meanwhile")
         with pytest.raises(ValueError, match="written to"):
-            world.stage.take_back(room, 2)
+            world.stage.take_back(room)
         room.close()
         assert world.stage.lend_room() is None  # not at the end of a block
         await world.commit()

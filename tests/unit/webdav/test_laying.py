@@ -37,9 +37,9 @@ def laid(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     lengths: list[int] = []
     write = SealedRoom.write
 
-    def noting(room: SealedRoom, after: int, data: memoryview) -> None:
+    def noting(room: SealedRoom, data: memoryview) -> None:
         lengths.append(len(data) // BLOCK_SIZE)
-        write(room, after, data)
+        write(room, data)
 
     monkeypatch.setattr(SealedRoom, "write", noting)
     return lengths
