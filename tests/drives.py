@@ -72,8 +72,8 @@ async def write(drive: Drive, path: str, data: bytes) -> Attributes:
     return drive.resolve(path)
 
 
-async def patch(drive: Drive, path: str, offset: int, data: bytes) -> None:
-    """Overwrite a part of a file."""
+async def patch(drive: Drive, path: str, offset: int | None, data: bytes) -> None:
+    """Overwrite a part of a file. ``offset`` None: append."""
     handle = await drive.open(ino_at(drive, path), write=True, door=DOOR)
     try:
         await drive.write(handle, offset, data)

@@ -716,23 +716,35 @@ class Drive:
         return found
 
     async def write(self, handle: HandleId, offset: int | None, data: bytes | memoryview) -> int:
-        opened = self._for_writing(handle)
-        file = opened.file
-        async with file.lock:
-            at = file.size if offset is None else offset
-            if at < 0 or at + len(data) > MAX_FILE_SIZE:
-                raise FileTooLarge("no file can have this size")
-            stage = self._stage_for_writing(file)
+        while True:
+            opened = self._for_writing(handle)
             try:
-                await stage.write(at, data, self._contents.base_reader(file.ino, stage, file.node))
-            finally:
-                self._grew(opened, stage)
-            if stage.goes_forward and stage.size >= self._options.early_size and stage.upload is None:
-                self._begin_early(file.row, stage)
+                async with opened.file.lock:
+                    await self._write(opened, offset, data)
+                break
+            except RevisionGone:
+                # As in ``Contents.read_file``; without the lock, which the upload may want, too.
+                if not await self._ledger.wait_sent(opened.file.ino, uploads=True):
+                    raise
         traffic = self._figures.doors[opened.door]
         traffic.writes += 1
         traffic.written_bytes += len(data)
         return len(data)
+
+    async def _write(self, opened: Handle, offset: int | None, data: bytes | memoryview) -> None:
+        """The file's lock is held. After RevisionGone it may be called again: what is appended needs at most the block
+        that the file ends in, which is its first."""
+        file = opened.file
+        at = file.size if offset is None else offset
+        if at < 0 or at + len(data) > MAX_FILE_SIZE:
+            raise FileTooLarge("no file can have this size")
+        stage = self._stage_for_writing(file)
+        try:
+            await stage.write(at, data, self._contents.base_reader(file.ino, stage, file.node))
+        finally:
+            self._grew(opened, stage)
+        if stage.goes_forward and stage.size >= self._options.early_size and stage.upload is None:
+            self._begin_early(file.row, stage)
 
     def _stage_for_writing(self, file: OpenFile, *, empty: bool = False) -> Stage:
         """The stage that takes this file's writes: its own, or a new one on top of what is being uploaded."""

@@ -129,17 +129,29 @@ class Ledger:
         self.moved()
 
     async def wait_sent(self, ino: Ino, *, uploads: bool) -> bool:
-        """If a change of this inode is being sent at this moment, wait some seconds for its outcome. Tells whether
-        there was one. ``uploads``: also for uploads of its content (who is part of one must not wait for it)."""
+        """If the cloud may have a change of this inode that it has not confirmed (it is being sent at this moment, or
+        an attempt failed and is to be repeated), wait some seconds for its outcome. Tells whether there was one.
+        ``uploads``: also for uploads of its content (who is part of one must not wait for it), which are repeated even
+        though the file is open."""
         waited = False
         with trio.move_on_after(_PATIENCE):
-            while any(
-                (uploads or not entry.content) and self.journal.view(entry.seq).state is EntryState.SENDING
-                for entry in self.journal.entries_of(ino)
-            ):
+            while self._may_be_there(ino, uploads):
                 await self.wait_moved()
                 waited = True
         return waited
+
+    def _may_be_there(self, ino: Ino, uploads: bool) -> bool:
+        for entry in self.journal.entries_of(ino):
+            if entry.content and not uploads:
+                continue
+            state = self.journal.state_of(entry.seq)
+            if state is EntryState.SENDING:
+                return True
+            if state is EntryState.QUEUED and entry.attempted and not self.paused:
+                if entry.content:
+                    self.journal.force(entry.seq)
+                return True
+        return False
 
     def pause(self, paused: bool) -> None:
         self.paused = paused

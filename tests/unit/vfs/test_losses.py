@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from serpentfs.cache.layers import BlockCache
 from serpentfs.clouds.base import Content
 from serpentfs.errors import NoSpace, PermissionDenied, RevisionGone
-from serpentfs.model import BLOCK_SIZE, ROOT_INO, Ino, NodeId, NodeInfo, NodeRef
+from serpentfs.model import BLOCK_SIZE, ROOT_INO, ContentId, Ino, NodeId, NodeInfo, NodeRef, Span
 from serpentfs.tree.store import Store
 from serpentfs.vfs.core import Invalidation, SetAttributes
 from serpentfs.vfs.drive import Drive, DriveOptions
@@ -781,3 +783,65 @@ async def test_a_large_folder_that_is_removed_elsewhere_does_not_stop_the_loop(t
                 await trio.lowlevel.checkpoint()
         assert any(0 < number < 3000 for number in left), "others had a turn meanwhile"
         assert memory.contents() == {} == await contents(drive)
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches keep nothing of what uploads read."""
+
+    async def uncached(
+        cache: BlockCache, content: ContentId, size: int, span: Span, fetch: Callable[[Span], Awaitable[bytes]]
+    ) -> bytes:
+        return await fetch(span)
+
+    monkeypatch.setattr(BlockCache, "read_span", uncached)
+
+
+@pytest.mark.usefixtures("forgetful")
+async def test_a_file_is_changed_while_the_answer_to_its_upload_is_on_its_way(
+    memory: MemoryCloud, tmp_path: Path
+) -> None:
+    """The cloud has the new content and no longer the one that shows through it, and nobody here knows yet."""
+    cloud = FaultyCloud(memory)
+    memory.external_put("/file", b"1" * (3 * BLOCK_SIZE))
+    async with a_drive(cloud, tmp_path) as drive:
+        upload = cloud.stall("put", 0.3, after=True)
+        await patch(drive, "/file", 0, b"2" * BLOCK_SIZE)
+        await until(lambda: upload.hits and memory.contents()["/file"] == b"2" * BLOCK_SIZE + b"1" * (2 * BLOCK_SIZE))
+        await patch(drive, "/file", 2 * BLOCK_SIZE + 1, b"3")
+        await patch(drive, "/file", None, b"4")
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        expected = b"2" * BLOCK_SIZE + b"1" * BLOCK_SIZE + b"13" + b"1" * (BLOCK_SIZE - 2) + b"4"
+        assert memory.contents() == {"/file": expected} == await contents(drive)
+
+
+@pytest.mark.usefixtures("forgetful")
+async def test_a_file_is_changed_while_an_upload_of_it_waits_for_another_attempt(
+    memory: MemoryCloud, tmp_path: Path
+) -> None:
+    """The answer was lost: whether the cloud has it, the next attempt finds out, though the file is open."""
+    cloud = FaultyCloud(memory)
+    memory.external_put("/file", b"1" * (3 * BLOCK_SIZE))
+    async with a_drive(cloud, tmp_path) as drive:
+        cloud.fail("put", after=True)
+        await patch(drive, "/file", 0, b"2" * BLOCK_SIZE)
+        await until(lambda: any(change.tries for change in drive.status().pending))
+        await patch(drive, "/file", 2 * BLOCK_SIZE + 1, b"3")
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        expected = b"2" * BLOCK_SIZE + b"1" * BLOCK_SIZE + b"13" + b"1" * (BLOCK_SIZE - 2)
+        assert memory.contents() == {"/file": expected} == await contents(drive)
+
+
+@pytest.mark.usefixtures("forgetful")
+async def test_a_file_is_read_while_an_upload_of_it_waits_for_another_attempt(
+    memory: MemoryCloud, tmp_path: Path
+) -> None:
+    cloud = FaultyCloud(memory)
+    memory.external_put("/file", b"1" * (2 * BLOCK_SIZE))
+    async with a_drive(cloud, tmp_path) as drive:
+        cloud.fail("put", after=True)
+        await patch(drive, "/file", 0, b"2" * BLOCK_SIZE)
+        await until(lambda: any(change.tries for change in drive.status().pending))
+        assert await read(drive, "/file") == b"2" * BLOCK_SIZE + b"1" * BLOCK_SIZE
