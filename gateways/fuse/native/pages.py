@@ -55,6 +55,8 @@ _ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 """Nothing of ours is the sender's business; without this every one of its threads has a heap (mallopt(3))."""
 _END_PATIENCE = 5.0
 """Seconds that the sender has to end by itself."""
+_PAUSE = 5.0
+"""Seconds between the end of a sender that nobody wanted to end and the beginning of the next."""
 
 
 class PagedFile:
@@ -242,19 +244,25 @@ class KernelPages:
             return
         await self._wanted.wait()
         try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with trio.socket.from_stdlib_socket(ours) as control:
-                with theirs:
-                    self._process = await _start_sender(theirs)
-                try:
-                    await self._serve(control)
-                finally:
-                    self._give_up()
-                    control.close()
-                    await _end_sender(self._process)
-                    self._process = None
+            while True:
+                await self._run_sender()
+                log.warning("the process that sends files has ended; until there is another they are sent without it")
+                await trio.sleep(_PAUSE)
         except* (OSError, NotForThisLoop) as errors:
             log.info("the kernel's pages are not used for sending files: %s", first_of(errors))
+
+    async def _run_sender(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with trio.socket.from_stdlib_socket(ours) as control:
+            with theirs:
+                self._process = await _start_sender(theirs)
+            try:
+                await self._serve(control)
+            finally:
+                self._give_up()
+                control.close()
+                await _end_sender(self._process)
+                self._process = None
 
     async def _serve(self, control: trio.socket.SocketType) -> None:
         """Until the sender is gone. OSError when it cannot begin."""
@@ -275,7 +283,6 @@ class KernelPages:
                     number, sent, reason = page_sender.DONE.unpack(done)
                     if number in self._under_way:
                         self._under_way[number].end(sent, reason)
-            log.warning("the process that sends files has ended; they are sent without the kernel's pages")
             nursery.cancel_scope.cancel()
 
     def _give_up(self) -> None:
@@ -286,6 +293,7 @@ class KernelPages:
             self._device = None
         for stretch in self._under_way.values():
             stretch.end(0, errno.EPIPE)
+        self._were_sent.clear()   # the pages go with the filesystem
 
     # --- the filesystem
 

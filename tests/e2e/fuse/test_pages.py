@@ -84,8 +84,8 @@ async def kernel_pages(vfs: MemoryVfs) -> AsyncIterator[KernelPages]:
         assert kept.sender is None, "there is no process before one is needed"
         kept.prepare()
         await until(lambda: kept._control)
-        sender = kept.sender
         yield kept
+        sender = kept.sender
         assert vfs.open_handles == 0
         nursery.cancel_scope.cancel()
     assert sender is not None
@@ -257,29 +257,32 @@ async def test_a_client_that_goes_away_or_does_not_read() -> None:
 
 
 @pytest.mark.trio
-async def test_a_sender_that_is_killed_costs_one_answer_at_most(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_sender_that_is_killed_costs_one_answer_at_most(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr(pages, "_PAUSE", 0.5)
     vfs = Watched()
     vfs.cloud_put("/file", DATA)
-    kept = KernelPages(vfs)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(kept.run)
-        kept.prepare()
-        await until(lambda: kept._control)
+    async with kernel_pages(vfs) as kept:
+        first = kept.sender
+        assert first is not None
         async with client_of(vfs, kept) as client:
             await get(client)
             await client.stream.send_all(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await until(lambda: kept._under_way)
-            assert kept.sender is not None
-            os.kill(kept.sender, signal.SIGKILL)
+            os.kill(first, signal.SIGKILL)
             received = (await client.read_until_closed()).partition(b"\r\n\r\n")[2]
             assert len(received) < SIZE
             assert DATA.startswith(received)
         await until(lambda: kept.sender is None)
-        assert [record.levelname for record in caplog.records if "has ended" in record.message] == ["WARNING"]
         async with client_of(vfs, kept) as client:
             assert await get(client) == DATA
-        nursery.cancel_scope.cancel()
+            await until(lambda: kept._control)
+            assert kept.sender not in (None, first)
+            assert [record.levelname for record in caplog.records if "has ended" in record.message] == ["WARNING"]
+            assert await get(client) == DATA
+            assert await kernel_sends(client, vfs), "there is another"
 
 
 @pytest.mark.trio
