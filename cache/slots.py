@@ -61,12 +61,16 @@ def scratch() -> bytearray:
     return bytearray(PIECE * SLOT_SIZE)
 
 
-def _borrow() -> bytearray:
-    """A buffer of PIECE slots, to be put back into _SCRATCH."""
+def borrow() -> bytearray:
+    """A buffer of PIECE slots, for ``give_back``."""
     try:
         return _SCRATCH.pop()
     except IndexError:
         return scratch()
+
+
+def give_back(buffer: bytearray) -> None:
+    _SCRATCH.append(buffer)
 
 
 def look(path: Path) -> Found | None:
@@ -181,13 +185,13 @@ def read(path: Path, seal: BlockSeal, content: ContentId, blocks: range, size: i
 
 def read_piece(descriptor: int, seal: BlockSeal, content: ContentId, blocks: range, size: int) -> Slots:
     """``read`` of at most PIECE blocks from a file that is open."""
-    buffer = _borrow()
+    buffer = borrow()
     try:
         view = memoryview(buffer)[: _sealed_length(blocks, size)]
         got = os.preadv(descriptor, [view], blocks.start * SLOT_SIZE)
         return _open_slots(seal, content, blocks, size, view[:got])
     finally:
-        _SCRATCH.append(buffer)
+        give_back(buffer)
 
 
 def _sealed_length(blocks: range, size: int) -> int:
@@ -231,22 +235,33 @@ def write_blocks(
     descriptor: int, seal: BlockSeal, content: ContentId, blocks: Iterable[tuple[BlockIndex, Buffer]]
 ) -> None:
     """Seal blocks, in ascending order, and write their slots; those of neighbours by one call."""
-    buffer = _borrow()
+    buffer = borrow()
     try:
         view = memoryview(buffer)
         start = end = 0  # the bytes of the file that the buffer holds
         for block, cleartext in blocks:
             at = block * SLOT_SIZE
             if at != end or end - start + SLOT_SIZE > len(view):
-                _write_all(descriptor, view[: end - start], start)
+                write_all(descriptor, view[: end - start], start)
                 start = end = at
             end += seal.seal_into(content, block, cleartext, view[end - start :])
-        _write_all(descriptor, view[: end - start], start)
+        write_all(descriptor, view[: end - start], start)
     finally:
-        _SCRATCH.append(buffer)
+        give_back(buffer)
 
 
-def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+def seal_blocks(
+    seal: BlockSeal, content: ContentId, first: BlockIndex, cleartext: memoryview, slots: memoryview
+) -> int:
+    """Make the slots of neighbouring whole blocks: how many bytes of ``slots``."""
+    end = 0
+    for at in range(0, len(cleartext), BLOCK_SIZE):
+        block = BlockIndex(first + at // BLOCK_SIZE)
+        end += seal.seal_into(content, block, cleartext[at : at + BLOCK_SIZE], slots[end:])
+    return end
+
+
+def write_all(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written

@@ -27,7 +27,7 @@ from serpentfs.gateways.ftp.partials import Base, Partial
 from serpentfs.gateways.ftp.replies import Refusal
 from serpentfs.gateways.ftp.tree import Place, Tree
 from serpentfs.gateways.sync_vfs import CROSSING_SIZE
-from serpentfs.model import ContentId, HandleId, Kind
+from serpentfs.model import BLOCK_SIZE, ContentId, HandleId, Kind
 from serpentfs.vfs.core import Precondition, SetAttributes
 from serpentfs.vfs.writes import SealedRoom
 
@@ -208,11 +208,19 @@ class Upload:
         return True
 
     def _take_back(self) -> None:
-        """What was laid becomes part of the draft."""
+        """What was laid becomes part of the draft. Where some of it could not be written, what is before that."""
         room, self._room = self._room, None
-        if room is not None:
+        if room is None:
+            return
+        try:
+            room.flush()
+        except NoSpace:
+            self._is_full = True
+            raise
+        finally:
             try:
                 self._tree.vfs.take_back(self._draft.handle, room)
+                self._draft.length = (room.first + room.written) * BLOCK_SIZE
             finally:
                 room.close()
 
@@ -251,11 +259,11 @@ class Upload:
 
     def break_off(self) -> None:
         """Keep what came as a partial, unless it could not be continued."""
-        try:
-            self._drain()
-        except SerpentError as error:
-            _log.info("the end of a broken-off upload is not kept: %s", error)
-        self._take_back()
+        for end in (self._drain, self._take_back):
+            try:
+                end()
+            except SerpentError as error:
+                _log.info("the end of a broken-off upload is not kept: %s", error)
         continued = self._draft.continues
         if self._is_full or self._precondition is not None or self._draft.length == 0:
             self.discard()

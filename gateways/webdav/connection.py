@@ -507,33 +507,40 @@ class _Laid:
 def _lay(descriptor: int, most: int, room: SealedRoom, buffer: memoryview) -> _Laid:
     """In a thread: write a full buffer, fill it again and so on, with at most ``most`` bytes, for a moment, or until a
     client has nothing more, which is waited for elsewhere. What the socket says of its end is met again there, too."""
-    ready = select.poll()
-    ready.register(descriptor, select.POLLIN)
-    end = time.perf_counter() + _LONGEST_SENDING
     done = _Laid(filled=len(buffer))
     try:
-        while True:
-            if done.filled == len(buffer):
-                room.write(buffer)
-                done.filled = 0
-                if time.perf_counter() > end:
-                    return done
-            wanted = min(len(buffer) - done.filled, most - done.received)
-            try:
-                count = os.readv(descriptor, [buffer[done.filled : done.filled + wanted]]) if wanted else 0
-            except BlockingIOError:
-                if not ready.poll(_BUSY_CLIENT):
-                    return done
-                continue
-            if not count:
-                return done
-            done.received += count
-            done.filled += count
+        try:
+            _fill_and_write(descriptor, most, room, buffer, done)
+        finally:
+            room.flush()
     except SerpentError as error:
         done.error = error
     except OSError:   # of the socket
         pass
     return done
+
+
+def _fill_and_write(descriptor: int, most: int, room: SealedRoom, buffer: memoryview, done: _Laid) -> None:
+    ready = select.poll()
+    ready.register(descriptor, select.POLLIN)
+    end = time.perf_counter() + _LONGEST_SENDING
+    while True:
+        if done.filled == len(buffer):
+            room.write(buffer)
+            done.filled = 0
+            if time.perf_counter() > end:
+                return
+        wanted = min(len(buffer) - done.filled, most - done.received)
+        try:
+            count = os.readv(descriptor, [buffer[done.filled : done.filled + wanted]]) if wanted else 0
+        except BlockingIOError:
+            if not ready.poll(_BUSY_CLIENT):
+                return
+            continue
+        if not count:
+            return
+        done.received += count
+        done.filled += count
 
 
 def _send_now(descriptor: int, parts: list[bytes | memoryview]) -> list[bytes | memoryview]:

@@ -27,13 +27,14 @@ import errno
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
 from serpentfs.bridge import run_in_thread
 from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
-from serpentfs.cache.slots import write_blocks
+from serpentfs.cache.slots import borrow, give_back, seal_blocks, write_all, write_blocks
 from serpentfs.errors import IntegrityError, NoSpace, SerpentError, Unavailable
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
 from serpentfs.tree.store import StageRow, Store
@@ -51,6 +52,9 @@ one, and the commit that follows writes the database's log from the same place."
 
 _PLANES = 3
 
+_BUFFERS = 2
+"""Of a room: one is sealed into while the other is written."""
+
 T = TypeVar("T")
 
 
@@ -67,34 +71,77 @@ def _os_error(error: OSError, what: str) -> SerpentError:
     return Unavailable(f"{what}: {os.strerror(error.errno or 0)}")
 
 
-@dataclass(slots=True)
 class SealedRoom:
-    """Room for the blocks of a draft from ``first`` on, which a thread of a door seals and writes by itself: ``write``
-    costs two crossings, to the loop and from there to another thread. Nobody else changes the draft meanwhile, and
-    nothing that is written here is part of it before ``Vfs.take_back``. To be closed by who got it."""
+    """Room for the blocks of a draft from ``first`` on. A thread of a door seals them by itself, while another one
+    writes what was sealed before: ``Vfs.write`` costs two crossings, to the loop and from there to a thread. Nobody
+    else changes the draft meanwhile, and nothing that is written here is part of it before ``Vfs.take_back``. To be
+    closed by who got it."""
 
-    descriptor: int
-    seal: BlockSeal
-    content: ContentId
-    first: BlockIndex
-    written: int = 0
-    """Blocks."""
+    def __init__(self, descriptor: int, seal: BlockSeal, content: ContentId, first: BlockIndex) -> None:
+        self.first = first
+        self._sealed = self._written = 0
+        self._descriptor = descriptor
+        self._seal = seal
+        self._content = content
+        self._writer: Thread | None = None
+        self._free: SimpleQueue[bytearray] = SimpleQueue()
+        self._to_write: SimpleQueue[tuple[bytearray, int, int] | None] = SimpleQueue()
+        self._error: BaseException | None = None
+
+    @property
+    def written(self) -> int:
+        """Blocks. ValueError before ``flush``."""
+        if self._writer is not None:
+            raise ValueError("more is being written")
+        return self._written
 
     def write(self, data: memoryview) -> None:
-        """Whole blocks, after those that were written before. NoSpace, Unavailable."""
-        start = self.first + self.written
-        blocks = [
-            (BlockIndex(start + at // BLOCK_SIZE), data[at : at + BLOCK_SIZE])
-            for at in range(0, len(data), BLOCK_SIZE)
-        ]
-        try:
-            write_blocks(self.descriptor, self.seal, self.content, blocks)
-        except OSError as error:
-            raise _os_error(error, "staging cannot be written") from error
-        self.written += len(blocks)
+        """Whole blocks, at most a mebibyte, after those before. ``data`` may be used again at once. NoSpace,
+        Unavailable: of this or an earlier call; nothing is taken after that."""
+        if self._error is not None:
+            self.flush()
+        if self._writer is None:
+            for _ in range(_BUFFERS):
+                self._free.put(borrow())
+            self._writer = Thread(target=self._write, name="staging", daemon=True)
+            self._writer.start()
+        buffer = self._free.get()
+        block = BlockIndex(self.first + self._sealed)
+        size = seal_blocks(self._seal, self._content, block, data, memoryview(buffer))
+        self._sealed += len(data) // BLOCK_SIZE
+        self._to_write.put((buffer, size, block * SLOT_SIZE))
+
+    def _write(self) -> None:
+        while (job := self._to_write.get()) is not None:
+            buffer, size, offset = job
+            if self._error is None:
+                try:
+                    write_all(self._descriptor, memoryview(buffer)[:size], offset)
+                    self._written += size // SLOT_SIZE
+                except BaseException as error:  # noqa: BLE001  (raised by ``flush``)
+                    self._error = error
+            self._free.put(buffer)
+
+    def flush(self) -> None:
+        """Wait until everything is written. NoSpace, Unavailable."""
+        self._stop()
+        if isinstance(self._error, OSError):
+            raise _os_error(self._error, "staging cannot be written") from self._error
+        if self._error is not None:
+            raise self._error
+
+    def _stop(self) -> None:
+        if self._writer is not None:
+            self._to_write.put(None)
+            self._writer.join()
+            self._writer = None
+            for _ in range(_BUFFERS):
+                give_back(self._free.get())
 
     def close(self) -> None:
-        os.close(self.descriptor)
+        """It waits if ``flush`` was not called, and raises nothing of what that would."""
+        self._stop()
+        os.close(self._descriptor)
 
 
 class Stage:
@@ -389,14 +436,15 @@ class Stage:
             raise _os_error(error, "staging cannot be opened") from error
 
     def take_back(self, room: SealedRoom) -> None:
-        """What was written into a room that was lent is part of the content now."""
+        """What was written into a room that was lent, and flushed, is part of the content now."""
         if self.size != room.first * BLOCK_SIZE:
             raise ValueError("a stage was written to while room of it was lent")
-        if room.written:
-            self._spilled.update((BlockIndex(room.first + block), 0) for block in range(room.written))
+        written = room.written
+        if written:
+            self._spilled.update((BlockIndex(room.first + block), 0) for block in range(written))
             self._unsynced_files.add(0)
             self._changes += 1
-            self.size += room.written * BLOCK_SIZE
+            self.size += written * BLOCK_SIZE
             self.changed = True
 
     async def _load(self, block: BlockIndex, read_base: ReadBase) -> bytearray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import trio
 from serpentfs.gateways import ftp
 from serpentfs.model import BLOCK_SIZE
 from tests.drives import a_drive
-from tests.e2e.ftp.harness import LOCAL, TIMEOUT, begin_upload, break_off, eventually, fetch, login, store
+from tests.e2e.ftp.harness import LOCAL, TIMEOUT, begin_upload, break_off, eventually, fetch, login, reply, store
 from tests.fakes.memory_cloud import MemoryCloud
 
 Serve = Callable[[Callable[[int], None]], None]
@@ -118,3 +120,38 @@ def test_long_files_whole_continued_and_appended_to(serve: Serve) -> None:
 
     serve(write)
     serve(read)
+
+
+@pytest.mark.parametrize("nth", [0, 1, 3])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_the_disk_fails_during_a_long_upload(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, nth: int, number: int
+) -> None:
+    """What was written before can be continued; of a full disk nothing is kept, as it would stay full. Of the last
+    mebibyte it is known only when everything was received."""
+    data = os.urandom(4 * MIB)
+    pwrite = os.pwrite
+    calls: list[int] = []
+
+    def failing(descriptor: int, sealed: bytes, offset: int) -> int:
+        calls.append(offset)
+        if len(calls) == nth + 1:
+            raise OSError(number, "planned")
+        return pwrite(descriptor, sealed, offset)
+
+    def upload(port: int) -> None:
+        with login(port) as client:
+            monkeypatch.setattr(os, "pwrite", failing)
+            connection = begin_upload(client, "STOR a")
+            with connection, suppress(ConnectionError):
+                connection.sendall(data)
+            assert reply(client).startswith("451" if number == errno.EIO else "552")
+            monkeypatch.undo()
+            if number == errno.ENOSPC or nth == 0:
+                assert store(client, "a", data, offset=1).startswith("554"), "there is nothing to continue"
+                return
+            assert client.size("a") == nth * MIB
+            assert store(client, "a", data[nth * MIB :], offset=nth * MIB).startswith("226")
+            assert fetch(client, "a") == data
+
+    serve(upload)

@@ -7,10 +7,13 @@ back when it likes. So at every moment each of these databases is opened over th
 
 from __future__ import annotations
 
+import errno
+import os
 import secrets
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,7 +25,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
-from serpentfs.errors import BadVault, IntegrityError
+from serpentfs.errors import BadVault, IntegrityError, Unavailable
 from serpentfs.model import BLOCK_SIZE, NO_CONTENT, BlockIndex, ContentId, Span
 from serpentfs.tree.store import StageRow, Store
 from serpentfs.vfs.writes import Stage
@@ -98,6 +101,7 @@ class World:
             data = secrets.token_bytes(blocks * BLOCK_SIZE)
             for block in range(blocks):
                 room.write(memoryview(data)[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE])
+            room.flush()
             self.stage.take_back(room)
             room.close()
             self.data.extend(data)
@@ -237,6 +241,9 @@ def test_room_is_lent_where_nothing_lies(tmp_path: Path) -> None:
         room = world.stage.lend_room()
         assert room is not None
         room.write(memoryview(bytes(2 * BLOCK_SIZE)))
+        with pytest.raises(ValueError, match="being written"):
+            world.stage.take_back(room)
+        room.flush()
         await world.check()  # nothing of it is there yet
         await world.write(BLOCK_SIZE, b"meanwhile")
         with pytest.raises(ValueError, match="written to"):
@@ -253,6 +260,36 @@ def test_room_is_lent_where_nothing_lies(tmp_path: Path) -> None:
         world.store.close()
 
     trio.run(lending)
+
+
+def test_nothing_counts_that_follows_what_could_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(tmp_path, SEAL, StageRow(CONTENT, 0, NO_CONTENT, 0))
+    room = stage.lend_room()
+    assert room is not None
+    pwrite = os.pwrite
+    both_are_sealed = threading.Event()
+    at: list[int] = []
+
+    def failing(descriptor: int, data: bytes, offset: int) -> int:
+        at.append(offset)
+        if offset == SLOT_SIZE:
+            assert both_are_sealed.wait(10)
+            raise OSError(errno.EIO, "planned")
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", failing)
+    block = memoryview(bytes(BLOCK_SIZE))
+    for _ in range(3):
+        room.write(block)
+    both_are_sealed.set()
+    for again in (room.flush, lambda: room.write(block), room.flush):
+        with pytest.raises(Unavailable):
+            again()
+    assert at == [0, SLOT_SIZE]
+    stage.take_back(room)
+    assert stage.size == BLOCK_SIZE
+    room.close()
+    stage.close()
 
 
 @pytest.mark.trio
