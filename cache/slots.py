@@ -35,7 +35,9 @@ _SUFFIX = ".2"
 
 _COPY_PIECE = 1024 * 1024
 _SCRATCH: list[bytearray] = []
-"""Buffers that no thread uses at this moment. One for each thread would stay as long as the thread does."""
+"""Buffers that nobody uses at this moment. One for each thread would stay as long as the thread does."""
+_MOST_SCRATCH = 8
+"""Of those that are kept."""
 NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 """The flag of a read that never waits for the disk. Where the system has none, there are no such reads."""
 
@@ -70,7 +72,8 @@ def borrow() -> bytearray:
 
 
 def give_back(buffer: bytearray) -> None:
-    _SCRATCH.append(buffer)
+    if len(_SCRATCH) < _MOST_SCRATCH:
+        _SCRATCH.append(buffer)
 
 
 def look(path: Path) -> Found | None:
@@ -248,17 +251,6 @@ def write_blocks(
         write_all(descriptor, view[: end - start], start)
     finally:
         give_back(buffer)
-
-
-def seal_blocks(
-    seal: BlockSeal, content: ContentId, first: BlockIndex, cleartext: memoryview, slots: memoryview
-) -> int:
-    """Make the slots of neighbouring whole blocks: how many bytes of ``slots``."""
-    end = 0
-    for at in range(0, len(cleartext), BLOCK_SIZE):
-        block = BlockIndex(first + at // BLOCK_SIZE)
-        end += seal.seal_into(content, block, cleartext[at : at + BLOCK_SIZE], slots[end:])
-    return end
 
 
 def write_all(descriptor: int, data: memoryview, offset: int) -> None:

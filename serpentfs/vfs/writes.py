@@ -7,7 +7,9 @@ A block passes through three places:
 
     dirty (memory) --spill--> a slot of a plane (sealed, not yet promised) --commit--> a row of ``stage_blocks``
 
-(Of long uploads by WebDAV and FTP the whole blocks are sealed by the door's thread: see ``SealedRoom``.)
+As long as a stage is written strictly forward, its whole blocks are sealed as they come, and a thread writes them
+behind (``behind``); until then they are read from there. Of long uploads by WebDAV and FTP the door's thread seals
+them (``SealedRoom``).
 
 A *plane* is a sparse file of slots; a stage has up to three. Two rules keep what was acknowledged from being damaged
 by a later write that dies:
@@ -28,16 +30,15 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
 from serpentfs.bridge import run_in_thread
 from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
-from serpentfs.cache.slots import borrow, give_back, seal_blocks, write_all, write_blocks
+from serpentfs.cache.slots import give_back, write_blocks
 from serpentfs.errors import IntegrityError, NoSpace, SerpentError, Unavailable
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
 from serpentfs.tree.store import StageRow, Store
+from serpentfs.vfs.behind import MOST_BEHIND, Behind, Piece
 
 if TYPE_CHECKING:
     from serpentfs.vfs.early import EarlyUpload
@@ -46,14 +47,11 @@ SPILL_BLOCKS = 16
 """A stage keeps at most this many dirty blocks (2 MiB) in memory: enough to make one thread hop carry a whole
 kernel request (1 MiB), little enough for hundreds of files written at once."""
 
-_SPILL_IN_PLACE = 64 * 1024
+_SPILL_IN_PLACE = BLOCK_SIZE
 """Bytes up to which a spill needs no thread: sealing them and writing them to the page cache takes less than going to
 one, and the commit that follows writes the database's log from the same place."""
 
 _PLANES = 3
-
-_BUFFERS = 2
-"""Of a room: one is sealed into while the other is written."""
 
 T = TypeVar("T")
 
@@ -71,76 +69,63 @@ def _os_error(error: OSError, what: str) -> SerpentError:
     return Unavailable(f"{what}: {os.strerror(error.errno or 0)}")
 
 
+def _failure(piece: Piece) -> Exception:
+    assert piece.error is not None
+    return _os_error(piece.error, "staging cannot be written") if isinstance(piece.error, OSError) else piece.error
+
+
 class SealedRoom:
-    """Room for the blocks of a draft from ``first`` on. A thread of a door seals them by itself, while another one
-    writes what was sealed before: ``Vfs.write`` costs two crossings, to the loop and from there to a thread. Nobody
-    else changes the draft meanwhile, and nothing that is written here is part of it before ``Vfs.take_back``. To be
-    closed by who got it."""
+    """Room for the blocks of a draft from ``first`` on, which a thread of a door seals by itself: ``Vfs.write`` costs
+    two crossings, to the loop and from there to a thread. Nobody else changes the draft meanwhile, and nothing that is
+    written here is part of it before ``Vfs.take_back``. To be closed by who got it."""
 
     def __init__(self, descriptor: int, seal: BlockSeal, content: ContentId, first: BlockIndex) -> None:
         self.first = first
-        self._sealed = self._written = 0
         self._descriptor = descriptor
         self._seal = seal
         self._content = content
-        self._writer: Thread | None = None
-        self._free: SimpleQueue[bytearray] = SimpleQueue()
-        self._to_write: SimpleQueue[tuple[bytearray, int, int] | None] = SimpleQueue()
-        self._error: BaseException | None = None
-
-    @property
-    def written(self) -> int:
-        """Blocks. ValueError before ``flush``."""
-        if self._writer is not None:
-            raise ValueError("more is being written")
-        return self._written
+        self._behind = Behind()
+        self._sealed = 0
+        self._failed: Piece | None = None
+        """The first that could not be written."""
 
     def write(self, data: memoryview) -> None:
         """Whole blocks, at most a mebibyte, after those before. ``data`` may be used again at once. NoSpace,
         Unavailable: of this or an earlier call; nothing is taken after that."""
-        if self._error is not None:
+        while self._behind.under_way >= MOST_BEHIND:
+            self._end_piece()
+        if self._failed is not None:
             self.flush()
-        if self._writer is None:
-            for _ in range(_BUFFERS):
-                self._free.put(borrow())
-            self._writer = Thread(target=self._write, name="staging", daemon=True)
-            self._writer.start()
-        buffer = self._free.get()
-        block = BlockIndex(self.first + self._sealed)
-        size = seal_blocks(self._seal, self._content, block, data, memoryview(buffer))
-        self._sealed += len(data) // BLOCK_SIZE
-        self._to_write.put((buffer, size, block * SLOT_SIZE))
+        try:
+            piece = Piece(os.dup(self._descriptor), 0, BlockIndex(self.first + self._sealed))
+        except OSError as error:
+            raise _os_error(error, "staging cannot be written") from error
+        for at in range(0, len(data), BLOCK_SIZE):
+            piece.seal(self._seal, self._content, data[at : at + BLOCK_SIZE])
+        self._sealed += len(piece.blocks)
+        self._behind.start(piece)
 
-    def _write(self) -> None:
-        while (job := self._to_write.get()) is not None:
-            buffer, size, offset = job
-            if self._error is None:
-                try:
-                    write_all(self._descriptor, memoryview(buffer)[:size], offset)
-                    self._written += size // SLOT_SIZE
-                except BaseException as error:  # noqa: BLE001  (raised by ``flush``)
-                    self._error = error
-            self._free.put(buffer)
+    def _end_piece(self) -> None:
+        piece = self._behind.wait()
+        give_back(piece.buffer)
+        if piece.error is not None and (self._failed is None or piece.first < self._failed.first):
+            self._failed = piece
 
     def flush(self) -> None:
         """Wait until everything is written. NoSpace, Unavailable."""
-        self._stop()
-        if isinstance(self._error, OSError):
-            raise _os_error(self._error, "staging cannot be written") from self._error
-        if self._error is not None:
-            raise self._error
+        while self._behind.under_way:
+            self._end_piece()
+        if self._failed is not None:
+            raise _failure(self._failed)
 
-    def _stop(self) -> None:
-        if self._writer is not None:
-            self._to_write.put(None)
-            self._writer.join()
-            self._writer = None
-            for _ in range(_BUFFERS):
-                give_back(self._free.get())
+    @property
+    def written(self) -> int:
+        """Blocks. ValueError before ``flush``."""
+        if self._behind.under_way:
+            raise ValueError("more is being written")
+        return self._sealed if self._failed is None else self._failed.first - self.first
 
     def close(self) -> None:
-        """It waits if ``flush`` was not called, and raises nothing of what that would."""
-        self._stop()
         os.close(self._descriptor)
 
 
@@ -176,11 +161,16 @@ class Stage:
         """Where a change that is under way begins."""
         self.goes_forward = not row.size and not row.base
         """Every write so far went on where the one before it ended."""
+        self._piece: Piece | None = None
+        """Of a stage that goes forward: whole blocks that are sealed, not yet on their way."""
+        self._behind = Behind()
+        self._in_flight: dict[BlockIndex, memoryview] = {}
+        """The slots of all these blocks. They are spilled, too, and read from here."""
         self.upload: EarlyUpload | None = None
         """The one upload of this content that began before it was complete."""
         self._changes = 0
         """Counts what may have changed a slot, for reads that ran meanwhile."""
-        self._in_flight = 0
+        self._in_threads = 0
         self._closing = False
         self._retired = False
         self._last_opened: tuple[BlockIndex, bytes] | None = None
@@ -212,21 +202,24 @@ class Stage:
 
     async def _in_thread(self, where: str, function: Callable[..., T], *args: object) -> T:
         """A blocking call that uses the descriptors."""
-        self._in_flight += 1
+        self._in_threads += 1
         try:
             return await run_in_thread(where, function, *args)
         finally:
-            self._in_flight -= 1
+            self._in_threads -= 1
             if self._closing:
                 self.close()
 
     def close(self) -> None:
         """Give back descriptors, once no thread uses them; the stage may be used again."""
-        if self._in_flight:
+        if self._in_threads:
             self._closing = True
             return
         self._closing = False
         self._last_opened = None
+        if self._piece is not None:  # a stage that is given up
+            self._piece.drop()
+            self._piece = None
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
@@ -326,15 +319,16 @@ class Stage:
     def _sealed_from(self, span: Span) -> range | None:
         """Neighbouring whole blocks from the start of ``span`` on that lie in one plane; None for fewer than two."""
         first, last = -(-span.start // BLOCK_SIZE), span.stop // BLOCK_SIZE
-        if first * BLOCK_SIZE != span.start or last - first < 2 or first in self._dirty:
-            return None
         plane = self._plane_of(BlockIndex(first))
-        if plane is None:
+        if first * BLOCK_SIZE != span.start or plane is None:
             return None
-        stop = first + 1
-        while stop < last and stop not in self._dirty and self._plane_of(BlockIndex(stop)) == plane:
+        stop = first
+        while stop < last and self._lies_in(plane, BlockIndex(stop)):
             stop += 1
         return range(first, stop) if stop - first > 1 else None
+
+    def _lies_in(self, plane: int, block: BlockIndex) -> bool:
+        return block not in self._dirty and block not in self._in_flight and self._plane_of(block) == plane
 
     async def _open_many(self, blocks: range) -> list[bytes] | None:
         """Neighbouring whole blocks of one plane by one trip to a thread; None when they are not as they should be:
@@ -367,6 +361,11 @@ class Stage:
                 return self._last_opened[1]
             if self._retired:
                 raise StageRetired
+            if (sealed := self._in_flight.get(block)) is not None:
+                data = self._seal.open(self.content, block, sealed)
+                assert data is not None
+                self._last_opened = (block, data)
+                return data
             plane = self._plane_of(block)
             if plane is None:
                 return b""  # cut off while it was read
@@ -391,8 +390,11 @@ class Stage:
     # writing
 
     async def write(self, offset: int, data: bytes | memoryview, read_base: ReadBase) -> None:
-        """Put ``data`` at ``offset``; the size grows as needed."""
+        """Put ``data`` at ``offset``; the size grows as needed. NoSpace, Unavailable: of this or, as long as writes go
+        strictly forward, of an earlier call, whose blocks are dirty again then."""
         self.goes_forward = self.goes_forward and offset == self.size
+        if not self.goes_forward:
+            await self._settle()
         with self._changing(min(offset, self.size)):
             await self._write(offset, data, read_base)
 
@@ -405,24 +407,96 @@ class Stage:
             block = BlockIndex(position // BLOCK_SIZE)
             start = block * BLOCK_SIZE
             stop = min(end, start + BLOCK_SIZE)
-            buffer = self._dirty.get(block)
-            if buffer is None:
-                whole = position == start and stop >= min(self.size, start + BLOCK_SIZE)
-                buffer = bytearray() if whole else await self._load(block, read_base)
-                self._dirty[block] = buffer
             piece = view[position - offset : stop - offset]
-            inner = position - start
-            if len(buffer) < inner:
-                buffer.extend(bytes(inner - len(buffer)))
-            buffer[inner : inner + len(piece)] = piece
-            if self._last_opened is not None and self._last_opened[0] == block:
-                self._last_opened = None
-            self._changes += 1
+            if self.goes_forward and len(piece) == BLOCK_SIZE:
+                await self._seal_behind(block, piece)
+            else:
+                buffer = self._dirty.get(block)
+                if buffer is None:
+                    whole = position == start and stop >= min(self.size, start + BLOCK_SIZE)
+                    buffer = bytearray() if whole else await self._load(block, read_base)
+                    self._dirty[block] = buffer
+                inner = position - start
+                if len(buffer) < inner:
+                    buffer.extend(bytes(inner - len(buffer)))
+                buffer[inner : inner + len(piece)] = piece
+                if self._last_opened is not None and self._last_opened[0] == block:
+                    self._last_opened = None
+                self._changes += 1
             self.size = max(self.size, stop)
             self.changed = True
             position = stop
+            if self.goes_forward and block in self._dirty and stop == start + BLOCK_SIZE:
+                await self._seal_behind(block, self._dirty[block])
+                del self._dirty[block]
             if len(self._dirty) >= SPILL_BLOCKS:
                 await self.spill()
+
+    async def _seal_behind(self, block: BlockIndex, cleartext: bytearray | memoryview) -> None:
+        """Seal a whole block at once, and have a thread write it while the next are sealed."""
+        while self._behind.under_way >= MOST_BEHIND:
+            wait = self._behind.wait
+            self._end_piece(wait() if self._behind.has_ended else await self._in_thread("disk", wait))
+        plane = self._free_plane(block)
+        if self._piece is not None and not self._piece.goes_on_with(plane, block):
+            self._behind.start(self._piece)
+            self._piece = None
+        if self._piece is None:
+            self._piece = self._new_piece(plane, block)
+        self._in_flight[block] = self._piece.seal(self._seal, self.content, cleartext)
+        self._spilled[block] = plane
+        self._changes += 1
+        if self._piece.is_full:
+            self._behind.start(self._piece)
+            self._piece = None
+
+    def _new_piece(self, plane: int, first: BlockIndex) -> Piece:
+        file = self._file(plane)
+        try:
+            return Piece(os.dup(file), plane, first)
+        except OSError as error:
+            raise _os_error(error, "staging cannot be opened") from error
+
+    def _end_piece(self, piece: Piece) -> None:
+        """A piece was written. If not, its blocks are dirty again."""
+        self._changes += 1
+        for block in map(BlockIndex, piece.blocks):
+            slot = self._in_flight.pop(block)
+            if piece.error is not None:
+                data = self._seal.open(self.content, block, slot)
+                assert data is not None
+                self._dirty[block] = bytearray(data)
+        give_back(piece.buffer)
+        if piece.error is not None:
+            raise _failure(piece)
+        self._unsynced_files.add(piece.plane)
+
+    async def _settle(self) -> None:
+        """Wait until what is sealed is written."""
+        last, under_way = self._piece, self._behind.under_way
+        if last is None and not under_way:
+            return
+
+        def write_and_wait() -> list[Piece]:
+            if last is not None:
+                last.write()
+            return [self._behind.wait() for _ in range(under_way)]
+
+        if under_way or (last is not None and len(last.blocks) * BLOCK_SIZE > _SPILL_IN_PLACE):
+            ended = await self._in_thread("disk", write_and_wait)
+        else:
+            ended = write_and_wait()
+        if last is not None:
+            self._piece = None
+            ended.append(last)
+        failures = []
+        for piece in ended:
+            try:
+                self._end_piece(piece)
+            except Exception as error:  # noqa: BLE001  (raised below, when all are accounted for)
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     def lend_room(self) -> SealedRoom | None:
         """Room at the end; None where there is something already."""
@@ -470,6 +544,7 @@ class Stage:
 
     async def truncate(self, size: int, read_base: ReadBase) -> None:
         """Cut or extend (with zeros) to ``size`` bytes."""
+        await self._settle()
         self.goes_forward = not size and not self.base
         with self._changing(min(size, self.size)):
             await self._truncate(size)
@@ -497,14 +572,15 @@ class Stage:
             self.changed = True
 
     async def spill(self) -> None:
-        """Seal every dirty block into a slot that no commit names. On an error the blocks stay dirty."""
+        """Seal every dirty block into a slot that no commit names, and wait until all are written. On an error the
+        blocks stay dirty."""
+        await self._settle()
         if not self._dirty:
             return
         blocks = sorted(self._dirty.items())
         by_plane: dict[int, list[tuple[BlockIndex, bytearray]]] = {}
         for block, buffer in blocks:
-            taken = (self._stored.get(block), self._durable.get(block))
-            by_plane.setdefault(next(p for p in range(_PLANES) if p not in taken), []).append((block, buffer))
+            by_plane.setdefault(self._free_plane(block), []).append((block, buffer))
         jobs = [(self._file(plane), batch) for plane, batch in by_plane.items()]
 
         def write() -> None:
@@ -527,6 +603,10 @@ class Stage:
                 self._spilled[block] = plane
                 del self._dirty[block]
 
+    def _free_plane(self, block: BlockIndex) -> int:
+        taken = (self._stored.get(block), self._durable.get(block))
+        return next(plane for plane in range(_PLANES) if plane not in taken)
+
     async def prepare(self, store: Store) -> None:
         """Everything that must be on disk before ``commit``."""
         await self.spill()
@@ -537,6 +617,7 @@ class Stage:
         """Write the rows of this stage, inside the caller's transaction; ``prepare`` went before it, ``committed``
         must follow it."""
         assert not self._dirty
+        assert not self._in_flight
         store.put_stage(StageRow(self.content, self.size, self.base, self.base_limit))
         if self._cut is not None:
             store.drop_stage_blocks_from(self.content, self._cut)

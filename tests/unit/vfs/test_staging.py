@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import trio
@@ -28,9 +29,11 @@ from serpentfs.cache.seal import SLOT_SIZE, BlockSeal
 from serpentfs.errors import BadVault, IntegrityError, Unavailable
 from serpentfs.model import BLOCK_SIZE, NO_CONTENT, BlockIndex, ContentId, Span
 from serpentfs.tree.store import StageRow, Store
+from serpentfs.vfs import behind
 from serpentfs.vfs.writes import Stage
 
 CONTENT = ContentId(7)
+PWRITE = os.pwrite
 SEAL = BlockSeal(b"k" * 32, b"remote")
 
 
@@ -62,6 +65,8 @@ class World:
     """The commit that the last fsync made durable, and those since: the last is what a killed process leaves."""
     promised: bytes | None = None
     """The content at the last fsync."""
+    fails_in: int = 0
+    """Which of the following calls of pwrite fails; none when it is not above 0."""
 
     def __post_init__(self) -> None:
         self.files = self.root / "staging"
@@ -90,9 +95,11 @@ class World:
         del self.images[:-1]
 
     async def write(self, offset: int, data: bytes) -> None:
+        """What failed before is met here, and changes nothing."""
+        self.fails_in = 0
+        await self.stage.write(offset, data, no_base)
         self.data.extend(bytes(max(0, offset - len(self.data))))
         self.data[offset : offset + len(data)] = data
-        await self.stage.write(offset, data, no_base)
 
     def lay(self, blocks: int) -> None:
         """As a thread of a door does, where it is lent room."""
@@ -106,10 +113,26 @@ class World:
             room.close()
             self.data.extend(data)
 
+    async def append(self, data: bytes) -> None:
+        """Of what the disk refuses the beginning may be there."""
+        whole = self.data + data
+        try:
+            await self.stage.write(len(self.data), data, no_base)
+        finally:
+            self.data = whole[: self.stage.size]
+
+    def pwrite(self, descriptor: int, data: bytes, offset: int) -> int:
+        self.fails_in -= 1
+        if self.fails_in == 0:
+            PWRITE(descriptor, data[: SLOT_SIZE // 2], offset)
+            raise OSError(errno.EIO, "planned")
+        return PWRITE(descriptor, data, offset)
+
     async def truncate(self, size: int) -> None:
+        self.fails_in = 0
+        await self.stage.truncate(size, no_base)
         del self.data[size:]
         self.data.extend(bytes(size - len(self.data)))
-        await self.stage.truncate(size, no_base)
 
     async def commit(self) -> None:
         await self.stage.prepare(self.store)
@@ -155,31 +178,48 @@ STEPS = st.one_of(
     ),
     st.tuples(st.just("truncate"), st.sampled_from([0, 1, 5, BLOCK_SIZE, BLOCK_SIZE + 2, 3 * BLOCK_SIZE]), st.just(0)),
     st.tuples(st.just("lay"), st.just(0), st.integers(0, 3)),
+    st.tuples(
+        st.just("append"), st.just(0), st.sampled_from([1, BLOCK_SIZE - 1, BLOCK_SIZE, 9 * BLOCK_SIZE, 17 * BLOCK_SIZE])
+    ),
+    st.tuples(st.just("disk fails"), st.just(0), st.integers(1, 3)),
     st.tuples(st.sampled_from(["spill", "commit", "commit", "fsync"]), st.just(0), st.just(0)),
 )
 
 
 async def run(steps: list[tuple[str, int, int]], root: Path) -> None:
     world = World(root)
-    try:
-        for what, at, length in steps:
-            match what:
-                case "write":
-                    await world.write(at, secrets.token_bytes(length))
-                case "lay":
-                    world.lay(length)
-                case "truncate":
-                    await world.truncate(at)
-                case "spill":
-                    await world.stage.spill()
-                case "commit":
-                    await world.commit()
-                case "fsync":
-                    await world.fsync()
-            await world.check()
-    finally:
-        world.stage.close()
-        world.store.close()
+    with mock.patch.object(os, "pwrite", world.pwrite):
+        try:
+            for step in steps:
+                try:
+                    await take(world, *step)
+                except Unavailable:
+                    assert world.fails_in <= 0, "nothing has failed"
+                await world.check()
+        finally:
+            world.stage.close()
+            world.store.close()
+
+
+async def take(world: World, what: str, at: int, length: int) -> None:
+    match what:
+        case "write":
+            await world.write(at, secrets.token_bytes(length))
+        case "append":
+            await world.append(secrets.token_bytes(length))
+        case "lay":
+            world.fails_in = 0
+            world.lay(length)
+        case "truncate":
+            await world.truncate(at)
+        case "disk fails":
+            world.fails_in = length
+        case "spill":
+            await world.stage.spill()
+        case "commit":
+            await world.commit()
+        case "fsync":
+            await world.fsync()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -190,6 +230,14 @@ async def run(steps: list[tuple[str, int, int]], root: Path) -> None:
 )
 @example([("write", 0, 10), ("write", BLOCK_SIZE - 3, 5 * BLOCK_SIZE + 7), ("commit", 0, 0)])
 @example([("lay", 0, 3), ("fsync", 0, 0), ("truncate", BLOCK_SIZE, 0), ("lay", 0, 2), ("commit", 0, 0)])
+@example([("append", 0, 9 * BLOCK_SIZE), ("truncate", 0, 0), ("append", 0, 9 * BLOCK_SIZE), ("commit", 0, 0)])
+@example([("disk fails", 0, 1), ("append", 0, 9 * BLOCK_SIZE), ("write", 5, 10), ("write", 5, 10), ("commit", 0, 0)])
+@example([("append", 0, 1), ("fsync", 0, 0), ("disk fails", 0, 1), ("append", 0, 9 * BLOCK_SIZE), ("spill", 0, 0)])
+@example([("append", 0, 17 * BLOCK_SIZE), ("append", 0, 9 * BLOCK_SIZE), ("fsync", 0, 0), ("append", 0, BLOCK_SIZE)])
+@example(
+    [("append", 0, 1), ("fsync", 0, 0), ("append", 0, BLOCK_SIZE - 1), ("disk fails", 0, 1),
+     ("append", 0, 17 * BLOCK_SIZE), ("append", 0, 17 * BLOCK_SIZE), ("fsync", 0, 0)]
+)
 @example([("write", BLOCK_SIZE, 10), ("write", 0, 5 * BLOCK_SIZE + 7), ("write", 0, 5 * BLOCK_SIZE + 7)])
 def test_nothing_acknowledged_is_damaged(steps: list[tuple[str, int, int]]) -> None:
     root = Path(tempfile.mkdtemp(prefix="staging-model-"))
@@ -268,10 +316,8 @@ def test_nothing_counts_that_follows_what_could_not_be_written(tmp_path: Path, m
     assert room is not None
     pwrite = os.pwrite
     both_are_sealed = threading.Event()
-    at: list[int] = []
 
     def failing(descriptor: int, data: bytes, offset: int) -> int:
-        at.append(offset)
         if offset == SLOT_SIZE:
             assert both_are_sealed.wait(10)
             raise OSError(errno.EIO, "planned")
@@ -285,10 +331,36 @@ def test_nothing_counts_that_follows_what_could_not_be_written(tmp_path: Path, m
     for again in (room.flush, lambda: room.write(block), room.flush):
         with pytest.raises(Unavailable):
             again()
-    assert at == [0, SLOT_SIZE]
     stage.take_back(room)
     assert stage.size == BLOCK_SIZE
     room.close()
+    stage.close()
+
+
+@pytest.mark.trio
+async def test_a_stage_that_is_given_up_while_it_is_written_keeps_no_descriptor(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    for blocks in (1, 8, 9, 25):
+        stage = Stage(tmp_path, SEAL, StageRow(CONTENT, 0, NO_CONTENT, 0))
+        await stage.write(0, bytes(blocks * BLOCK_SIZE), no_base)
+        stage.retire()
+    with trio.fail_after(10):
+        while len(os.listdir("/proc/self/fd")) > len(before):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+@pytest.mark.trio
+async def test_blocks_are_written_where_no_thread_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(behind, "_threads", [])
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    stage = Stage(tmp_path, SEAL, StageRow(CONTENT, 0, NO_CONTENT, 0))
+    data = secrets.token_bytes(8 * BLOCK_SIZE)
+    await stage.write(0, data, no_base)
+    assert await stage.read(Span(0, len(data)), no_base) == data
+    assert len(_bytes(Stage.plane_path(tmp_path, CONTENT, 0))) == 8 * SLOT_SIZE
     stage.close()
 
 
@@ -320,7 +392,7 @@ async def test_only_much_data_is_spilled_by_a_thread(tmp_path: Path, monkeypatch
     assert in_threads == []
     assert await stage.read(Span(0, 8192), no_base) == b"a" * 8192
     in_threads.clear()
-    await stage.write(0, b"b" * BLOCK_SIZE, no_base)
+    await stage.write(0, b"b" * (BLOCK_SIZE + 1), no_base)
     await stage.spill()
     assert in_threads == ["disk"]
     monkeypatch.undo()
