@@ -5,7 +5,8 @@ was not told yet; so nothing is missed between two starts, however either ended.
 too: they are told with a delay, when the tree knows them already and finds nothing new.
 
 A packet may come after the answer to a later command of ours: for a moment the replica then holds what was. So nothing
-is told before all that waited at the start has been applied, and own changes only while nothing waits.
+is told before all that waited at the start has been applied, and own changes only while nothing waits; and what is told
+is an observation as old as the last poll that found nothing more, so that the tree leaves alone what was ours since.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class EventFeed:
         self._caught_up_from = 0
         """The number of the poll that last found nothing more."""
         self._news = trio.Event()
+        self._complete_since = (0.0, -math.inf)
+        """When that poll began (trio's time, time.monotonic()): what the server had done by then is in the replica."""
         self._live = False
         """The server is asked to tell the moment something happens: the replica is as fresh as can be."""
         self._behind = whole is None
@@ -94,6 +97,7 @@ class EventFeed:
                     self.fetched += len(piece)
                     await send.send(piece)
 
+        began = trio.current_time(), time.monotonic()
         self._replica.put_record(*_RESYNC, b"1")
         failure: SerpentError | None = None  # raised below: Python before 3.11.4 wraps what is raised in an ``except*``
         try:
@@ -109,6 +113,7 @@ class EventFeed:
             raise failure
         self._replica.install(loaded)
         self._whole_told = -math.inf
+        self._complete_since = began
         self._behind = False
 
     async def ensure_fresh(self) -> None:
@@ -133,6 +138,7 @@ class EventFeed:
         while self._whole is None:
             self._polls_begun += 1
             begun = self._polls_begun
+            now = trio.current_time(), time.monotonic()
             poll = await self._api.poll(self._replica.sn or "")
             if poll.packets:
                 applied = self._replica.apply(poll.packets, poll.sn, self._api.own_id)
@@ -141,6 +147,7 @@ class EventFeed:
                     raise EventsLost("the account's events name folders that are not known")
             elif poll.wait_url is not None:
                 self._caught_up_from = begun
+                self._complete_since = now
                 self._behind = False
                 return poll.wait_url
         return None
@@ -208,7 +215,7 @@ class EventFeed:
                 await send.send(self.whole())
             return _OWN_DELAY
         while True:
-            started = trio.current_time()
+            started = self._observed_at()
             own_before = time.monotonic() - _OWN_DELAY if self._live else -math.inf
             unseen = self._replica.unseen(_PAGE, own_before=own_before)
             if not unseen.serials:
@@ -232,7 +239,7 @@ class EventFeed:
         if rechecks:
             for directory in rechecks:
                 del self._rechecks[directory]
-            started = trio.current_time()
+            started = self._observed_at()
             listings = [
                 Listing(directory, tuple(children))
                 for directory in rechecks
@@ -243,7 +250,16 @@ class EventFeed:
 
     def _is_newer_than(self, polls: int) -> bool:
         """Whether the replica holds what had happened when that many polls had begun."""
-        return self._live or self._caught_up_from > polls or self._whole is not None
+        return self._is_settled or self._caught_up_from > polls
+
+    @property
+    def _is_settled(self) -> bool:
+        """Nothing waits at the server, not even the packets of our own commands."""
+        return self._whole is not None or (self._live and self._complete_since[1] >= self._replica.answered)
+
+    def _observed_at(self) -> float:
+        """From when (trio's time) what the replica holds is."""
+        return trio.current_time() if self._is_settled else self._complete_since[0]
 
     def whole(self) -> Batch:
         """Everything, folder by folder."""

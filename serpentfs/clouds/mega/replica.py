@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import math
 import secrets
 import sqlite3
 import time
@@ -105,6 +106,8 @@ class Replica:
         self._share_keys: dict[str, bytes] = {}
         self._orphans: set[str] = set()
         self._roots: dict[str, str] = {}
+        self.answered = -math.inf
+        """When (time.monotonic()) the result of an own command was last taken; its packet may have come, or may not."""
         self._own_packets: dict[str, float] = {}
         """By handle: when (time.monotonic()) a packet last told an own change."""
         self.unreadable = 0
@@ -400,6 +403,9 @@ class Replica:
         handle = str(packet.get("n", ""))
         nodes = [node for node in _nodes_of(packet) if "h" in node and "t" in node]
         if own is not None:
+            if nodes and nodes[0]["t"] == FOLDER:
+                # What lies below a folder of ours that moved may be elsewhere by now, by an answer to a later command.
+                nodes = nodes[:1] + [node for node in nodes[1:] if self._raw(str(node["h"])) is None]
             self._note_own_packet([handle, *(str(node["h"]) for node in nodes)], own)
         match packet.get("a"):
             case "t":
@@ -513,7 +519,7 @@ class Replica:
         those that can be decrypted, as they are now; one that is gone again, as it was made."""
         found = []
         with self._transaction():
-            own = time.monotonic()
+            own = self.answered = time.monotonic()
             for node in nodes:
                 handle = str(node["h"])
                 if self._is_old(handle, sent):
@@ -531,16 +537,18 @@ class Replica:
         return [node for node in found if node is not None]
 
     def set_attributes(self, handle: str, sealed: str, sent: float, *, tell: bool = False) -> None:
+        self.answered = time.monotonic()
         with self._transaction():
-            own = None if tell else time.monotonic()
+            own = None if tell else self.answered
             if self._is_old(handle, sent):
                 self._mark(handle, own)
             else:
                 self._change_attributes(handle, sealed, own)
 
     def set_parent(self, handle: str, parent: str, sent: float, *, tell: bool = False) -> None:
+        self.answered = time.monotonic()
         with self._transaction():
-            own = None if tell else time.monotonic()
+            own = None if tell else self.answered
             if self._is_old(handle, sent):
                 self._mark(handle, own)
             else:
@@ -554,8 +562,9 @@ class Replica:
 
     def drop(self, handle: str, *, tell: bool = False) -> None:
         """Nothing comes after that."""
+        self.answered = time.monotonic()
         with self._transaction():
-            self._drop(handle, None if tell else time.monotonic())
+            self._drop(handle, None if tell else self.answered)
 
     # looking
 

@@ -12,6 +12,7 @@ import pytest
 import trio
 from PIL import Image
 
+from serpentfs.clouds.mega.api import Api
 from serpentfs.clouds.mega.cloud import MegaOptions
 from serpentfs.clouds.mega.replica import Replica
 from serpentfs.clouds.mega.session import Session
@@ -317,6 +318,43 @@ async def test_what_was_is_not_shown_again_after_a_kill_between_packets(
         server.add_file(email, "news", b"")
         await until(lambda: exists(drive, "/news"), _SEEN_WITHIN)
         assert await contents(drive) == {"/new": b"content", "/news": b""}
+
+
+async def test_a_packet_that_comes_late_takes_nothing_back(
+    server: Emulator, email: str, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an older change of ours, after the answer to a newer one, whose own packet is still on its way."""
+    gate = trio.Event()
+    wait = Api.wait
+
+    async def waiting(api: Api, url: str) -> None:
+        await gate.wait()
+        await wait(api, url)
+
+    async with mega_drive(session, tmp_path / "one") as (drive, cloud):
+        await mkdir(drive, "/old")
+        await write(drive, "/old/file", b"content")
+        await mkdir(drive, "/new")
+        await drive.wait_until_uploaded()
+        await trio.sleep(0.5)   # the packets of all that are here
+        monkeypatch.setattr(Api, "wait", waiting)
+        server.add_file(email, "news", b"")
+        await until(lambda: exists(drive, "/news"), _SEEN_WITHIN)
+        nodes = {node["h"]: node for node in server.control("tree", email=email)}
+        [file] = [node for node in nodes.values() if node["t"] == 0 and nodes[node["p"]]["t"] == 1]
+        await rename(drive, "/old/file", "/new/file")
+        await drive.wait_until_uploaded()
+        replica: Replica = cloud._replica
+        own_id = cloud._api.own_id
+        replica.apply([{"a": "t", "i": own_id, "t": {"f": [file]}}], replica.sn or "", own_id)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drive.refresh, ino_at(drive, "/new"))
+            for _ in range(30):
+                assert exists(drive, "/new/file")
+                assert not exists(drive, "/old/file")
+                await trio.sleep(0.01)
+            gate.set()
+        assert await contents(drive) == {"/old": None, "/new": None, "/new/file": b"content", "/news": b""}
 
 
 async def test_what_is_removed_is_in_the_rubbish_bin(

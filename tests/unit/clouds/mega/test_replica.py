@@ -354,6 +354,22 @@ def test_an_answer_that_comes_before_its_packet_counts() -> None:
     assert found.parent == "elsewher"
 
 
+def test_what_left_a_folder_of_ours_stays_where_it_is_when_news_of_the_folder_comes_late() -> None:
+    """A packet about a folder that moved names all that was below it then."""
+    replica = loaded(None)
+    inside = replace(FILE, parent=FOLDER.handle)
+    unknown = replace(FILE, handle="unknownn", parent=FOLDER.handle, name="unknown")
+    replica.apply([{"a": "t", "t": {"f": [FOLDER.node(), inside.node()]}}], "AAAAAAAAAAB", OWN_ID)
+    sent = time.monotonic()
+    moved = {"a": "t", "i": OWN_ID, "t": {"f": [replace(FOLDER, name="moved").node(), inside.node(), unknown.node()]}}
+    replica.set_parent(FILE.handle, ROOT, sent)
+    replica.apply([moved], "AAAAAAAAAAC", OWN_ID)
+    assert {node.name for node in replica.children(FOLDER.handle)} == {"unknown"}
+    assert {node.name for node in replica.children(ROOT)} >= {"moved", FILE.name}
+    replica.set_attributes(FILE.handle, replace(FILE, name="renamed").attributes(), sent)
+    assert "renamed" in {node.name for node in replica.children(ROOT)}, "no packet about it came since"
+
+
 def test_a_public_folder() -> None:
     link_key = bytes(range(30, 46))
     root = replace(FOLDER, parent="").node(link_key, FOLDER.handle)
