@@ -74,7 +74,7 @@ class Driver:
         return self._choice.choice(files) if files else None
 
     def _data(self) -> bytes:
-        size = self._choice.choice([0, 1, 100, 5000, 32768, 131072, 131073, 400_000, 700_001])
+        size = self._choice.choice([0, 1, 100, 5000, 32768, 131072, 131073, 400_000, 700_001, 1_300_000])
         return self._choice.randbytes(size)
 
     def step(self) -> None:
