@@ -36,7 +36,7 @@ _SUFFIX = ".2"
 _COPY_PIECE = 1024 * 1024
 _SCRATCH: list[bytearray] = []
 """Buffers that nobody uses at this moment. One for each thread would stay as long as the thread does."""
-_MOST_SCRATCH = 8
+_MOST_SCRATCH = 4
 """Of those that are kept."""
 NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 """The flag of a read that never waits for the disk. Where the system has none, there are no such reads."""
