@@ -9,6 +9,7 @@ import pytest
 
 from serpentfs.gateways.fuse import LOOPS
 from tests.crash.driver import run, run_mega
+from tests.rounds import rounds
 
 
 @pytest.mark.slow
@@ -16,16 +17,18 @@ from tests.crash.driver import run, run_mega
 @pytest.mark.parametrize(("loop", "seed"), [*zip(LOOPS, (20, 21), strict=True)])
 def test_nothing_acknowledged_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: str, seed: int) -> None:
     monkeypatch.setenv("SERPENTFS_FUSE_LOOP", loop)
-    report = run(8, seed=seed, work=tmp_path)
-    assert report.kills == 8
-    assert report.operations > 50
+    kills = rounds(4, 8)
+    report = run(kills, seed=seed, work=tmp_path)
+    assert report.kills == kills
+    assert report.operations > 6 * kills
     assert report.faults == []
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
 def test_nothing_acknowledged_is_lost_on_mega(tmp_path: Path) -> None:
-    report = run_mega(6, seed=6, work=tmp_path)
-    assert report.kills == 6
-    assert report.operations > 40
+    kills = rounds(4, 8)
+    report = run_mega(kills, seed=6, work=tmp_path)
+    assert report.kills == kills
+    assert report.operations > 6 * kills
     assert report.faults == []

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.vaults import cheapen
+
 PASSPHRASE = "canary-passphrase-7391"
 TIMEOUT = 90.0
 SERPENTFS = Path(sys.executable).with_name("serpentfs")
@@ -162,11 +164,12 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture(scope="session")
 def made_vault(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty vault. Copied for each test: making one costs a key derivation and a process."""
+    """An empty vault. Copied for each test: making and opening one costs a key derivation and a process."""
     machine = Machine(tmp_path_factory.mktemp("vault"))
     machine.passphrase_file.touch(0o600)
     machine.passphrase_file.write_text(PASSPHRASE + "\n")
     machine.ok("init", machine.url)
+    cheapen(machine.vault, PASSPHRASE)
     return machine.vault
 
 

@@ -23,6 +23,7 @@ from serpentfs.daemon.asking import Connection
 from serpentfs.password_hashes import hash_password
 from tests.e2e.cli.conftest import TIMEOUT, Machine, free_port, needs_fuse, wait_for
 from tests.mega_emulator import emulator
+from tests.rounds import rounds
 from tests.unit.access.test_access import write_certificate
 
 ACCOUNT_PASSWORD = "a password of the tests"
@@ -139,9 +140,9 @@ def test_what_was_acknowledged_by_any_door_is_there_after_kills(with_vault: Mach
 # starts
 
 
-def test_fifty_starts_and_stops_in_one_process_leave_nothing(with_vault: Machine) -> None:
+def test_many_starts_and_stops_in_one_process_leave_nothing(with_vault: Machine) -> None:
     """With a mount, WebDAV and FTP each time. A leak that the end of a process would hide shows."""
-    rounds = 50
+    times = rounds(20, 50)
     machine = with_vault
     environment = machine.environment
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[3]), environment.get("PYTHONPATH", "")])
@@ -149,12 +150,12 @@ def test_fifty_starts_and_stops_in_one_process_leave_nothing(with_vault: Machine
     temporary.mkdir()
     environment["TMPDIR"] = str(temporary)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.cli.cycling", machine.url, str(machine.mountpoint), str(rounds)],
+        [sys.executable, "-m", "tests.e2e.cli.cycling", machine.url, str(machine.mountpoint), str(times)],
         env=environment, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False, start_new_session=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [one["code"] for one in found] == [0] * rounds
+    assert [one["code"] for one in found] == [0] * times
     warm, last = found[9], found[-1]    # the first rounds take what is taken once
     assert last["descriptors"] == warm["descriptors"]
     assert last["children"] == []
@@ -165,7 +166,7 @@ def test_fifty_starts_and_stops_in_one_process_leave_nothing(with_vault: Machine
     assert not list(temporary.iterdir())
     assert not [path for path in (machine.state / "staging").rglob("*") if path.is_file()]
     assert len(list((machine.home / "state" / "serpentfs").glob("*/owner.lock"))) == 1
-    assert machine.ok("cat", f"{machine.url}#/file") == f"round {rounds - 1}"
+    assert machine.ok("cat", f"{machine.url}#/file") == f"round {times - 1}"
 
 
 # months
@@ -247,7 +248,7 @@ def test_rotations_and_reloads_one_after_the_other(with_vault: Machine) -> None:
             error.close()
             return error.code
 
-    for number in Process(pid).without_growth(80):
+    for number in Process(pid).without_growth(rounds(20, 80)):
         turn(number)
         log.replace(machine.home / "log.1")
         os.kill(pid, signal.SIGHUP)
@@ -272,7 +273,7 @@ def test_a_mega_account_that_is_reloaded_and_changed_elsewhere_again_and_again(m
         machine.ok("mount", "mega:", str(machine.mountpoint), "--daemon")
         status = machine.status()
         (socket,) = (machine.home / "run" / "serpentfs").iterdir()
-        for number in Process(status["pid"]).without_growth(80):
+        for number in Process(status["pid"]).without_growth(rounds(20, 80)):
             server.add_file(email, f"file-{number}", b"content")
             path = machine.mountpoint / f"file-{number}"
             if number % 10 == 3:
@@ -296,7 +297,7 @@ def test_clients_that_come_and_go(with_vault: Machine) -> None:
     (machine.mountpoint / "file").write_bytes(bytes(200_000))
     status = machine.status()
     (control,) = (machine.home / "run" / "serpentfs").iterdir()
-    for number in Process(status["pid"]).without_growth(400):
+    for number in Process(status["pid"]).without_growth(rounds(80, 400)):
         with urllib.request.urlopen(f"{status['doors']['webdav']}file", timeout=TIMEOUT) as answer:
             if number % 3:
                 assert len(answer.read()) == 200_000

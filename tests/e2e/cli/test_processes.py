@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.cli.conftest import TIMEOUT, Machine, free_port, needs_fuse, wait_for
+from tests.rounds import rounds
 
 DOOR_PASSWORD = "canary-door-password-8840"
 
@@ -300,9 +301,8 @@ def test_after_a_kill_with_all_doors_open_the_next_start_cleans_up(with_vault: M
 
 
 def test_starts_and_stops_leave_nothing(with_vault: Machine) -> None:
-    rounds = int(os.environ.get("SERPENTFS_TEST_ROUNDS", "10"))
     mounts = Path("/proc/self/mountinfo").read_text().count(str(with_vault.home))
-    for number in range(rounds):
+    for number in range(rounds(4, 50)):
         with_vault.mount()
         with_vault.ok("webdav", with_vault.url, "--listen", "127.0.0.1:0", "--no-auth")
         (with_vault.mountpoint / "file").write_text(str(number))

@@ -171,11 +171,12 @@ def test_what_lies_in_memory(tmp_path: Path) -> None:
             assert slots.lies_in_memory(file.fileno()) == (file_system_of(folder) == "tmpfs")
 
 
-def test_the_page_cache_answers_on_the_loop_or_says_that_it_cannot(tmp_path: Path) -> None:
+def test_the_page_cache_answers_on_the_loop_or_says_that_it_cannot() -> None:
     assert slots.NOWAIT is not None
-    path = tmp_path / "slots"
-    write_slots(path, CONTENT, SIZE, [0, 1, 2])
-    descriptor = os.open(path, os.O_RDONLY)
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:    # tmp_path may lie in memory
+        path = Path(folder) / "slots"
+        write_slots(path, CONTENT, SIZE, [0, 1, 2])
+        descriptor = os.open(path, os.O_RDONLY)
     try:
         got = slots.read_cached(descriptor, SEAL, CONTENT, range(1, 3), SIZE, slots.scratch(), slots.NOWAIT)
         beyond = slots.read_cached(descriptor, SEAL, CONTENT, range(2, 4), SIZE, slots.scratch(), slots.NOWAIT)
