@@ -21,9 +21,8 @@ from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.failures import leaves
 from serpentfs.cli.links import read_link, read_link_password
-from serpentfs.cli.opening import session_of
 from serpentfs.cli.output import human_size, print_json, printable, tell_pending
-from serpentfs.cli.remotes import DEFAULT_LOGIN, passphrase_source, proxy_of, resolve
+from serpentfs.cli.remotes import DEFAULT_LOGIN, passphrase_source, proxy_of, resolve, session_of
 from serpentfs.cli.running import stop_owner
 from serpentfs.clouds.proxy import Proxy
 from serpentfs.clouds.registry import session_spec

@@ -24,9 +24,8 @@ from serpentfs.cli import arguments as options
 from serpentfs.cli.bundle import write_bundle
 from serpentfs.cli.display import Display, Role
 from serpentfs.cli.exit_codes import ExitCode
-from serpentfs.cli.opening import session_of
 from serpentfs.cli.output import StatusLine, count, print_json
-from serpentfs.cli.remotes import Target, owner_of, resolve
+from serpentfs.cli.remotes import Target, owner_of, resolve, session_of
 from serpentfs.config import Config
 from serpentfs.credentials import PASSWORD_FILE_VARIABLE
 from serpentfs.daemon.asking import Connection

@@ -11,17 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import trio
-
 from serpentfs.cli import arguments as options
 from serpentfs.cli.display import Display, share
 from serpentfs.cli.entries import long_line, name_of, size_of
 from serpentfs.cli.exit_codes import ExitCode
-from serpentfs.cli.opening import unlock_target
 from serpentfs.cli.output import human_size, print_json, short_size
 from serpentfs.cli.reaching import ask_owner
 from serpentfs.cli.remotes import owner_of, resolve
-from serpentfs.daemon import opened
 from serpentfs.daemon.asking import Connection
 
 
@@ -69,8 +65,13 @@ def df(arguments: argparse.Namespace) -> ExitCode:
         with Connection(Path(note.socket)) as connection:
             quota: dict[str, int | None] = connection.ask("quota")
     else:
-        remote = unlock_target(arguments, target)
-        quota = asdict(trio.run(opened.room_of, remote))
+        # Only here: who asks an owner answers at once.
+        import trio
+
+        from serpentfs.cli.opening import unlock_target
+        from serpentfs.daemon import opened
+
+        quota = asdict(trio.run(opened.room_of, unlock_target(arguments, target)))
     if arguments.json:
         print_json(quota)
         return ExitCode.OK

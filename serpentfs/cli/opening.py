@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from serpentfs.cli.remotes import Target, ask_passphrase, said_by_environment
+from serpentfs.cli.remotes import Target, ask_passphrase, said_by_environment, session_of
 from serpentfs.cli.settings import read_again, said, settings_of
 from serpentfs.clouds.vault import POLL_INTERVAL
 from serpentfs.daemon.accounts import MegaAccess
 from serpentfs.daemon.metrics import check_loopback
 from serpentfs.daemon.opened import Remote, VaultAccess
-from serpentfs.daemon.places import session_file
-from serpentfs.errors import NotFound, UsageError
+from serpentfs.errors import UsageError
 from serpentfs.vfs.drive import DriveOptions
-
-if TYPE_CHECKING:
-    from serpentfs.clouds.mega.session import Session
 
 T = TypeVar("T")
 
@@ -67,17 +63,3 @@ def _refuse_account_options(arguments: argparse.Namespace) -> None:
     for name in ("hard_delete", "thumbnails", "versions_view"):
         if getattr(arguments, name, False) and name not in said_by_environment(arguments):
             raise UsageError(f"--{name.replace('_', '-')} is for MEGA accounts")
-
-
-def session_of(target: Target) -> Session:
-    """What the log-in behind a MEGA remote left. NotFound when there is none (any more), UsageError for a vault."""
-    # Only here: an HTTP library that vaults do without.
-    from serpentfs.clouds.mega.session import load_session
-
-    name = target.spec.location
-    if target.spec.cloud != "mega":
-        raise UsageError(f"{target.name} is a vault: nobody logs in to it")
-    path = session_file(name)
-    if not path.exists():
-        raise NotFound(f"no log-in called {name}: serpentfs login EMAIL --name {name} makes one")
-    return load_session(path)

@@ -3,6 +3,8 @@ not uploaded yet), else by owning it for the moment.
 
 Either way the command talks to a control socket, so that it is written once: who owns the drive for the moment asks
 itself. What such a command changed is uploaded before it ends, or told to be left.
+
+What only who owns a drive needs is imported there: a command that asks a running process answers at once.
 """
 
 from __future__ import annotations
@@ -13,17 +15,12 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import trio
-
-from serpentfs.bridge import run_in_thread
 from serpentfs.cli.exit_codes import ExitCode, exit_code
 from serpentfs.cli.failures import leaves
-from serpentfs.cli.opening import unlock_target
 from serpentfs.cli.output import ProgressLine, printable, tell_pending
 from serpentfs.cli.remotes import Target, owner_of, resolve
-from serpentfs.daemon import owner
 from serpentfs.daemon.asking import Connection
 from serpentfs.daemon.lock import RemoteOwned
 from serpentfs.errors import (
@@ -37,6 +34,9 @@ from serpentfs.errors import (
     Unavailable,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from serpentfs.daemon.opened import Remote
 
 T = TypeVar("T")
 
@@ -64,13 +64,20 @@ class Access:
         self._arguments = arguments
         self._target = target
         # Never read-only: a command that changes something may come, and goes through this one then.
-        self._remote = unlock_target(arguments, target) if owner_of(target) is None else None
+        self._remote = self._unlock() if owner_of(target) is None else None
         self.borrows = False
         """Whether this process is the owner, for as long as the command takes. Known once it is open."""
+
+    def _unlock(self) -> Remote:
+        from serpentfs.cli.opening import unlock_target
+
+        return unlock_target(self._arguments, self._target)
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Path]:
         """The control socket of the owner. Busy when another process owns the remote and does not answer."""
+        import trio
+
         async with contextlib.AsyncExitStack() as stack:
             give_up = time.monotonic() + _START_PATIENCE
             while (socket := await self._enter(stack)) is None:
@@ -82,6 +89,9 @@ class Access:
     async def _enter(self, stack: contextlib.AsyncExitStack) -> Path | None:
         """None where others are faster: an owner ends while it is asked, or somebody becomes it before this process
         does."""
+        from serpentfs.bridge import run_in_thread
+        from serpentfs.daemon import owner
+
         if (note := owner_of(self._target)) is not None:
             try:
                 stack.enter_context(await run_in_thread("command", _attached, Path(note.socket)))
@@ -89,7 +99,7 @@ class Access:
                 return None
             return Path(note.socket)
         if self._remote is None:
-            self._remote = unlock_target(self._arguments, self._target)
+            self._remote = self._unlock()
         try:
             await stack.enter_async_context(owner.borrow(self._remote))
         except (RemoteOwned, BaseExceptionGroup) as error:
@@ -103,6 +113,17 @@ class Access:
 
     def run(self, work: Callable[[Path], T]) -> T:
         """``work``, given the control socket. What it raises is raised here."""
+        if (note := owner_of(self._target)) is not None:
+            socket = Path(note.socket)
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(_attached(socket))
+                except (NotFound, Unavailable):
+                    pass    # it ends: another one may come, or this process is it
+                else:
+                    return work(socket)
+        import trio
+
         return trio.run(self._run, work)()
 
     def ask(self, request: str, on_item: Callable[[Any], None] | None = None, **words: Any) -> Any:
@@ -115,6 +136,8 @@ class Access:
         return self.run(work)
 
     async def _run(self, work: Callable[[Path], T]) -> Callable[[], T]:
+        from serpentfs.bridge import run_in_thread
+
         # Its error is carried past the owner's nurseries, which would make a group of it.
         async with self.open() as socket:
             try:

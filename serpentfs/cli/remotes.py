@@ -6,6 +6,7 @@ import argparse
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serpentfs import config as configuration
 from serpentfs.clouds.proxy import Proxy
@@ -15,6 +16,9 @@ from serpentfs.credentials import PassphraseSource, is_named_by_environment, rea
 from serpentfs.daemon.lock import OwnerNote, busy_message, read_owner
 from serpentfs.daemon.places import known_sessions, places_of, recall_url, session_file
 from serpentfs.errors import Busy, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from serpentfs.clouds.mega.session import Session
 
 PROXY_VARIABLE, PROXY_PASSWORD_FILE_VARIABLE = "SERPENTFS_PROXY", "SERPENTFS_PROXY_PASSWORD_FILE"
 _PROXIED = ("s3", "session")
@@ -127,3 +131,17 @@ def refuse_owned(target: Target) -> None:
     """Busy when another process owns the remote: said before a passphrase is asked for."""
     if note := owner_of(target):
         raise Busy(busy_message(target.name, note))
+
+
+def session_of(target: Target) -> Session:
+    """What the log-in behind a MEGA remote left. NotFound when there is none (any more), UsageError for a vault."""
+    # Only here: an HTTP library that vaults do without.
+    from serpentfs.clouds.mega.session import load_session
+
+    name = target.spec.location
+    if target.spec.cloud != "mega":
+        raise UsageError(f"{target.name} is a vault: nobody logs in to it")
+    path = session_file(name)
+    if not path.exists():
+        raise NotFound(f"no log-in called {name}: serpentfs login EMAIL --name {name} makes one")
+    return load_session(path)

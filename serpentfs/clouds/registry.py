@@ -22,13 +22,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
-from serpentfs.clouds.blobs.base import BlobStore
-from serpentfs.clouds.blobs.files import FileStore
 from serpentfs.clouds.proxy import Proxy
 from serpentfs.config import MEGA_ROOTS, REMOTE_NAME
 from serpentfs.errors import Unsupported, UsageError
+
+if TYPE_CHECKING:
+    from serpentfs.clouds.blobs.base import BlobStore
 
 _log = logging.getLogger(__name__)
 
@@ -224,9 +226,12 @@ def open_store(spec: RemoteSpec) -> BlobStore:
     one that is to be reached through another proxy than the one before."""
     if spec.cloud != "vault":
         raise Unsupported(f"{spec.canonical} is no vault")
+    # Only here: who only wants to know what a URL names does without a store, and a vault in a folder without the
+    # large library of the others.
     if spec.scheme == "file":
+        from serpentfs.clouds.blobs.files import FileStore
+
         return FileStore(Path(spec.location))
-    # Only here: the library is large, and a vault in a folder does without it.
     import opendal
 
     from serpentfs.clouds.blobs.opendal import OpendalStore

@@ -135,23 +135,22 @@ class Ledger:
         though the file is open."""
         waited = False
         with trio.move_on_after(_PATIENCE):
-            while self._may_be_there(ino, uploads):
+            while (entry := self._unconfirmed(ino, uploads)) is not None:
+                if entry.content and self.journal.state_of(entry.seq) is EntryState.QUEUED:
+                    self.journal.force(entry.seq)
                 await self.wait_moved()
                 waited = True
         return waited
 
-    def _may_be_there(self, ino: Ino, uploads: bool) -> bool:
+    def _unconfirmed(self, ino: Ino, uploads: bool) -> Entry | None:
+        """The first change of this inode of which only the cloud knows whether it has it."""
         for entry in self.journal.entries_of(ino):
             if entry.content and not uploads:
                 continue
             state = self.journal.state_of(entry.seq)
-            if state is EntryState.SENDING:
-                return True
-            if state is EntryState.QUEUED and entry.attempted and not self.paused:
-                if entry.content:
-                    self.journal.force(entry.seq)
-                return True
-        return False
+            if state is EntryState.SENDING or (state is EntryState.QUEUED and entry.attempted and not self.paused):
+                return entry
+        return None
 
     def pause(self, paused: bool) -> None:
         self.paused = paused

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,6 +178,19 @@ def test_wrong_uses_say_one_line_and_change_nothing(owned: Machine) -> None:
         assert told in owned.fails(code, *words), words
     assert listed(owned) == before
     assert sorted(path.name for path in owned.home.glob("*.part")) == []
+
+
+def test_who_asks_a_running_process_imports_little(owned: Machine) -> None:
+    code = (
+        "import sys; from serpentfs.cli.main import main\n"
+        "for words in ['ls'], ['find'], ['df'], ['flush'], ['refresh']: assert main([*words, sys.argv[1]]) == 0\n"
+        "print({'trio', 'cryptography', 'sqlite3'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, owned.url], env=owned.environment, capture_output=True, text=True,
+        timeout=TIMEOUT, check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_no_clobber(owned: Machine) -> None:
