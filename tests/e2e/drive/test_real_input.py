@@ -153,7 +153,7 @@ def test_a_source_distribution_runs_from_the_mount(mount: MakeMount) -> None:
 def test_a_large_file(mount: MakeMount) -> None:
     """Written, read back from the middle, cut, appended to; checked in the vault by an independent reader."""
     drive = mount()
-    size = rounds(300, 5 * 1024)    # MiB
+    size = rounds(300, 1024)    # MiB
     if shutil.disk_usage(drive.work).free < 5 * size * MIB:
         pytest.skip(f"needs {5 * size} MiB of free disk")
     kept = size * 4 // 5
