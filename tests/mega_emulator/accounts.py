@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,19 +32,30 @@ class OwnKeys:
     master: bytes = field(repr=False)
 
 
+@functools.cache
+def _v2_secrets(email: str, password: str) -> tuple[bytes, bytes, bytes]:
+    """(salt, password key, user hash), once in a process: they cost 0.1 s, and most tests register the same account."""
+    salt = v2_salt(secrets.token_bytes(16))
+    return salt, *v2_derive(password, salt)
+
+
+@functools.cache
+def _rsa_key(email: str) -> rsa.RSAPrivateNumbers:
+    return rsa.generate_private_key(_EXPONENT, _RSA_BITS).private_numbers()
+
+
 def register(email: str, password: str, *, version: int, mfa: str | None, quota: int) -> tuple[OwnKeys, dict[str, Any]]:
     """The owner's keys, and the account as the service stores it (fields of ``state.Account``, bytes in base64)."""
     master = secrets.token_bytes(16)
     handle = encode(secrets.token_bytes(8))
     salt = ""
     if version == 2:
-        crv = secrets.token_bytes(16)
-        password_key, user_hash = v2_derive(password, v2_salt(crv))
-        salt, proof = encode(v2_salt(crv)), v2_stored_hash(user_hash)
+        raw_salt, password_key, user_hash = _v2_secrets(email, password)
+        salt, proof = encode(raw_salt), v2_stored_hash(user_hash)
     else:
         password_key = v1_password_key(password)
         proof = v1_user_hash(email.lower(), password_key)
-    private = rsa.generate_private_key(_EXPONENT, _RSA_BITS).private_numbers()
+    private = _rsa_key(email)
     p, q = private.p, private.q
     packed = b"".join(write_mpi(number) for number in (p, q, private.d, pow(p, -1, q)))
     stored = {
