@@ -93,10 +93,10 @@ class Access:
         from serpentfs.daemon import owner
 
         if (note := owner_of(self._target)) is not None:
-            try:
-                stack.enter_context(await run_in_thread("command", _attached, Path(note.socket)))
-            except (NotFound, Unavailable):
+            connection = await run_in_thread("command", _attached, Path(note.socket))
+            if connection is None:
                 return None
+            stack.enter_context(connection)
             return Path(note.socket)
         if self._remote is None:
             self._remote = self._unlock()
@@ -113,15 +113,12 @@ class Access:
 
     def run(self, work: Callable[[Path], T]) -> T:
         """``work``, given the control socket. What it raises is raised here."""
-        if (note := owner_of(self._target)) is not None:
+        if self._remote is None and (note := owner_of(self._target)) is not None:
             socket = Path(note.socket)
-            with contextlib.ExitStack() as stack:
-                try:
-                    stack.enter_context(_attached(socket))
-                except (NotFound, Unavailable):
-                    pass    # it ends: another one may come, or this process is it
-                else:
+            if (connection := _attached(socket)) is not None:
+                with connection:
                     return work(socket)
+        # It ended, or there was none: another one may come, or this process is it.
         import trio
 
         return trio.run(self._run, work)()
@@ -147,18 +144,19 @@ class Access:
         return lambda: result
 
 
-def _attached(socket: Path) -> Connection:
-    """A connection to an owner that answers. It stays open: an owner that is one only for a command of its own lives
-    as long as somebody is connected. Busy when it is starting and does not get ready."""
-    connection = Connection(socket)
-    try:
-        give_up = time.monotonic() + _START_PATIENCE
-        while connection.ask("status")["phase"] == "starting" and time.monotonic() < give_up:
-            time.sleep(0.05)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def _attached(socket: Path) -> Connection | None:
+    """A connection to an owner that answers; None when it ends meanwhile. It stays open: an owner that is one only for
+    a command of its own lives as long as somebody is connected. Busy when it is starting and does not get ready."""
+    with contextlib.ExitStack() as stack:
+        try:
+            connection = stack.enter_context(Connection(socket))
+            give_up = time.monotonic() + _START_PATIENCE
+            while connection.ask("status")["phase"] == "starting" and time.monotonic() < give_up:
+                time.sleep(0.05)
+        except (NotFound, Unavailable):
+            return None
+        stack.pop_all()
+        return connection
 
 
 def _raiser(error: Exception) -> Callable[[], Any]:

@@ -20,7 +20,7 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path, monkeypatch: pytest.Monkey
     kills = rounds(4, 8)
     report = run(kills, seed=seed, work=tmp_path)
     assert report.kills == kills
-    assert report.operations > 6 * kills
+    assert report.operations > 7 * kills
     assert report.faults == []
 
 
@@ -30,5 +30,5 @@ def test_nothing_acknowledged_is_lost_on_mega(tmp_path: Path) -> None:
     kills = rounds(4, 8)
     report = run_mega(kills, seed=6, work=tmp_path)
     assert report.kills == kills
-    assert report.operations > 6 * kills
+    assert report.operations > 7 * kills
     assert report.faults == []

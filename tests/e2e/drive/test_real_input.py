@@ -56,11 +56,11 @@ def test_rsync_of_a_documentation_tree(mount: MakeMount) -> None:
     """Cache deleted, then state deleted too: the vault alone gives every hash, size and mtime back."""
     drive = mount()
     found = sorted(path.name for path in Path("/usr/share/doc").iterdir())
-    folders = found[:: max(1, len(found) // rounds(60, 10_000))]
-    run("rsync", "-a", *folders, str(drive.point), cwd=Path("/usr/share/doc"))
-    wanted = listing(drive.point)
+    source = drive.work / "source"
+    run("rsync", "-a", *found[:: max(1, len(found) // rounds(60, 10_000))], str(source), cwd=Path("/usr/share/doc"))
+    run("rsync", "-a", f"{source}/", str(drive.point))
+    wanted = listing(source)
     assert len(wanted) > 100
-    assert wanted.items() <= listing(Path("/usr/share/doc")).items()
     drive.stop()
     shutil.rmtree(drive.work / "cache")
     drive.start()

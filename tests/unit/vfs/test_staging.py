@@ -197,7 +197,7 @@ async def run(steps: list[tuple[str, int, int]], root: Path) -> None:
                 try:
                     await take(world, *step)
                 except Unavailable:
-                    assert world.has_failed
+                    assert world.has_failed, "nothing has failed"
                 await world.check()
         finally:
             world.stage.close()
