@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 
 Ino = NewType("Ino", int)
 """Our number for an entry: stable across restarts and renames, never reused."""
@@ -99,8 +99,7 @@ class NodeInfo:
         return NodeRef(self.id, self.kind, self.revision, self.size, self.locator)
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(NamedTuple):
     """What a door needs to know of an entry (stat).
 
     ``mode`` holds permission bits, and None (like ``uid`` and ``gid``) means "never set: the door's default".

@@ -157,20 +157,10 @@ class EntryRow(NamedTuple):
     state: int = LINKED
 
     def attributes(self) -> Attributes:
+        ino, parent, _, kind, size, mtime, ctime, atime, content, generation, mode, uid, gid, _, state = self
+        nlink = 0 if state == REMOVED else 1
         return Attributes(
-            ino=self.ino,
-            parent=self.parent,
-            kind=self.kind,
-            size=self.size,
-            mtime_ns=self.mtime_ns,
-            ctime_ns=self.ctime_ns,
-            atime_ns=self.atime_ns,
-            content=self.content,
-            generation=self.generation,
-            mode=self.mode,
-            uid=self.uid,
-            gid=self.gid,
-            nlink=0 if self.state == REMOVED else 1,
+            ino, parent, kind, size, mtime, ctime, atime, content, generation, mode, uid, gid, nlink
         )
 
 
@@ -225,6 +215,9 @@ _LEAP = 1 << 44
 """Leaves room for half a million starts in 63 bits; two starts meet with a chance of about one in ten million."""
 _BUSY_TIMEOUT = 30
 """Seconds."""
+_LOCKED_FOR_LIFE = "?vfs=unix-excl"
+"""SQLite locks the file once and keeps its index of the WAL in memory, instead of some ten system calls for each
+transaction (https://www.sqlite.org/vfs.html). All connections are of this process, which owns the remote."""
 _CHECKPOINT_EVERY = 1.0
 _CHECKPOINT_ABOVE = 4 << 20
 _WAL_LIMIT = 64 << 20
@@ -318,7 +311,12 @@ class Store:
     def _connect(self) -> sqlite3.Connection:
         try:
             db = sqlite3.connect(
-                self.path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT, factory=_Connection
+                self.path.absolute().as_uri() + _LOCKED_FOR_LIFE,
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=_BUSY_TIMEOUT,
+                factory=_Connection,
             )
         except sqlite3.Error as error:
             raise _as_ours(error) from error

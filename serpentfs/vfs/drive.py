@@ -789,7 +789,8 @@ class Drive:
         opened = self._handles.get(handle)
         async with opened.file.lock:
             seqs = await self._commit(opened.file)
-        await self._confirmed(seqs)
+        if self._options.durability == "cloud":
+            await self._confirmed(seqs)
 
     async def _commit(self, file: OpenFile) -> tuple[int | None, ...]:
         """Journal what was written. The file's lock is held."""
@@ -875,7 +876,6 @@ class Drive:
         file = opened.file
         if not opened.writable or (file.dirty_since is None and not file.lock.locked()):
             self._close(opened)  # there is nothing to journal, and nobody is in the middle of using it
-            await trio.lowlevel.cancel_shielded_checkpoint()
             return
         # Under the lock and to the end: nobody else may be in the middle of using what is given back.
         with trio.CancelScope(shield=True):

@@ -8,7 +8,7 @@ The drawing, the rules and the invariants are in JOURNAL.md.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from serpentfs.model import NO_CONTENT, ContentId, Ino
@@ -114,26 +114,31 @@ class Journal:
         """What recording these changes (seq 0, in order, of one transaction) does to the stored journal."""
         draft = Draft(self, self._next_seq)
         seqs = [draft.record(change) for change in changes]
-        put = tuple(entry for _, entry in sorted(draft.changed.items()) if entry is not None)
-        drop = tuple(seq for seq, entry in sorted(draft.changed.items()) if entry is None and seq in self._slots)
-        before = [*changes, *(self._slots[seq].entry for seq in draft.changed if seq in self._slots)]
+        before, put, drop = list(changes), [], []
+        for seq, entry in sorted(draft.changed.items()):
+            slot = self._slots.get(seq)
+            if slot is not None:
+                before.append(slot.entry)
+            if entry is not None:
+                put.append(entry)
+            elif slot is not None:
+                drop.append(seq)
         return Delta(
-            put=put,
-            drop=drop,
+            put=tuple(put),
+            drop=tuple(drop),
             superseded=draft.superseded,
-            seqs=tuple(_follow(draft.superseded, seq) for seq in seqs),
+            seqs=tuple([_follow(draft.superseded, seq) for seq in seqs]),
             unneeded=self._unneeded(before, put, drop),
             basis=self._version,
         )
 
-    def _unneeded(
-        self, before: Iterable[Entry], put: tuple[Entry, ...], drop: tuple[int, ...]
-    ) -> tuple[ContentId, ...]:
+    def _unneeded(self, before: Iterable[Entry], put: Sequence[Entry], drop: Sequence[int]) -> tuple[ContentId, ...]:
         """Contents of entries that are changed or dropped, where none that stays carries them: a file that is written
         to once more as its upload begins has two entries of one content."""
-        unneeded = {entry.content: entry.ino for entry in before}
-        for content in (NO_CONTENT, *(entry.content for entry in put)):
-            unneeded.pop(content, None)
+        carried = {NO_CONTENT, *[entry.content for entry in put]}
+        unneeded = {entry.content: entry.ino for entry in before if entry.content not in carried}
+        if not unneeded:
+            return ()
         changed = {*drop, *(entry.seq for entry in put)}
         return tuple(sorted(
             content for content, ino in unneeded.items()
@@ -483,9 +488,8 @@ class Journal:
             slot.blocked -= 1
             self._offer(slot)
 
-    def _slots_of(self, ino: Ino) -> Iterator[_Slot]:
-        slots = (self._slots[seq] for seq in self._claims.writers(ino))
-        return (slot for slot in slots if slot.entry.ino == ino)
+    def _slots_of(self, ino: Ino) -> list[_Slot]:
+        return [slot for seq in self._claims.writers(ino) if (slot := self._slots[seq]).entry.ino == ino]
 
     def _inherit(self, old: _Slot, carrier: int | None) -> None:
         """What carries an older entry now has waited as long as that one, and is in as much of a hurry."""

@@ -168,10 +168,8 @@ class Ledger:
     def _reconsider(self, ino: Ino) -> None:
         """The user changes something whose earlier change the cloud refused: a refused change is not in the cloud, so
         that the two may become one that it accepts (another name, a shorter file, nothing)."""
-        if not self.journal.is_pending(ino):
-            return
         for entry in self.journal.entries_of(ino):
-            if self.journal.view(entry.seq).state is EntryState.STUCK:
+            if self.journal.state_of(entry.seq) is EntryState.STUCK:
                 self.journal.unpark(entry.seq, unsent=True)
 
     def moved(self) -> None:

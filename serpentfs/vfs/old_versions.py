@@ -12,7 +12,6 @@ import enum
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -203,13 +202,13 @@ class OldVersions:
     def _folder(directory: Attributes) -> Attributes:
         if directory.kind is not Kind.DIRECTORY:
             raise NotFound("no such folder")
-        return replace(directory, ino=folder_of_versions(directory.ino), parent=directory.ino)
+        return directory._replace(ino=folder_of_versions(directory.ino), parent=directory.ino)
 
     @staticmethod
     def _file(file: Attributes) -> Attributes:
         """A file, shown as the folder of its versions. Its mode is a file's: nobody could enter the folder."""
-        return replace(
-            file, ino=_Shown.FILE.ino(file.ino), parent=folder_of_versions(file.parent), kind=Kind.DIRECTORY, size=0,
+        return file._replace(
+            ino=_Shown.FILE.ino(file.ino), parent=folder_of_versions(file.parent), kind=Kind.DIRECTORY, size=0,
             content=NO_CONTENT, generation=1, mode=None,
         )
 
@@ -219,8 +218,8 @@ class OldVersions:
             self._numbers[key] = len(self._numbered)
             self._numbered.append(key)
         mtime_ns, created_ns = version.mtime * 10**9, version.created * 10**9
-        return replace(
-            self._drive.getattr(file), ino=_Shown.VERSION.ino(self._numbers[key]), parent=_Shown.FILE.ino(file),
+        return self._drive.getattr(file)._replace(
+            ino=_Shown.VERSION.ino(self._numbers[key]), parent=_Shown.FILE.ino(file),
             size=version.size, mtime_ns=mtime_ns, ctime_ns=created_ns, atime_ns=mtime_ns,
             content=_content(version.handle), generation=1,
         )

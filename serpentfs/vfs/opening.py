@@ -94,7 +94,7 @@ async def open_drive(
             nursery.start_soon(contents.remove_doomed)
             nursery.start_soon(drive.commit_old_writes)
             if not options.read_only:
-                nursery.start_soon(replay.run)
+                await nursery.start(replay.run)
             try:
                 yield drive
             finally:

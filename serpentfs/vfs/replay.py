@@ -164,11 +164,12 @@ class Replay:
             for content in [content for content in self._early_ids if contents.stage(content) is None]:
                 self._forget_early(content)
 
-    async def run(self) -> None:
-        """Until cancelled."""
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled. Started when uploads may begin early."""
         wakes = 0
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._early.run)
+            await nursery.start(self._early.run)
+            task_status.started()
             while True:
                 if is_busy():
                     # Uploads share the loop with the mount: while that is being asked, they start one by one.

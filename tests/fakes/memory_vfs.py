@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import trio
 
@@ -578,7 +578,7 @@ class MemoryVfs:
         opened = self._handle(handle)
         if opened.pinned is not None and opened.pinned[0] is not opened.node.data:
             data, attributes = opened.pinned
-            return replace(attributes, size=data.size)
+            return attributes._replace(size=data.size)
         return opened.node.attributes()
 
     # --- drafts

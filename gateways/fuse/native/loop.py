@@ -92,11 +92,23 @@ def _learn_what_a_mere_turn_is() -> object:
 _MERE_TURN = _learn_what_a_mere_turn_is()
 
 
+class _TurnTaken:
+    """What trio answers to a turn that was offered, as often as it is wanted: each ``outcome.Value`` can be looked at
+    only once, and making one takes longer than the rest of such a turn."""
+
+    @staticmethod
+    def unwrap() -> None:
+        return None
+
+
+_TURN_TAKEN = _TurnTaken()
+
+
 def _advance(handler: Handling, happened: Any, until: float) -> Any:
     """Run a handler on to where it waits, and answer with what for. StopIteration when it ends."""
     trap = handler.send(happened)
     while trap is _MERE_TURN and time.perf_counter() < until:
-        trap = handler.send(outcome.Value(None))
+        trap = handler.send(_TURN_TAKEN)
     return trap
 
 

@@ -59,6 +59,13 @@ class VaultCloud:
         self.scheme = scheme_for(config.cipher_combo, key)
         self.lister = Lister(store, self.names, self.scheme)
         self.reader = Reader(store, self.scheme)
+        self._capabilities = Capabilities(
+            symlinks=True,
+            stable_file_ids=False,
+            set_mtime=store.capabilities.set_mtime,
+            growing_puts=store.capabilities.growing_puts,
+            longest_name_bytes=MAX_NAME_BYTES,
+        )
         self._feed = ChangeFeed(store, self.lister, self.names, poll_interval)
         self.writer = Writer(store, self.names, self.scheme, key, lambda folder: folder in self._feed.bare)
 
@@ -72,13 +79,7 @@ class VaultCloud:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            symlinks=True,
-            stable_file_ids=False,
-            set_mtime=self.store.capabilities.set_mtime,
-            growing_puts=self.store.capabilities.growing_puts,
-            longest_name_bytes=MAX_NAME_BYTES,
-        )
+        return self._capabilities
 
     @property
     def root(self) -> NodeId:
