@@ -126,6 +126,15 @@ class Entry:
             and self.ancestors is other.ancestors
         )
 
+    def differs_in_times(self, other: Entry) -> bool:
+        """Whether both say the same, but for times. False: not known."""
+        return (
+            self.claims_as(other)
+            and self.operation is other.operation
+            and self.content == other.content
+            and self.leaf == other.leaf
+        )
+
     @property
     def goal(self) -> Place:
         """``target`` of an entry that has one."""

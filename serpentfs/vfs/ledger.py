@@ -102,6 +102,8 @@ class Ledger:
         if delta.drop:
             self.store.drop_journal(delta.drop)
         for entry in delta.put:
+            if self._is_stored(entry):
+                continue
             self.store.put_journal(
                 JournalRow(
                     entry.seq,
@@ -121,6 +123,11 @@ class Ledger:
         for content in unneeded:
             self.store.drop_stage(content)
         return unneeded
+
+    def _is_stored(self, entry: Entry) -> bool:
+        """Whether the row says all of it but its times, which count only while this process runs: an upload carries the
+        time that it finds in the tree, and what is loaded at a start has settled."""
+        return self.journal.state_of(entry.seq) is not None and entry.differs_in_times(self.journal.entry(entry.seq))
 
     def _apply(self, delta: Delta, unneeded: list[ContentId]) -> None:
         self.journal.apply(delta)

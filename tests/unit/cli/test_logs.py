@@ -7,7 +7,6 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,7 @@ from serpentfs import logs
 from serpentfs.bridge import run_in_thread
 from serpentfs.errors import UsageError
 
-
-@pytest.fixture(autouse=True)
-def restore_logging() -> Iterator[None]:
-    root, own = logging.getLogger(), logging.getLogger(logs.ROOT_LOGGER)
-    handlers, level, own_level = root.handlers[:], root.level, own.level
-    for handler in handlers:    # pytest's own are not for configure() to close
-        root.removeHandler(handler)
-    yield
-    for handler in root.handlers[:]:
-        root.removeHandler(handler)
-        handler.close()
-    for handler in handlers:
-        root.addHandler(handler)
-    root.setLevel(level)
-    own.setLevel(own_level)
-    logging.captureWarnings(False)
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 def test_a_record_is_one_line(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def sha(password: str) -> str:
     return "{SHA}" + base64.b64encode(hashlib.sha1(password.encode()).digest()).decode()
 
 
+@pytest.mark.usefixtures("restored_logging")
 def test_an_hourly_rotation_of_the_log(tmp_path: Path) -> None:
     log, old = tmp_path / "log", tmp_path / "log.1"
     logs.configure(1, log)
@@ -101,23 +102,20 @@ def test_an_hourly_rotation_of_the_log(tmp_path: Path) -> None:
         assert sorted(os.listdir(tmp_path)) == ["log", "log.1"]
     finally:
         os.umask(umask)
-        logs.configure()
 
 
+@pytest.mark.usefixtures("restored_logging")
 def test_a_log_that_cannot_be_made_anew_goes_on_in_the_old_file(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
     logs.configure(1, folder / "log")
-    try:
-        folder.rename(tmp_path / "moved")
-        for number in range(100):
-            logging.getLogger("serpentfs.daemon").info("line %d", number)
-        assert len((tmp_path / "moved" / "log").read_text().splitlines()) == 100
-        folder.mkdir()
-        logging.getLogger("serpentfs.daemon").info("back")
-        assert (folder / "log").read_text().endswith("back\n")
-    finally:
-        logs.configure()
+    folder.rename(tmp_path / "moved")
+    for number in range(100):
+        logging.getLogger("serpentfs.daemon").info("line %d", number)
+    assert len((tmp_path / "moved" / "log").read_text().splitlines()) == 100
+    folder.mkdir()
+    logging.getLogger("serpentfs.daemon").info("back")
+    assert (folder / "log").read_text().endswith("back\n")
 
 
 def test_output_of_a_daemon_follows_its_log(tmp_path: Path) -> None:
