@@ -275,6 +275,27 @@ class Operations:
             self._cache_follows(attributes)
         return self._node(attributes)
 
+    def mode_without_set_ids(self, inode: int) -> int | None:
+        """What is left of a file's mode when it is given away, or its content changed by somebody without CAP_FSETID;
+        None: all of it. As in Linux, set-group-ID without the right to execute is something else and stays."""
+        try:
+            attributes = self._vfs.getattr(self._ino(inode))
+        except NotFound:
+            return None  # what is about to be done will find that out
+        mode = attributes.mode
+        if mode is None or attributes.kind is not Kind.FILE:
+            return None
+        kept = mode & ~(stat.S_ISUID | stat.S_ISGID if mode & stat.S_IXGRP else stat.S_ISUID)
+        return None if kept == mode else kept
+
+    async def take_set_ids(self, inode: int) -> None:
+        """Before a file's content is changed by somebody without CAP_FSETID. (Not ``_answer``: it comes before every
+        write of such users, and most files have nothing to be taken.)"""
+        mode = self.mode_without_set_ids(inode)
+        if mode is not None:
+            await self.setattr(inode, SetAttributes(mode=mode), None)
+            self._notifier.inode_changed(inode, data=False)
+
     @_answer
     @_of_inode
     async def readlink(self, inode: int) -> bytes:
@@ -520,7 +541,7 @@ class Operations:
 
     @_answer
     async def getxattr(self, inode: int, name: bytes) -> bytes:
-        # The kernel asks for security.capability before the first write to every file, ls for ACLs and labels.
+        # The kernel asks for security.capability before writes to a file, ls for ACLs and labels.
         # EOPNOTSUPP, unlike ENODATA, also keeps ls from asking for each file. ENOSYS would end user.*, too.
         if not name.startswith(b"user."):
             raise Refused(errno.EOPNOTSUPP)

@@ -138,6 +138,12 @@ class Dispatch:
         (
             valid, handle, size, _owner, atime, mtime, _ctime, atime_ns, mtime_ns, _ctime_ns, mode, _, uid, gid,
         ) = protocol.SETATTR_IN.unpack_from(body)  # fmt: skip
+        if valid & SetattrField.KILL_SUIDGID or (
+            valid & (SetattrField.UID | SetattrField.GID) and not valid & SetattrField.MODE
+        ):
+            kept = self._operations.mode_without_set_ids(header.inode)
+            if kept is not None:
+                mode, valid = kept, valid | SetattrField.MODE
         now = time.time_ns()
         atime = now if valid & SetattrField.ATIME_NOW else atime * _NS + atime_ns
         mtime = now if valid & SetattrField.MTIME_NOW else mtime * _NS + mtime_ns
@@ -219,7 +225,9 @@ class Dispatch:
         return protocol.OPEN_OUT.pack(opened.handle, flags)
 
     async def _open(self, header: Header, body: memoryview) -> Answer:
-        flags, _ = protocol.PAIR.unpack_from(body)
+        flags, kernel_flags = protocol.PAIR.unpack_from(body)
+        if kernel_flags & protocol.OPEN_KILL_SUIDGID:
+            await self._operations.take_set_ids(header.inode)
         return content_answer(header, self._opened(await self._operations.open(header.inode, flags)))
 
     async def _create(self, header: Header, body: memoryview) -> Answer:
@@ -235,8 +243,10 @@ class Dispatch:
         return content_answer(header, await self._operations.read(handle, offset, size))
 
     async def _write(self, header: Header, body: memoryview) -> Answer:
-        handle, offset, size = protocol.READ_IN.unpack_from(body)
-        data = body[protocol.WRITE_IN_SIZE :][:size]
+        handle, offset, size, flags = protocol.WRITE_IN.unpack_from(body)
+        if flags & protocol.WRITE_KILL_SUIDGID:
+            await self._operations.take_set_ids(header.inode)
+        data = body[protocol.WRITE_IN.size :][:size]
         written = await self._operations.write(handle, offset, data)
         return content_answer(header, protocol.WRITE_OUT.pack(written))
 

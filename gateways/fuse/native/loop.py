@@ -55,7 +55,6 @@ _WANTED = (
     InitFlag.ASYNC_READ | InitFlag.ATOMIC_O_TRUNC | InitFlag.BIG_WRITES | InitFlag.AUTO_INVAL_DATA
     | InitFlag.DO_READDIRPLUS | InitFlag.ASYNC_DIO | InitFlag.PARALLEL_DIROPS | InitFlag.MAX_PAGES
 )  # fmt: skip
-"""Not HANDLE_KILLPRIV: it is the kernel that takes set-user-ID bits from a file which somebody else writes to."""
 _BACKGROUND, _CONGESTED = 64, 48
 """Read-ahead requests that the kernel has under way at a time (12 by default: eight readers of a far store want more),
 and from how many on it slows down."""
@@ -131,12 +130,19 @@ def _to_its_end(handler: Handling, trap: Any) -> Generator[Any, Any, Answer]:
 class Loop:
     """Answers what comes through one descriptor of /dev/fuse, which does not block, by the handler of its opcode. What
     has none is ENOSYS, which the kernel remembers where it can do without. ``began`` is called when the kernel has
-    said what it can."""
+    said what it can; ``abilities`` are what these handlers can besides what all do."""
 
-    def __init__(self, descriptor: int, handlers: Mapping[int, Handler], began: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        handlers: Mapping[int, Handler],
+        began: Callable[[], None],
+        abilities: InitFlag = InitFlag(0),
+    ) -> None:
         self._descriptor = descriptor
         self._handlers = handlers
         self._began = began
+        self._wanted = _WANTED | abilities
         self._readiness = select.poll()
         self._readiness.register(descriptor, select.POLLIN)
         self._nursery: trio.Nursery
@@ -311,7 +317,7 @@ class Loop:
             self._send(protocol.error_answer(header.unique, errno.EPROTO))
             self._nursery.cancel_scope.cancel()
             return
-        content = protocol.init_body(init, wanted=_WANTED, background=_BACKGROUND, congested=_CONGESTED)
+        content = protocol.init_body(init, wanted=self._wanted, background=_BACKGROUND, congested=_CONGESTED)
         self._send(protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(content), 0, header.unique) + content)
         self._began()
 

@@ -74,6 +74,7 @@ class InitFlag(enum.IntFlag):
     ASYNC_DIO = 1 << 15
     PARALLEL_DIROPS = 1 << 18
     MAX_PAGES = 1 << 22
+    HANDLE_KILLPRIV_V2 = 1 << 28
 
 
 class SetattrField(enum.IntFlag):
@@ -88,9 +89,12 @@ class SetattrField(enum.IntFlag):
     HANDLE = 1 << 6
     ATIME_NOW = 1 << 7
     MTIME_NOW = 1 << 8
+    KILL_SUIDGID = 1 << 11
 
 
 OPEN_KEEP_CACHE, OPEN_CACHE_DIR, OPEN_NOFLUSH = 1 << 1, 1 << 3, 1 << 5
+OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID = 1 << 0, 1 << 2
+"""Of OPEN (that truncates) and WRITE: who asks may not keep the file's set-user-ID and set-group-ID bits."""
 FSYNC_DATA = 1 << 0
 XATTR_CREATE, XATTR_REPLACE = 1, 2
 
@@ -102,7 +106,8 @@ congested, largest write, granularity of times in ns, pages of a request at most
 NUMBER = Struct("=Q")
 """Body of FORGET (a count), LINK and RENAME (a folder), RELEASEDIR's and others' beginning (a handle)."""
 PAIR = Struct("=II")
-"""Body of BATCH_FORGET (how many follow), MKDIR (mode), OPEN (flags), GETXATTR (size), SETXATTR (size, flags)."""
+"""Body of BATCH_FORGET (how many follow), MKDIR (mode), OPEN (flags, and flags of the kernel's own), GETXATTR (size),
+SETXATTR (size, flags)."""
 FORGET_ONE = Struct("=QQ")
 """Inode, look-ups that are forgotten."""
 SETATTR_IN = Struct("=I4xQQQqqqIIIIIII4x")
@@ -114,9 +119,9 @@ RENAME2_IN = Struct("=QI4x")
 CREATE_IN = Struct("=IIII")
 """Flags, mode, umask, what to do besides."""
 READ_IN = Struct("=QQI")
-"""Handle, offset, size: of READ, READDIR and, before its data, of WRITE."""
-WRITE_IN_SIZE = 40
-"""The whole of what precedes the data of a WRITE."""
+"""Handle, offset, size: of READ and READDIR."""
+WRITE_IN = Struct("=QQII16x")
+"""Handle, offset, size, flags of the kernel's own: precedes the data of a WRITE."""
 FSYNC_IN = Struct("=QI4x")
 """Handle, flags."""
 

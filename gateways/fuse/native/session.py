@@ -8,6 +8,7 @@ from serpentfs.gateways.fuse.mount_options import MountOptions
 from serpentfs.gateways.fuse.native import device, protocol
 from serpentfs.gateways.fuse.native.dispatch import Dispatch
 from serpentfs.gateways.fuse.native.loop import Loop
+from serpentfs.gateways.fuse.native.protocol import InitFlag
 from serpentfs.gateways.fuse.operations import Operations
 
 
@@ -20,7 +21,10 @@ class NativeSession:
 
     def mount(self, operations: Operations, mountpoint: str, options: MountOptions) -> None:
         self._descriptor = device.mount(mountpoint, options, read_only=operations.read_only)
-        self._loop = Loop(self._descriptor, Dispatch(operations).handlers, operations.init)
+        # Where set-user-ID bits count, the kernel takes them itself, and asks before every write to a file whether
+        # it has capabilities; where they only show, it leaves them to us, and asks once.
+        abilities = InitFlag(0) if "suid" in options.extra else InitFlag.HANDLE_KILLPRIV_V2
+        self._loop = Loop(self._descriptor, Dispatch(operations).handlers, operations.init, abilities)
 
     async def run(self) -> None:
         assert self._loop is not None

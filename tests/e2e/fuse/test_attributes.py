@@ -96,13 +96,26 @@ def test_the_caller_s_umask(folder: Path) -> None:
 def test_who_writes_to_a_file_or_gives_it_away_takes_its_set_id_bits(folder: Path) -> None:
     path = folder / "file"
     path.touch()
+
+    def left(mode: int, change: str) -> int:
+        path.chmod(mode)
+        subprocess.run(["setpriv", "--bounding-set=-fsetid", "sh", "-c", change, "sh", path], check=True)
+        return stat.S_IMODE(path.stat().st_mode)
+
+    for change in ('echo more >>"$1"', 'exec >>"$1"; echo twice; echo', 'truncate -s 3 "$1"', 'echo >"$1"'):
+        assert left(0o6755, change) == 0o755, change
+        assert left(0o6745, change) == 0o2745, change
+    assert path.read_text() == "\n"
     path.chmod(0o6755)
-    subprocess.run(["setpriv", "--bounding-set=-fsetid", "sh", "-c", 'echo more >>"$1"', "sh", path], check=True)
-    assert path.read_text() == "more\n"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o755
-    path.chmod(0o6755)
+    path.write_text("by who may keep them")
+    os.truncate(path, 3)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o6755
     os.chown(path, 1234, 5678)
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    (folder / "sub").mkdir()
+    (folder / "sub").chmod(0o2775)
+    os.chown(folder / "sub", 1234, 5678)
+    assert stat.S_IMODE((folder / "sub").stat().st_mode) == 0o2775
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -64,6 +65,20 @@ def test_the_library_is_not_needed(mount: MountIt) -> None:
     mounted = mount()
     (mounted.path / "file").write_bytes(b"data")
     assert "pyfuse3" not in Path(f"/proc/{mounted.process.pid}/maps").read_text()
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("options", "change"),
+    # Where they count, the kernel takes them itself, but for a file that is only opened to be emptied.
+    [((), '>"$1"'), ((), 'echo more >>"$1"'), (("-o", "suid"), 'echo more >>"$1"')],
+)
+def test_who_may_not_keep_set_id_bits(mount: MountIt, options: tuple[str, ...], change: str) -> None:
+    path = mount(*options).path / "file"
+    path.write_text("text")
+    path.chmod(0o6755)
+    subprocess.run(["setpriv", "--bounding-set=-fsetid", "sh", "-c", change, "sh", path], check=True)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
 
 @pytest.fixture

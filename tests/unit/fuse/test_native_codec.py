@@ -42,6 +42,7 @@ A_NODE = Node(7, stat.S_IFREG | 0o644, 1, 1000, 100, 12345, 1_500_000_001, 2_500
     [
         # sizeof() of the structs in linux/fuse.h
         (protocol.IN_HEADER, 40), (protocol.OUT_HEADER, 16), (protocol.INIT_OUT, 64), (protocol.SETATTR_IN, 88),
+        (protocol.WRITE_IN, 40),
         (protocol.MKNOD_IN, 16), (protocol.RENAME2_IN, 16), (protocol.CREATE_IN, 16), (protocol.FSYNC_IN, 16),
         (protocol.ENTRY_OUT, 128), (protocol.ATTR_OUT, 16 + 104), (protocol.ENTRY_ANSWER, 16 + 128),
         (protocol.DIRENT, 24), (protocol.DIRENT_PLUS, 152), (protocol.OPEN_OUT, 16), (protocol.WRITE_OUT, 8),
@@ -58,13 +59,19 @@ class Recorded:
 
     timeout = 3600.25
 
-    def __init__(self, answer: Any = None, entries: Iterable[tuple[bytes, Node, int]] = ()) -> None:
+    def __init__(
+        self, answer: Any = None, entries: Iterable[tuple[bytes, Node, int]] = (), mode: int | None = None
+    ) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self._mode = mode
         self._answer = answer
         self._entries = entries
 
     def forget(self, inodes: Iterable[int]) -> None:
         self.calls.append(("forget", *inodes))
+
+    def mode_without_set_ids(self, inode: int) -> int | None:
+        return self._mode
 
     async def readdir(self, handle: int, start: int, add: AddEntry) -> None:
         self.calls.append(("readdir", handle, start))
@@ -163,6 +170,29 @@ def test_setattr(fields: set[str], on_handle: bool, mode: int, uid: int, gid: in
                     "mtime_ns": mtime_ns}  # fmt: skip
     expected = SetAttributes(**{field: given_values[field] for field in fields})
     assert operations.calls == [("setattr", 5, expected, 77 if on_handle else None)]
+
+
+@pytest.mark.parametrize(
+    ("valid", "taken"),
+    [(8 | 2048, True), (8, False), (2, True), (4, True), (1 | 2, False)],
+    ids=["truncated without the right to keep them", "truncated", "other owner", "other group", "another mode, too"],
+)
+def test_set_id_bits_go_with_what_setattr_changes(valid: int, taken: bool) -> None:
+    operations = Recorded(A_NODE, mode=0o755)
+    ask(operations, Opcode.SETATTR, struct.pack("=IIQQ", valid, 0, 77, 9) + bytes(64))
+    [(_, _, changes, _)] = operations.calls
+    assert changes.mode == (0o755 if taken else 0 if valid & 1 else None)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "body"),
+    [(Opcode.OPEN, struct.pack("=II", 0x8201, 1)),
+     (Opcode.WRITE, struct.pack("=QQIIQII", 3, 0, 4, 4, 0, 0, 0) + b"data")],
+)  # fmt: skip
+def test_set_id_bits_go_before_a_change_of_the_content(opcode: Opcode, body: bytes) -> None:
+    operations = Recorded(Opened(3, False, True) if opcode is Opcode.OPEN else 4)
+    ask(operations, opcode, body)
+    assert [call[0] for call in operations.calls] == ["take_set_ids", opcode.name.lower()]
 
 
 def test_setattr_to_the_present_time() -> None:
