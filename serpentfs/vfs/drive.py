@@ -610,9 +610,12 @@ class Drive:
         return self._row(ino).attributes()
 
     def _sends_mtime(self, ino: Ino) -> bool:
-        """Whether a file's new time is worth a journal entry: uploads carry the time they find in the tree."""
+        """Whether a file's new time is worth a journal entry: uploads carry the time they find in the tree. (With
+        ``durability = "cloud"`` the entry is what is waited for.)"""
         row = self._store.entry(ino)
         if row is None or row.kind is not Kind.FILE or row.state == REMOVED:
+            return False
+        if self._options.durability != "cloud" and self._journal.carries_time(ino):
             return False
         return self._cloud.capabilities.set_mtime or self._journal.is_pending(ino)
 

@@ -404,6 +404,13 @@ class Journal:
         """The entries whose ``ino`` this is, in order of seq."""
         return [slot.entry for slot in self._slots_of(ino)]
 
+    def carries_time(self, ino: Ino) -> bool:
+        """Whether an upload of the file that did not begin yet will take along the time that it finds."""
+        return any(
+            slot.entry.operation in (Operation.CREATE, Operation.CONTENT) and self.is_unsent(slot.entry.seq)
+            for slot in self._slots_of(ino)
+        )
+
     def touches(self, parent: Ino, key: str) -> bool:
         """Whether an entry has this name slot as its source or target."""
         return bool(self._claims.writers((parent, key)))

@@ -22,7 +22,6 @@ import types
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeAlias
 
-import outcome
 import trio
 
 from serpentfs.gateways.fuse.native import protocol
@@ -73,24 +72,6 @@ class _Waiting:
         self.interrupted = False
 
 
-def _learn_what_a_mere_turn_is() -> object:
-    """What a coroutine yields to trio to let others have a turn and nothing else. Something that is never yielded when
-    this trio does not go on with it as it is done here: then every turn is offered."""
-    checkpoint = trio.lowlevel.cancel_shielded_checkpoint()  # noqa: ASYNC105  (looked at, not run)
-    turn: object = checkpoint.send(None)
-    try:
-        checkpoint.send(outcome.Value(None))
-    except StopIteration:
-        return turn
-    except (AttributeError, TypeError):
-        pass
-    checkpoint.close()
-    return object()
-
-
-_MERE_TURN = _learn_what_a_mere_turn_is()
-
-
 class _TurnTaken:
     """What trio answers to a turn that was offered, as often as it is wanted: each ``outcome.Value`` can be looked at
     only once, and making one takes longer than the rest of such a turn."""
@@ -101,6 +82,24 @@ class _TurnTaken:
 
 
 _TURN_TAKEN = _TurnTaken()
+
+
+def _learn_what_a_mere_turn_is() -> object:
+    """What a coroutine yields to trio to let others have a turn and nothing else. Something that is never yielded when
+    this trio does not go on with it as it is done here: then every turn is offered."""
+    checkpoint = trio.lowlevel.cancel_shielded_checkpoint()  # noqa: ASYNC105  (looked at, not run)
+    turn: object = checkpoint.send(None)
+    try:
+        checkpoint.send(_TURN_TAKEN)
+    except StopIteration:
+        return turn
+    except (AttributeError, TypeError):
+        pass
+    checkpoint.close()
+    return object()
+
+
+_MERE_TURN = _learn_what_a_mere_turn_is()
 
 
 def _advance(handler: Handling, happened: Any, until: float) -> Any:

@@ -77,8 +77,9 @@ class InitFlag(enum.IntFlag):
     HANDLE_KILLPRIV_V2 = 1 << 28
 
 
-class SetattrField(enum.IntFlag):
-    """Which fields of SETATTR count."""
+class SetattrField(enum.IntEnum):
+    """Which fields of SETATTR count: bits. (Not an IntFlag: a dozen are looked at for each request, and it makes an
+    object of each answer.)"""
 
     MODE = 1 << 0
     UID = 1 << 1
