@@ -47,6 +47,7 @@ class Notifier:
         self._changed = threading.Condition()
         # Guarded by _changed. A key is an inode number or a (parent, name); a value tells whether the data goes too.
         self._pending: dict[int | tuple[int, bytes], bool] = {}
+        self._telling: int | tuple[int, bytes] | None = None
         self._deferred: dict[int, float] = {}
         """Inodes whose pages are to go once nobody reads them, and until when that may wait."""
         self._reads: collections.Counter[int] = collections.Counter()
@@ -66,6 +67,11 @@ class Notifier:
     def entry_changed(self, parent: int, name: bytes) -> None:
         """Queue that what ``name`` means in a folder is stale. Never blocks."""
         self._enqueue((parent, name), False)
+
+    def is_behind(self, ino: int) -> bool:
+        """Whether the kernel is yet to be told that something of this inode is stale. (Every file that is opened asks:
+        without the lock, as a key is in one place before it leaves the other.)"""
+        return ino in self._pending or self._telling == ino
 
     def read_began(self, ino: int) -> None:
         """A read of this inode is being waited for."""
@@ -117,6 +123,7 @@ class Notifier:
         """What to tell now; None when nothing is due. The lock is held."""
         now = time.monotonic()
         for key, data in self._pending.items():
+            self._telling = key
             del self._pending[key]
             if isinstance(key, int) and data and key in self._reads:
                 self._deferred.setdefault(key, now + _DEFERRED_AT_MOST)
@@ -132,7 +139,7 @@ class Notifier:
     def _wait_for_next(self) -> tuple[int | tuple[int, bytes], bool] | None:
         """None: the end."""
         with self._changed:
-            self._busy_since = None
+            self._busy_since = self._telling = None
             while not self._stopping:
                 due = self._next()
                 if due is not None:

@@ -43,6 +43,9 @@ BLKSIZE = 64 * 1024
 """st_blksize, which stdio takes for its buffers: without the write-back cache each flush of a buffer is a request.
 Just under the size from which malloc asks the kernel for every single buffer."""
 
+_TOLD_WITHIN, _TELLING_TAKES = 1.0, 0.0005
+"""Seconds that opening a file waits for the kernel to be told of its change, and between two looks."""
+
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 """Flags of renameat2(2), as linux/fs.h has them."""
 
@@ -393,8 +396,17 @@ class Operations:
         write = truncate or flags & os.O_ACCMODE != os.O_RDONLY  # O_RDONLY | O_TRUNC truncates, too
         if self.read_only and write:
             raise Refused(errno.EROFS)
+        if self._notifier.is_behind(inode):
+            await self._until_told(inode)
         handle = await self._vfs.open(self._ino(inode), write=write, truncate=truncate, door=DOOR)
         return self._opened(handle, self._vfs.attributes_of(handle), flags, writable=write)
+
+    async def _until_told(self, inode: int) -> None:
+        """A content that the kernel does not know of yet would be shown in the size of the one before. Whether its
+        notices come through at all is the watchdog's affair."""
+        with trio.move_on_after(_TOLD_WITHIN):
+            while self._notifier.is_behind(inode):  # noqa: ASYNC110 - a thread tells, and milliseconds later
+                await trio.sleep(_TELLING_TAKES)
 
     @_changing
     async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Opened, Node]:

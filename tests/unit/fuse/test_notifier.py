@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import trio
 
+from serpentfs.gateways.fuse import MountOptions
 from serpentfs.gateways.fuse.notifier import Notifier
+from serpentfs.gateways.fuse.operations import Operations
+from tests.fakes.memory_vfs import MemoryVfs
 
 TIMEOUT = 20.0
 
@@ -159,3 +165,50 @@ def test_stop_drops_what_is_pending(kernel: Kernel, notifier: Notifier) -> None:
     kernel.let_go.release()
     assert notifier.wait_stopped(TIMEOUT)
     assert kernel.calls == [(1, False)]
+
+
+def test_whether_the_kernel_is_behind(kernel: Kernel, notifier: Notifier) -> None:
+    notifier.inode_changed(1, data=True)
+    kernel.wait_called()
+    notifier.inode_changed(2, data=True)
+    assert [notifier.is_behind(ino) for ino in (1, 2, 3)] == [True, True, False]
+    kernel.let_go.release()
+    kernel.wait_called()
+    assert [notifier.is_behind(ino) for ino in (1, 2, 3)] == [False, True, False]
+    kernel.let_go.release()
+    until = time.monotonic() + TIMEOUT
+    while notifier.is_behind(2):
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+@pytest.mark.trio
+async def test_a_changed_file_is_opened_once_the_kernel_knows(kernel: Kernel, notifier: Notifier) -> None:
+    """Else the new content is shown in the size of the old one."""
+    vfs = MemoryVfs()
+    ino = vfs.cloud_put("/file", b"content")
+    operations = Operations(vfs, MountOptions(Path("/mnt"), name="x"), notifier, owner=(0, 0))
+    opened = await operations.open(ino, os.O_RDONLY)
+    notifier.inode_changed(ino, data=True)
+    kernel.wait_called()
+    with trio.move_on_after(0.1):
+        opened = await operations.open(ino, os.O_RDONLY)
+        raise AssertionError("the kernel does not know yet")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(operations.open, ino, os.O_RDONLY)
+        await trio.sleep(0.02)
+        kernel.let_go.release()
+    await operations.release(opened.handle)
+    await operations.release_all()
+
+
+@pytest.mark.trio
+async def test_a_file_is_opened_though_the_kernel_cannot_be_told(kernel: Kernel, notifier: Notifier) -> None:
+    vfs = MemoryVfs()
+    ino = vfs.cloud_put("/file", b"content")
+    operations = Operations(vfs, MountOptions(Path("/mnt"), name="x"), notifier, owner=(0, 0))
+    notifier.inode_changed(ino, data=True)
+    kernel.wait_called()
+    with trio.fail_after(TIMEOUT):
+        await operations.open(ino, os.O_RDONLY)
+    await operations.release_all()
