@@ -165,6 +165,10 @@ class Drive:
         return self._options.read_only
 
     @property
+    def _waits_for_cloud(self) -> bool:
+        return self._options.durability == "cloud"
+
+    @property
     def host(self) -> str:
         return self._options.host
 
@@ -615,7 +619,7 @@ class Drive:
         row = self._store.entry(ino)
         if row is None or row.kind is not Kind.FILE or row.state == REMOVED:
             return False
-        if self._options.durability != "cloud" and self._journal.carries_time(ino):
+        if not self._waits_for_cloud and self._journal.carries_time(ino):
             return False
         return self._cloud.capabilities.set_mtime or self._journal.is_pending(ino)
 
@@ -792,7 +796,7 @@ class Drive:
         opened = self._handles.get(handle)
         async with opened.file.lock:
             seqs = await self._commit(opened.file)
-        if self._options.durability == "cloud":
+        if self._waits_for_cloud:  # else not even a turn of the loop: it would cost a small file as much as its write
             await self._confirmed(seqs)
 
     async def _commit(self, file: OpenFile) -> tuple[int | None, ...]:
@@ -1338,7 +1342,7 @@ class Drive:
     async def _confirmed(self, seqs: tuple[int | None, ...]) -> None:
         """With ``durability = "cloud"``: until the cloud has what was just journalled. Always a checkpoint."""
         wanted = [seq for seq in seqs if seq is not None]
-        if self._options.durability != "cloud" or not wanted:
+        if not self._waits_for_cloud or not wanted:
             await trio.lowlevel.checkpoint()
             return
         for seq in wanted:

@@ -126,7 +126,7 @@ class Entry:
             and self.ancestors is other.ancestors
         )
 
-    def differs_in_times(self, other: Entry) -> bool:
+    def differs_at_most_in_times(self, other: Entry) -> bool:
         """Whether both say the same, but for times. False: not known."""
         return (
             self.claims_as(other)

@@ -127,7 +127,9 @@ class Ledger:
     def _is_stored(self, entry: Entry) -> bool:
         """Whether the row says all of it but its times, which count only while this process runs: an upload carries the
         time that it finds in the tree, and what is loaded at a start has settled."""
-        return self.journal.state_of(entry.seq) is not None and entry.differs_in_times(self.journal.entry(entry.seq))
+        if self.journal.state_of(entry.seq) is None:
+            return False
+        return entry.differs_at_most_in_times(self.journal.entry(entry.seq))
 
     def _apply(self, delta: Delta, unneeded: list[ContentId]) -> None:
         self.journal.apply(delta)

@@ -72,16 +72,9 @@ class _Waiting:
         self.interrupted = False
 
 
-class _TurnTaken:
-    """What trio answers to a turn that was offered, as often as it is wanted: each ``outcome.Value`` can be looked at
-    only once, and making one takes longer than the rest of such a turn."""
-
-    @staticmethod
-    def unwrap() -> None:
-        return None
-
-
-_TURN_TAKEN = _TurnTaken()
+_TURN_TAKEN = types.SimpleNamespace(unwrap=lambda: None)
+"""What trio answers to a turn that was offered, as often as it is wanted: each ``outcome.Value`` can be looked at only
+once, and making one takes longer than the rest of such a turn."""
 
 
 def _learn_what_a_mere_turn_is() -> object:

@@ -102,6 +102,8 @@ def test_who_writes_to_a_file_or_gives_it_away_takes_its_set_id_bits(folder: Pat
         subprocess.run(["setpriv", "--bounding-set=-fsetid", "sh", "-c", change, "sh", path], check=True)
         return stat.S_IMODE(path.stat().st_mode)
 
+    assert left(0o6755, 'echo more >>"$1"') == 0o755
+    assert path.read_text() == "more\n"
     for change in ('echo more >>"$1"', 'exec >>"$1"; echo twice; echo', 'truncate -s 3 "$1"', 'echo >"$1"'):
         assert left(0o6755, change) == 0o755, change
         assert left(0o6745, change) == 0o2745, change
