@@ -241,7 +241,8 @@ class BlockCache:
             self._disk.resize(limits.disk_bytes, limits.free_space_floor)
 
     def hold_back(self, size: int) -> None:
-        """From now on ``size`` bytes of the memory budget stay unused; with what is in flight, at most half of it."""
+        """From now on ``size`` bytes of the memory budget stay unused; with what is in flight, at most three
+        quarters of it."""
         self._memory.hold_back(size)
 
     async def wait_written(self) -> None:
@@ -484,7 +485,8 @@ class BlockCache:
             self._prefetcher.pump()
             flight.fetching = True
             self._fetches += 1
-            with self._memory.lending(len(span)):
+            # Half as many again: at its end it is here twice, sealed and open.
+            with self._memory.lending(len(span) * 3 // 2):
                 data = await flight.fetch(span)
         finally:
             flight.fetching = False

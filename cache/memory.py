@@ -65,14 +65,14 @@ class MemoryCache:
         self._keep_to_budget()
 
     def hold_back(self, size: int) -> None:
-        """From now on ``size`` bytes of the budget are for something else, and count as lent."""
+        """From now on ``size`` bytes of the budget are for something else, as if they were lent."""
         self._held_back = size
         self._keep_to_budget()
 
     @contextmanager
     def lending(self, size: int) -> Iterator[None]:
         """Meanwhile ``size`` bytes of the budget are for something that is on its way here; what is kept gives up at
-        most half of the budget for all such."""
+        most three quarters of the budget for all such."""
         self._lent += size
         self._keep_to_budget()
         try:
@@ -81,7 +81,7 @@ class MemoryCache:
             self._lent -= size
 
     def _keep_to_budget(self) -> None:
-        room = self._budget - min(self._lent + self._held_back, self._budget // 2)
+        room = max(self._budget - self._lent - self._held_back, self._budget // 4)
         while self._entries.currsize > room:
             self._entries.popitem()
 

@@ -360,7 +360,7 @@ REMOTE_KEYS: Mapping[str, Key] = {
     "durability": Key(_durability, _DURABILITIES, "when close and fsync return: once this machine has it (local), or "
                       "the store too (cloud)"),
     "settle": Key(_seconds, "SECONDS", "time after the last close before a file goes up"),
-    "uploads": Key(_count, "N", "uploads at a time; of files up to 256 KiB four times as many"),
+    "uploads": Key(_count, "N", "uploads at a time; four times as many of up to 256 KiB, half of over 4 MiB"),
     "cache-memory": Key(_size, "SIZE", "decrypted blocks in memory"),
     "cache-disk": Key(_size, "SIZE", "sealed blocks on disk; 0: none"),
     "cache-free-space": Key(_size, "SIZE", "stop filling the disk when less than this is free"),

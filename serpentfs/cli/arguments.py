@@ -217,7 +217,8 @@ def add_drive(parser: argparse.ArgumentParser) -> None:
         "--settle", type=seconds, metavar="SECONDS", help="time after the last close before a file goes up"
     )
     group.add_argument(
-        "--uploads", type=whole_number, metavar="N", help="uploads at a time; of files up to 256 KiB four times as many"
+        "--uploads", type=whole_number, metavar="N",
+        help="uploads at a time; four times as many of up to 256 KiB, half of over 4 MiB",
     )
     group.add_argument(
         "--poll-interval", type=interval, metavar="SECONDS",

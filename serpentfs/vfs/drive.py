@@ -86,9 +86,9 @@ _COPY_PIECE = 4 * 2**20
 @dataclass(frozen=True, slots=True)
 class DriveOptions:
     """``settle``: seconds after the last change of an entry before it is sent. ``durability`` ``"cloud"`` makes
-    every change wait until the cloud confirmed it, at most ``confirm_within`` seconds. ``uploads``: large
-    files sent at the same time; of small ones it is four times as many. ``host`` names this machine in conflict
-    copies."""
+    every change wait until the cloud confirmed it, at most ``confirm_within`` seconds. ``uploads``: files
+    sent at the same time; of small ones it is four times as many, of large ones half. ``host`` names this machine in
+    conflict copies."""
 
     settle: float = 1.0
     read_only: bool = False
@@ -1252,7 +1252,7 @@ class Drive:
         )
 
     def hold_back_memory(self, size: int) -> None:
-        """Leave ``size`` bytes of the cache's memory unused, at most half: something else needs them."""
+        """Leave ``size`` bytes of the cache's memory unused, at most three quarters: something else needs them."""
         self._cache.hold_back(size)
 
     def open_files(self) -> Counter[str]:

@@ -61,9 +61,11 @@ _STOPPED = 5.0
 """Seconds until an attempt that was stopped is made again."""
 _PATIENCE = 5
 """Attempts of a change that are made while what it needs is not listed."""
-_SMALL = 256 * 1024
+_SMALL, _LARGE = 256 * 1024, 4 * 1024 * 1024
 _SMALL_FOR_ONE = 4
-"""So many contents of up to so many bytes go up in place of a large one."""
+"""So many contents of up to ``_SMALL`` bytes go up in place of one of up to ``_LARGE``."""
+_LARGE_LANES = 2 * _SMALL_FOR_ONE
+"""A larger one takes the place of two, because of the parts that it keeps in memory."""
 _PAUSE_WHEN_BUSY = 0.02
 """Seconds between two starts then: 50 small files a second take a fifth of a core, and a large one takes all the
 bandwidth anyway."""
@@ -116,7 +118,7 @@ class _StagedContent:
 
 
 class Replay:
-    """``workers``: large contents under way at the same time; of small changes there are more."""
+    """``workers``: contents under way at the same time; half as many large ones, and more small changes."""
 
     def __init__(
         self,
@@ -210,7 +212,9 @@ class Replay:
     def _lanes_for(self, entry: Entry) -> int:
         """What a change takes of the room: a small one spends its time waiting for answers, and needs little else."""
         stage = self._contents.stage(entry.content)
-        return 1 if stage is None or stage.size <= _SMALL else _SMALL_FOR_ONE
+        if stage is None or stage.size <= _SMALL:
+            return 1
+        return _SMALL_FOR_ONE if stage.size <= _LARGE else min(_LARGE_LANES, self._lanes)
 
     def _pause(self, now: float) -> float:
         """Seconds until something can be started by time alone."""

@@ -41,38 +41,38 @@ def test_another_budget_counts_at_once() -> None:
     assert memory.charged_bytes == len(memory) == 0
 
 
-def test_what_is_lent_is_given_up_but_for_half() -> None:
-    memory = MemoryCache(10 * (ENTRY_OVERHEAD + 10))
-    for content in range(10):
+def test_what_is_lent_is_given_up_but_for_a_quarter() -> None:
+    memory = MemoryCache(8 * (ENTRY_OVERHEAD + 10))
+    for content in range(8):
         memory.put(*key(content), bytes(10))
     with memory.lending(3 * (ENTRY_OVERHEAD + 10)):
-        assert [content for content in range(10) if key(content) in memory] == list(range(3, 10))
+        assert [content for content in range(8) if key(content) in memory] == list(range(3, 8))
         with memory.lending(4 * (ENTRY_OVERHEAD + 10)):
-            assert len(memory) == 5
-            memory.put(*key(10), bytes(10))
-            assert len(memory) == 5
-        memory.put(*key(11), bytes(10))
-        memory.put(*key(12), bytes(10))
-        memory.put(*key(13), bytes(10))
-        assert len(memory) == 7
-    memory.put(*key(14), bytes(10))
+            assert len(memory) == 2
+            memory.put(*key(8), bytes(10))
+            assert len(memory) == 2
+        for content in range(9, 12):
+            memory.put(*key(content), bytes(10))
+        assert len(memory) == 5
+    for content in range(12, 15):
+        memory.put(*key(content), bytes(10))
     assert len(memory) == 8
 
 
 def test_what_is_held_back_stays_free_besides_what_is_lent() -> None:
-    memory = MemoryCache(10 * (ENTRY_OVERHEAD + 10))
-    for content in range(10):
+    memory = MemoryCache(8 * (ENTRY_OVERHEAD + 10))
+    for content in range(8):
         memory.put(*key(content), bytes(10))
     memory.hold_back(2 * (ENTRY_OVERHEAD + 10))
-    assert [content for content in range(10) if key(content) in memory] == list(range(2, 10))
+    assert [content for content in range(8) if key(content) in memory] == list(range(2, 8))
     with memory.lending(2 * (ENTRY_OVERHEAD + 10)):
-        assert len(memory) == 6
-        memory.hold_back(9 * (ENTRY_OVERHEAD + 10))
-        assert len(memory) == 5
+        assert len(memory) == 4
+        memory.hold_back(7 * (ENTRY_OVERHEAD + 10))
+        assert len(memory) == 2
     memory.hold_back(0)
     for content in range(20):
         memory.put(*key(content), bytes(10))
-    assert len(memory) == 10
+    assert len(memory) == 8
 
 
 def test_many_tiny_blocks_are_charged_for_more_than_their_bytes() -> None:

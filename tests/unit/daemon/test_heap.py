@@ -100,13 +100,36 @@ async def test_the_cache_gives_up_what_the_process_takes_too_much_and_gets_it_ba
         resident = bound + 5 * MiB
         await trio.sleep(100)
         assert told[1:3] == [helper + 5 * MiB, helper + 10 * MiB]
-        assert max(told) == told[-1] == 32 * MiB
+        assert max(told) == told[-1] == 48 * MiB
         resident = bound
         await trio.sleep(2 * heap._LOOK_AGAIN)
-        assert 28 * MiB < told[-1] < 32 * MiB
+        assert 47 * MiB < told[-1] < 48 * MiB
         await trio.sleep(100)
         assert told[-1] == helper
         helper = 0
         await trio.sleep(100)
         assert told[-1] == 0
+        nursery.cancel_scope.cancel()
+
+
+@glibc_only
+@pytest.mark.trio
+async def test_within_its_bounds_a_busy_process_is_trimmed_now_and_then_only(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    resident, trims = 0, 0
+
+    async def trimmed(limit: str, trim: object, pad: int) -> None:
+        nonlocal resident, trims
+        await trio.lowlevel.checkpoint()
+        resident, trims = resident - 20 * MiB, trims + 1
+
+    monkeypatch.setattr(heap, "_resident", lambda process="self": resident)
+    monkeypatch.setattr(heap, "run_in_thread", trimmed)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(heap.keep_in_bounds, lambda: 64 * MiB, lambda size: None, lambda: None)
+        for _ in range(100):
+            resident = 64 * MiB + heap._BESIDE - MiB
+            await trio.sleep(0.1)
+        assert 3 <= trims <= 10 / heap._TRIM_EVERY
         nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""How many changes go up at the same time: large contents in their number, small ones in more."""
+"""How many changes go up at the same time: contents in their number, small ones in more, large ones in less."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.drives import a_drive, until, write
 from tests.fakes.memory_cloud import MemoryCloud
 
 pytestmark = pytest.mark.trio
-_SMALL, _LARGE = 256 * 1024, 256 * 1024 + 1
+_SMALL, _MEDIUM, _LARGE = 256 * 1024, 256 * 1024 + 1, 4 * 1024 * 1024 + 1
 
 
 class Gate:
@@ -40,10 +40,12 @@ class Gate:
 @pytest.mark.parametrize(
     ("sizes", "under_way"),
     [
-        ([_LARGE] * 5, [_LARGE] * 2),
+        ([_MEDIUM] * 5, [_MEDIUM] * 2),
         ([_SMALL] * 10, [_SMALL] * 8),
-        ([1, _LARGE, _LARGE, 1], [1, _LARGE]),                       # what is next waits for room, and is not overtaken
-        ([_LARGE, 1, 1, 1, 1, 1], [_LARGE, 1, 1, 1, 1]),
+        ([1, _MEDIUM, _MEDIUM, 1], [1, _MEDIUM]),    # what is next waits for room, and is not overtaken
+        ([_MEDIUM, 1, 1, 1, 1, 1], [_MEDIUM, 1, 1, 1, 1]),
+        ([_LARGE, 1, _MEDIUM], [_LARGE]),
+        ([_MEDIUM, _LARGE, 1], [_MEDIUM]),
     ],
 )
 async def test_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int], under_way: list[int]) -> None:
