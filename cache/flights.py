@@ -34,18 +34,20 @@ class Flight:
     """One load of ``blocks`` of a content of ``size`` bytes.
 
     ``demand`` tells that a reader waits (or waited) for it, otherwise it only reads ahead; ``for_prefetch`` tells that
-    it began as read-ahead, ``head`` that it is one that no reader of its content asked for. When ``done`` is set,
-    either ``error`` is set or ``landed`` holds every block. ``keep`` is False once the content was forgotten: the
-    readers get their bytes, the cache takes none.
+    it began as read-ahead, ``head`` that it is one that no reader of its content asked for. ``hesitant``: its fetch
+    waits a moment, unless a reader comes, which sets ``wanted``. When ``done`` is set, either ``error`` is set or
+    ``landed`` holds every block. ``keep`` is False once the content was forgotten: the readers get their bytes, the
+    cache takes none.
     """
 
     __slots__ = (
-        "blocks", "content", "demand", "done", "error", "fetch", "fetching", "for_prefetch", "head", "keep", "landed",
-        "scope", "size", "waiters",
+        "blocks", "content", "demand", "done", "error", "fetch", "fetching", "for_prefetch", "head", "hesitant", "keep",
+        "landed", "scope", "size", "waiters", "wanted",
     )  # fmt: skip
 
     def __init__(
-        self, content: ContentId, size: int, blocks: range, fetch: Fetch, *, demand: bool, head: bool = False
+        self, content: ContentId, size: int, blocks: range, fetch: Fetch, *, demand: bool, head: bool = False,
+        hesitant: bool = False,
     ) -> None:
         self.content = content
         self.size = size
@@ -54,12 +56,14 @@ class Flight:
         self.demand = demand
         self.for_prefetch = not demand
         self.head = head
+        self.hesitant = hesitant
         self.waiters = 0
         self.fetching = False
         self.keep = True
         self.landed: dict[BlockIndex, bytes] = {}
         self.error: Exception | None = None
         self.done = trio.Event()
+        self.wanted = trio.Event()
         self.scope = trio.CancelScope()
 
 

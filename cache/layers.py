@@ -39,6 +39,10 @@ FEW_BYTES = BLOCK_SIZE // 2
 """The longest read that opens parts of a block: beyond half of it, all of it in memory is worth more. (So is a short
 block, such as a small file is, that is read as a whole.)"""
 
+HESITATION = 0.003
+"""Seconds that what a new run wants ahead waits for the program to go elsewhere. Over a link that megabytes fill for
+tens of milliseconds, the place it goes to would wait behind them."""
+
 
 @dataclass(frozen=True, slots=True)
 class CacheLimits:
@@ -383,6 +387,7 @@ class BlockCache:
         flights = {block: self._board[content, BlockIndex(block)] for block in blocks}
         for flight in set(flights.values()):
             flight.waiters += 1
+            flight.wanted.set()
             if not flight.demand:
                 self._gate.promote(flight)
                 self._prefetcher.pump()
@@ -411,7 +416,8 @@ class BlockCache:
         return self._disk is not None and self._disk.holds(content, block)
 
     def launch(self, stream: Stream, blocks: range, *, head: bool) -> Flight:
-        flight = Flight(stream.content, stream.size, blocks, stream.fetch, demand=False, head=head)
+        hesitant = stream.hesitant and not head
+        flight = Flight(stream.content, stream.size, blocks, stream.fetch, demand=False, head=head, hesitant=hesitant)
         self._take_off(flight)
         return flight
 
@@ -479,6 +485,10 @@ class BlockCache:
 
     async def _fetch(self, flight: Flight, blocks: range) -> None:
         span = span_of(blocks, flight.size)
+        if flight.hesitant:
+            flight.hesitant = False
+            with trio.move_on_after(HESITATION):
+                await flight.wanted.wait()
         self._approaching.discard(flight)
         await self._gate.enter(flight)
         try:
@@ -532,6 +542,7 @@ class BlockCache:
             self._prefetcher.read_up_to(stream, position)
         for command in commands:
             if isinstance(command, ReadAhead):
+                stream.hesitant = window.has_just_begun
                 self._prefetcher.want(stream, blocks_of(command.span))
             else:
                 self.drop_ahead(stream, position)

@@ -29,7 +29,7 @@ _NONE = range(0)
 class Stream:
     """What is read ahead of one place of one content."""
 
-    __slots__ = ("content", "fetch", "flights", "from_disk", "pending", "position", "size", "unread")
+    __slots__ = ("content", "fetch", "flights", "from_disk", "hesitant", "pending", "position", "size", "unread")
 
     def __init__(self, content: ContentId, size: int, fetch: Fetch) -> None:
         self.content = content
@@ -43,6 +43,8 @@ class Stream:
         self.flights: set[Flight] = set()
         self.from_disk = False
         """The reader takes what the disk holds from there by itself: nothing of that is loaded ahead."""
+        self.hesitant = False
+        """The reader has just come here, and may as well go."""
 
 
 class Launcher(Protocol):

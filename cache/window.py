@@ -80,6 +80,12 @@ class Window:
         wanted = min(GROWTH * self._run, self._largest)
         return 1 << wanted.bit_length() - 1 if wanted >= BLOCK_SIZE else 0
 
+    @property
+    def has_just_begun(self) -> bool:
+        """Of this run only the second read came, which may be the kernel's read-ahead, while the program is about to
+        read elsewhere: players do."""
+        return self._reads == 2
+
     def got_read(self, span: Span) -> tuple[Command, ...]:
         """A read of ``span`` (not empty, within the content) was asked for."""
         position = self._position
