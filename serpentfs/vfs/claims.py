@@ -40,6 +40,13 @@ class Claims:
         queue = self._queues.get(resource)
         return queue.readers if queue is not None else 0
 
+    def behind(self, seq: int, resource: Resource, write: bool) -> list[int]:
+        """The entries that wait for that claim of ``seq``."""
+        queue = self._queues.get(resource)
+        if queue is None or not queue.waiting:
+            return []
+        return [later for later, writes in queue.waiting.items() if later > seq and (write or writes)]
+
     def add(self, seq: int, resource: Resource, write: bool) -> bool:
         """Queue up at the end; the answer tells whether the claim is granted at once.
 

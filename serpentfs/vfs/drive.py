@@ -1352,7 +1352,9 @@ class Drive:
         with trio.move_on_after(self._options.confirm_within):
             while waiting := [
                 # What only waits for an open file to be closed is not waited for: its opener may be who calls.
-                view for view in map(self._journal.view, self._journal.outstanding(wanted)) if not view.held
+                self._journal.view(seq)
+                for seq in self._journal.outstanding(wanted)
+                if not self._journal.waits_for_close(seq)
             ]:
                 carriers.update(view.entry.seq for view in waiting)
                 for view in waiting:

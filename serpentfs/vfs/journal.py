@@ -218,14 +218,19 @@ class Journal:
         self._offer_timed()
 
     def force(self, seq: int) -> None:
-        """Send what carries ``seq`` although its file is open, and without settling (an fsync that must reach the
-        cloud)."""
+        """Send what carries ``seq``, and the contents that it waits for, although their files are open, and without
+        settling (an fsync that must reach the cloud)."""
         carrier = self.resolve(seq)
         if carrier is not None:
-            slot = self._slots[carrier]
-            slot.forced = slot.hurried = True
-            self._offer(slot)
+            for forced in (carrier, *self._held_before(carrier)):
+                slot = self._slots[forced]
+                slot.forced = slot.hurried = True
+                self._offer(slot)
             self._offer_timed()
+
+    def waits_for_close(self, seq: int) -> bool:
+        """Whether a pending entry, or one that it waits for, waits for a file to be closed."""
+        return self._is_held(self._slots[seq]) or bool(self._held_before(seq))
 
     # --- what the executor asks and tells ---
 
@@ -537,6 +542,28 @@ class Journal:
         return (
             entry.operation in (Operation.CREATE, Operation.CONTENT) and entry.ino in self._holds and not slot.forced
         )
+
+    def _held_before(self, seq: int) -> list[int]:
+        """The entries that wait for a file to be closed, and that this one waits for, be it through others."""
+        if not self._slots[seq].blocked:
+            return []
+        opened = {
+            *(slot.entry.seq for ino in self._holds for slot in self._slots_of(ino)),
+            *(writer for ino in self._pins for writer in self._claims.writers(ino)),
+        }
+        return [held for held in opened if self._is_held(self._slots[held]) and seq in self._behind(held)]
+
+    def _behind(self, seq: int) -> set[int]:
+        """The entries that wait for this one, be it through others."""
+        found: set[int] = set()
+        look = [seq]
+        while look:
+            earlier = look.pop()
+            for resource, write in claims_of(self._slots[earlier].entry).items():
+                later = set(self._claims.behind(earlier, resource, write)) - found
+                found |= later
+                look += later
+        return found
 
     def _may_start(self, slot: _Slot) -> bool:
         """But for the time."""

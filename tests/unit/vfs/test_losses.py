@@ -259,6 +259,50 @@ async def test_removing_an_open_file_does_not_wait_for_its_close(memory: MemoryC
         assert memory.contents() == {}
 
 
+async def test_a_rename_of_an_open_file_takes_along_what_is_journalled_of_it(
+    memory: MemoryCloud, tmp_path: Path
+) -> None:
+    """With durability "cloud" the rename is waited for, and it comes after the content, which waits for the close."""
+    memory.external_put("/file", b"data")
+    async with a_drive(memory, tmp_path, options=CONFIRMED) as drive:
+        ino = ino_at(drive, "/file")
+        handle = await drive.open(ino, write=True, door=DOOR)
+        await drive.setattr(ino, SetAttributes(size=2), door=DOOR)
+        with trio.fail_after(3):
+            await rename(drive, "/file", "/renamed")
+        assert memory.contents() == {"/renamed": b"da"}
+        await drive.release(handle)
+
+
+async def test_a_folder_with_a_new_file_that_is_open_is_moved(memory: MemoryCloud, tmp_path: Path) -> None:
+    async with a_drive(memory, tmp_path, options=CONFIRMED) as drive:
+        folder = await mkdir(drive, "/folder")
+        _, handle = await drive.create(folder, "file", exclusive=True, door=DOOR)
+        await drive.write(handle, 0, b"data")
+        with trio.fail_after(3):
+            await rename(drive, "/folder", "/moved")
+        assert memory.contents() == {"/moved": None, "/moved/file": b"data"}
+        await drive.release(handle)
+
+
+async def test_what_comes_after_the_removal_of_an_open_file_is_not_waited_for(
+    memory: MemoryCloud, tmp_path: Path
+) -> None:
+    memory.external_mkdir("/folder")
+    memory.external_put("/folder/file", b"data")
+    async with a_drive(memory, tmp_path, options=CONFIRMED) as drive:
+        handle = await drive.open(ino_at(drive, "/folder/file"), write=False, door=DOOR)
+        with trio.fail_after(3):
+            await unlink(drive, "/folder/file")
+            await mkdir(drive, "/folder/file")
+            await rename(drive, "/folder", "/moved")
+            await rename(drive, "/moved", "/again")
+        assert await drive.read(handle, 0, 10) == b"data"
+        await drive.release(handle)
+        await drive.wait_until_uploaded()
+        assert memory.contents() == {"/again": None, "/again/file": None}
+
+
 # other clients
 
 
