@@ -20,7 +20,7 @@ from serpentfs.gateways.fuse.mount_options import MountOptions
 from serpentfs.gateways.fuse.mountpoint import Mount
 from serpentfs.gateways.fuse.notifier import Notifier
 from serpentfs.gateways.fuse.nudge import Nudge
-from serpentfs.gateways.fuse.operations import Operations
+from serpentfs.gateways.fuse.operations import DOOR, Operations
 from serpentfs.gateways.fuse.session import NotForThisLoop, Session, new_session
 from serpentfs.vfs.core import Vfs
 
@@ -61,7 +61,9 @@ async def _serve(vfs: Vfs, options: MountOptions, task_status: trio.TaskStatus[N
         mount = mountpoint.find_mount(path)
         if mount is None:
             raise Unavailable(f"{path} was unmounted at once")
-        unsubscribe = vfs.subscribe(operations.on_invalidation)
+        unsubscribe = vfs.subscribe(
+            operations.on_invalidation, door=DOOR, is_behind=lambda: notifier.is_telling
+        )
         try:
             await _run(session, operations, notifier, mount, task_status)
         finally:

@@ -2,8 +2,8 @@
 
 The kernel may hold a call back until a request that is in flight has been answered; on the loop's thread, which
 would have to answer it, that is a deadlock which not even SIGKILL ends. So only this thread makes such calls, and
-nobody waits for it: the queue is bounded by merging, and a call that does not come back is the watchdog's affair
-(``door``).
+nobody waits for it for long: the queue is bounded by merging, and a call that does not come back is the watchdog's
+affair (``door``).
 
 Dropping the pages of a file waits for its reads. So that a read from a slow store neither delays all other notices
 nor is waited for when the process is killed (which the kernel then cannot end), pages are dropped when no read of
@@ -72,6 +72,11 @@ class Notifier:
         """Whether the kernel is yet to be told that something of this inode is stale. (Every file that is opened asks:
         without the lock, as a key is in one place before it leaves the other.)"""
         return ino in self._pending or self._telling == ino
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether the kernel is yet to be told of anything (but pages that somebody reads at this moment)."""
+        return bool(self._pending) or self._telling is not None
 
     def read_began(self, ino: int) -> None:
         """A read of this inode is being waited for."""

@@ -290,8 +290,16 @@ class Vfs(Protocol):
         sometimes it changes without them. None while they change unmarked, as during writes."""
         ...
 
-    def subscribe(self, listener: Callable[[Invalidation], None]) -> Callable[[], None]:
-        """``listener`` is called on the loop, must not block and must not call back; the answer unsubscribes."""
+    def subscribe(
+        self,
+        listener: Callable[[Invalidation], None],
+        *,
+        door: str | None = None,
+        is_behind: Callable[[], bool] = lambda: False,
+    ) -> Callable[[], None]:
+        """``listener`` is called on the loop, must not block and must not call back; the answer unsubscribes. While it
+        ``is_behind`` with passing on what it heard, changes by others than its ``door`` wait for it, a moment at most,
+        before they return."""
         ...
 
     def status(self) -> Status: ...

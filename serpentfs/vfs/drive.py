@@ -11,7 +11,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -81,6 +81,9 @@ MAX_FILE_SIZE = 1 << 50
 """A petabyte: beyond every store, and far below where offsets of sealed slots overflow."""
 _FACTS = "user.serpentfs."
 _COPY_PIECE = 4 * 2**20
+_SHOWN_WITHIN, _SHOWING_TAKES = 0.25, 0.0003
+"""Seconds that a change by one door waits for another to show it, and between two looks. Longer than the first it takes
+only where a request of that door waits for the cloud."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,7 @@ class Drive:
         self._options = options
         self._handles = HandleTable()
         self._listeners: list[Callable[[Invalidation], None]] = []
+        self._followers: list[tuple[str | None, Callable[[], bool]]] = []
         self._quota = Quota(None, None, None)
         self._room_changed = trio.Event()
         self._sent: dict[int, int] = {}
@@ -179,9 +183,22 @@ class Drive:
             return None
         return self._store.changed_rows
 
-    def subscribe(self, listener: Callable[[Invalidation], None]) -> Callable[[], None]:
+    def subscribe(
+        self,
+        listener: Callable[[Invalidation], None],
+        *,
+        door: str | None = None,
+        is_behind: Callable[[], bool] = lambda: False,
+    ) -> Callable[[], None]:
         self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        follower = (door, is_behind)
+        self._followers.append(follower)
+
+        def unsubscribe() -> None:
+            self._listeners.remove(listener)
+            self._followers.remove(follower)
+
+        return unsubscribe
 
     def _tell(
         self, origin: str | None, ino: Ino | None = None, *, data: bool = False, entry: tuple[Ino, str] | None = None
@@ -348,7 +365,7 @@ class Drive:
             self._touch_folder(parent, row.ctime_ns)
             change.entries.append(self._birth(Operation.MKDIR, row))
         self._tell_entry(door, parent, name)
-        await self._confirmed(change.seqs)
+        await self._confirmed(change.seqs, door)
         return row.attributes()
 
     async def symlink(self, parent: Ino, name: str, target: str, *, door: str) -> Attributes:
@@ -379,7 +396,7 @@ class Drive:
         if replacing is not None:
             self._gone(replacing, door)
         self._tell_entry(door, parent, name)
-        await self._confirmed(change.seqs)
+        await self._confirmed(change.seqs, door)
         return row.attributes()
 
     def _new_entry(
@@ -442,7 +459,7 @@ class Drive:
             change.entries.append(self._removal(row))
         self._gone(row, door)
         self._tell_entry(door, row.parent, row.name)
-        await self._confirmed(change.seqs)
+        await self._confirmed(change.seqs, door)
 
     def _gone(self, row: EntryRow, door: str) -> None:
         """An entry lost its name: its open file lives on without one."""
@@ -492,7 +509,7 @@ class Drive:
         self._tell(door, source.ino)
         if mode is RenameMode.EXCHANGE and target is not None:
             self._tell(door, target.ino)
-        await self._confirmed(seqs)
+        await self._confirmed(seqs, door)
 
     def _above(self, folder: Ino) -> tuple[Ino, ...]:
         """The folder and every folder above it, without the root."""
@@ -610,7 +627,7 @@ class Drive:
                     )
             seqs = change.seqs
         self._tell(door, ino)
-        await self._confirmed(seqs)
+        await self._confirmed(seqs, door)
         return self._row(ino).attributes()
 
     def _sends_mtime(self, ino: Ino) -> bool:
@@ -644,6 +661,7 @@ class Drive:
         stage = self._contents.new_stage(stage_row, stored=True)
         opened = self._open(OpenFile(row, stage), door=door, writable=True)
         self._tell_entry(door, parent, name)
+        await self._shown(door)
         return row.attributes(), opened.id
 
     def _open(self, file: OpenFile, *, door: str, writable: bool) -> Handle:
@@ -797,7 +815,7 @@ class Drive:
         async with opened.file.lock:
             seqs = await self._commit(opened.file)
         if self._waits_for_cloud:  # else not even a turn of the loop: it would cost a small file as much as its write
-            await self._confirmed(seqs)
+            await self._confirmed(seqs, opened.door)
 
     async def _commit(self, file: OpenFile) -> tuple[int | None, ...]:
         """Journal what was written. The file's lock is held."""
@@ -872,7 +890,7 @@ class Drive:
             else:
                 await self._contents.sync_bases(stage)
                 await stage.make_durable(self._store)
-        await self._confirmed(seqs)
+        await self._confirmed(seqs, opened.door)
 
     async def fsync_directory(self, ino: Ino) -> None:
         await self._contents.sync_stages()
@@ -1014,7 +1032,7 @@ class Drive:
             self._gone(existing, door)
         self._tell_entry(door, parent, name)
         self._close(opened)
-        await self._confirmed(change.seqs)
+        await self._confirmed(change.seqs, door)
         return row.attributes(), existing is None
 
     def _check_precondition(self, existing: EntryRow | None, precondition: Precondition) -> None:
@@ -1339,12 +1357,27 @@ class Drive:
             view.state is EntryState.QUEUED and not view.held and not view.blocked
         )
 
-    async def _confirmed(self, seqs: tuple[int | None, ...]) -> None:
-        """With ``durability = "cloud"``: until the cloud has what was just journalled. Always a checkpoint."""
+    async def _confirmed(self, seqs: tuple[int | None, ...], door: str) -> None:
+        """With ``durability = "cloud"``: until the cloud has what was just journalled. Then until the other doors show
+        it. Always a checkpoint."""
         wanted = [seq for seq in seqs if seq is not None]
-        if not self._waits_for_cloud or not wanted:
+        if self._waits_for_cloud and wanted:
+            await self._in_cloud(wanted)
+        else:
             await trio.lowlevel.checkpoint()
-            return
+        await self._shown(door)
+
+    async def _shown(self, door: str) -> None:
+        """Until the other doors show what they were told."""
+        for follower, is_behind in self._followers:
+            if follower != door and is_behind():
+                with trio.move_on_after(_SHOWN_WITHIN) as scope:
+                    scope.shield = True  # who is cancelled here would not hear what it has made
+                    while is_behind():  # noqa: ASYNC110 - a thread of the door's, and a moment later
+                        await trio.sleep(_SHOWING_TAKES)
+
+    async def _in_cloud(self, wanted: Sequence[int]) -> None:
+        """Until the cloud has these changes."""
         for seq in wanted:
             self._journal.force(seq)
         self._ledger.moved()

@@ -290,7 +290,13 @@ class VersionsView:
     def state_mark(self) -> int | None:
         return None  # nobody counts the changes of old versions
 
-    def subscribe(self, listener: Callable[[Invalidation], None]) -> Callable[[], None]:
+    def subscribe(
+        self,
+        listener: Callable[[Invalidation], None],
+        *,
+        door: str | None = None,
+        is_behind: Callable[[], bool] = lambda: False,
+    ) -> Callable[[], None]:
         def listening(invalidation: Invalidation) -> None:
             listener(invalidation)
             if invalidation.entry is not None:
@@ -299,7 +305,7 @@ class VersionsView:
                     # Whoever made the change does not know that it shows there, too.
                     listener(Invalidation(entry=(folder_of_versions(parent), name)))
 
-        return self._drive.subscribe(listening)
+        return self._drive.subscribe(listening, door=door, is_behind=is_behind)
 
     def status(self) -> Status:
         return self._drive.status()

@@ -723,7 +723,13 @@ class MemoryVfs:
             )
         )
 
-    def subscribe(self, listener: Callable[[Invalidation], None]) -> Callable[[], None]:
+    def subscribe(
+        self,
+        listener: Callable[[Invalidation], None],
+        *,
+        door: str | None = None,
+        is_behind: Callable[[], bool] = lambda: False,
+    ) -> Callable[[], None]:
         key = object()
         self._listeners[key] = listener
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import ftplib
+import hashlib
 import http.client
 import io
+import itertools
 import os
+import random
+import re
 import statistics
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -55,14 +60,6 @@ def retrieve(client: ftplib.FTP, path: str) -> bytes:
     return b"".join(parts)
 
 
-def soon(condition: Callable[[], bool]) -> None:
-    """The kernel is told of other doors' changes by a thread that they do not wait for: it may be a moment late."""
-    patience = time.monotonic() + 5
-    while not condition() and time.monotonic() < patience:
-        time.sleep(0.001)
-    assert condition()
-
-
 def test_each_door_sees_the_others_at_once(mount: MakeMount) -> None:
     drive = mount(doors=True, options=NEVER)
     dav, ftp = Dav(drive), ftp_to(drive)
@@ -82,14 +79,14 @@ def test_each_door_sees_the_others_at_once(mount: MakeMount) -> None:
 
     # The kernel holds pages and look-ups of the mount for an hour; changes by other doors must reach it.
     assert dav("PUT", "/by-mount", b"replaced through WebDAV")[0] == 204
-    soon(lambda: (drive.point / "by-mount").read_bytes() == b"replaced through WebDAV")
+    assert (drive.point / "by-mount").read_bytes() == b"replaced through WebDAV"
     ftp.storbinary("APPE /by-mount", io.BytesIO(b" and appended through FTP"))
-    soon(lambda: (drive.point / "by-mount").read_bytes() == b"replaced through WebDAV and appended through FTP")
+    assert (drive.point / "by-mount").read_bytes() == b"replaced through WebDAV and appended through FTP"
 
     assert dav("MOVE", "/by-dav", Destination="/moved")[0] == 201
-    soon(lambda: sorted(os.listdir(drive.point)) == ["by-ftp", "by-mount", "moved"])
+    assert sorted(os.listdir(drive.point)) == ["by-ftp", "by-mount", "moved"]
     ftp.rename("/moved", "/moved again")
-    soon(lambda: not (drive.point / "moved").exists())
+    assert not (drive.point / "moved").exists()
     assert (drive.point / "moved again").stat().st_size == len(big)
     (drive.point / "moved again").unlink()
     assert dav("GET", "/moved%20again")[0] == 404
@@ -98,6 +95,128 @@ def test_each_door_sees_the_others_at_once(mount: MakeMount) -> None:
 
     drive.flush()
     assert set(read_vault(drive.vault, PASSPHRASE)) == {"/by-ftp", "/by-mount"}
+
+
+class Work:
+    """Random work on one folder, by any door, and what must be in it: files by name."""
+
+    def __init__(self, drive: Mounted, seed: int) -> None:
+        self._dice = random.Random(seed)
+        self._folder = drive.point / "work"
+        self._folder.mkdir()
+        self._dav, self._ftp = Dav(drive), ftp_to(drive)
+        self._ftp.voidcmd("TYPE I")
+        self._names = (f"file {number}" for number in itertools.count())
+        self.files: dict[str, bytes] = {}
+
+    def _url(self, name: str) -> str:
+        return quote(f"/work/{name}")
+
+    def change(self) -> None:
+        deeds = [
+            self._write, self._write, self._append, self._patch, self._cut, self._rename, self._copy, self._remove,
+        ]
+        if self.files:
+            self._dice.choice(deeds)(self._dice.choice(list(self.files)))
+        else:
+            self._write(next(self._names))
+
+    def _write(self, name: str) -> None:
+        if len(self.files) < 8 and self._dice.random() < 0.5:
+            name = next(self._names)
+        data = self._dice.randbytes(self._dice.choice((0, 1, 4096, 131_073, 400_000)))
+        match self._dice.choice(("mount", "dav", "ftp")):
+            case "mount":
+                (self._folder / name).write_bytes(data)
+            case "dav":
+                assert self._dav("PUT", self._url(name), data)[0] in (201, 204)
+            case _:
+                self._ftp.storbinary(f"STOR /work/{name}", io.BytesIO(data))
+        self.files[name] = data
+
+    def _append(self, name: str) -> None:
+        data = self._dice.randbytes(self._dice.choice((1, 5000, 200_000)))
+        self._ftp.storbinary(f"APPE /work/{name}", io.BytesIO(data))
+        self.files[name] += data
+
+    def _patch(self, name: str) -> None:
+        old, data = self.files[name], self._dice.randbytes(self._dice.choice((1, 4096, 200_000)))
+        at = self._dice.randrange(len(old) + 1)
+        with (self._folder / name).open("r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), data, at)
+        self.files[name] = old[:at] + data + old[at + len(data) :]
+
+    def _cut(self, name: str) -> None:
+        size = self._dice.randrange(len(self.files[name]) + 1)
+        os.truncate(self._folder / name, size)
+        self.files[name] = self.files[name][:size]
+
+    def _other(self, name: str) -> str:
+        return self._dice.choice([*(other for other in self.files if other != name), next(self._names)])
+
+    def _rename(self, name: str) -> None:
+        new = self._other(name)
+        match self._dice.choice(("mount", "dav", "ftp")):
+            case "mount":
+                (self._folder / name).rename(self._folder / new)
+            case "dav":
+                assert self._dav("MOVE", self._url(name), Destination=self._url(new))[0] in (201, 204)
+            case _:
+                self._ftp.rename(f"/work/{name}", f"/work/{new}")
+        self.files[new] = self.files.pop(name)
+
+    def _copy(self, name: str) -> None:
+        new = self._other(name)
+        assert self._dav("COPY", self._url(name), Destination=self._url(new))[0] in (201, 204)
+        self.files[new] = self.files[name]
+
+    def _remove(self, name: str) -> None:
+        match self._dice.choice(("mount", "dav", "ftp")):
+            case "mount":
+                (self._folder / name).unlink()
+            case "dav":
+                assert self._dav("DELETE", self._url(name))[0] == 204
+            case _:
+                self._ftp.delete(f"/work/{name}")
+        del self.files[name]
+
+    def look(self) -> None:
+        """Through one door, at one thing."""
+        if not self.files:
+            assert os.listdir(self._folder) == []
+            return
+        name, data = self._dice.choice(list(self.files.items()))
+        match self._dice.choice(("content", "size", "names", "dav", "dav names", "ftp", "ftp names")):
+            case "content":
+                assert (self._folder / name).read_bytes() == data
+            case "size":
+                assert (self._folder / name).stat().st_size == len(data)
+            case "names":
+                assert set(os.listdir(self._folder)) == set(self.files)
+            case "dav":
+                assert self._dav("GET", self._url(name)) == (200, data)
+            case "dav names":
+                answer = self._dav("PROPFIND", "/work/", Depth="1")[1].decode()
+                hrefs = re.findall("<[^>]*href>/work/([^<]+)<", answer)
+                assert set(map(unquote, hrefs)) == set(self.files)
+            case "ftp":
+                assert retrieve(self._ftp, f"/work/{name}") == data
+            case _:
+                assert {entry for entry, facts in self._ftp.mlsd("/work") if facts["type"] == "file"} == set(self.files)
+
+
+@pytest.mark.parametrize("loop", ["native", "pyfuse3"])
+def test_whatever_one_door_does_all_show_at_once(mount: MakeMount, loop: str) -> None:
+    """While it is uploaded, too."""
+    drive = mount(doors=True, options=("--settle", "0.05", "--fuse-loop", loop))
+    work = Work(drive, seed=7)
+    for _ in range(400):
+        work.change()
+        work.look()
+        work.look()
+    drive.flush()
+    stored = {path: entry.sha256 for path, entry in read_vault(drive.vault, PASSPHRASE).items() if entry.type == "file"}
+    assert stored == {f"/work/{name}": hashlib.sha256(data).hexdigest() for name, data in work.files.items()}
 
 
 def test_a_write_through_one_handle_is_seen_by_another_door_before_it_is_closed(mount: MakeMount) -> None:
