@@ -29,15 +29,18 @@ _BESIDE = 78 * 1024 * 1024
 """Bytes that the process may take beside its cache before the cache gives up some of its own. The program itself takes
 66 MiB; a large upload keeps 40 while it is sent, and three more beside it another 56. What is promised is 95 MiB (100
 MB); the rest is for what comes between two looks."""
+_MARGIN = 8 * 1024 * 1024
+"""Bytes above that from which on free pages go back at once."""
 _SOON = 48 * 1024 * 1024
 """A reader at 200 MB/s takes so much between two looks."""
 _EASE = 128 * 1024
 """Bytes that the cache gets back at a time: so few that what comes again and again, as uploads do, finds it free."""
 _WORTH_TRIMMING, _WORTH_IT_ABOVE = 16 * 1024 * 1024, 4 * 1024 * 1024
-"""Bytes by which the process has grown since the last time; the second where it takes too much. Trimming takes some
+"""Bytes by which the process has grown since the last time; the second where it takes far too much. Trimming takes some
 milliseconds, in which nobody else gets memory, and its pages are new to who needs them next."""
 _TRIM_EVERY = 2.0
-"""Seconds between two times at least, unless the process takes too much: in the middle of a burst it is for nothing."""
+"""Seconds between two times at least, unless the process takes far too much: in the middle of a burst the pages come
+back at once, and a fifth more of the system's time went into that."""
 
 
 def _of_glibc(name: str) -> Any:
@@ -76,8 +79,9 @@ async def keep_in_bounds(
         elsewhere = _taken_by(helper())
         resident, bound = _resident(), budget() + _BESIDE - elsewhere
         pause = _LOOK_AGAIN if held_back > elsewhere or resident > bound - _SOON else _LOOK_EVERY
-        worth_it = _WORTH_IT_ABOVE if resident > bound else _WORTH_TRIMMING
-        if resident - trimmed_to >= worth_it and (resident > bound or trio.current_time() >= may_trim_at):
+        far_too_much = resident > bound + _MARGIN
+        worth_it = _WORTH_IT_ABOVE if far_too_much else _WORTH_TRIMMING
+        if resident - trimmed_to >= worth_it and (far_too_much or trio.current_time() >= may_trim_at):
             await run_in_thread("disk", trim, 0)
             trimmed_to = resident = _resident()
             may_trim_at = trio.current_time() + _TRIM_EVERY
