@@ -34,15 +34,15 @@ class Flight:
     """One load of ``blocks`` of a content of ``size`` bytes.
 
     ``demand`` tells that a reader waits (or waited) for it, otherwise it only reads ahead; ``for_prefetch`` tells that
-    it began as read-ahead, ``head`` that it is one that no reader of its content asked for. ``hesitant``: its fetch
-    waits a moment, unless a reader comes, which sets ``wanted``. When ``done`` is set, either ``error`` is set or
-    ``landed`` holds every block. ``keep`` is False once the content was forgotten: the readers get their bytes, the
+    it began as read-ahead, ``head`` that it is one that no reader of its content asked for. The fetch of one that is
+    made ``hesitant`` waits a moment for ``wanted``, which a reader sets. When ``done`` is set, either ``error`` is set
+    or ``landed`` holds every block. ``keep`` is False once the content was forgotten: the readers get their bytes, the
     cache takes none.
     """
 
     __slots__ = (
-        "blocks", "content", "demand", "done", "error", "fetch", "fetching", "for_prefetch", "head", "hesitant", "keep",
-        "landed", "scope", "size", "waiters", "wanted",
+        "blocks", "content", "demand", "done", "error", "fetch", "fetching", "for_prefetch", "head", "keep", "landed",
+        "scope", "size", "waiters", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -56,7 +56,6 @@ class Flight:
         self.demand = demand
         self.for_prefetch = not demand
         self.head = head
-        self.hesitant = hesitant
         self.waiters = 0
         self.fetching = False
         self.keep = True
@@ -64,6 +63,8 @@ class Flight:
         self.error: Exception | None = None
         self.done = trio.Event()
         self.wanted = trio.Event()
+        if not hesitant:
+            self.wanted.set()
         self.scope = trio.CancelScope()
 
 

@@ -416,8 +416,9 @@ class BlockCache:
         return self._disk is not None and self._disk.holds(content, block)
 
     def launch(self, stream: Stream, blocks: range, *, head: bool) -> Flight:
-        hesitant = stream.hesitant and not head
-        flight = Flight(stream.content, stream.size, blocks, stream.fetch, demand=False, head=head, hesitant=hesitant)
+        flight = Flight(
+            stream.content, stream.size, blocks, stream.fetch, demand=False, head=head, hesitant=stream.hesitant
+        )
         self._take_off(flight)
         return flight
 
@@ -485,10 +486,10 @@ class BlockCache:
 
     async def _fetch(self, flight: Flight, blocks: range) -> None:
         span = span_of(blocks, flight.size)
-        if flight.hesitant:
-            flight.hesitant = False
+        if not flight.wanted.is_set():
             with trio.move_on_after(HESITATION):
                 await flight.wanted.wait()
+            flight.wanted.set()  # for all of its runs
         self._approaching.discard(flight)
         await self._gate.enter(flight)
         try:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from serpentfs.cache.sealed import SealedSpan
 from serpentfs.clouds.base import Capabilities
@@ -69,6 +69,16 @@ class Invalidation:
     data: bool = False
     entry: tuple[Ino, str] | None = None
     origin: str | None = None
+
+
+Listener: TypeAlias = Callable[[Invalidation], None]
+Lag: TypeAlias = Callable[[], bool]
+"""Whether a listener has yet to pass on something that it heard."""
+
+
+def never_behind() -> bool:
+    """The lag of a listener that passes everything on at once."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,11 +301,7 @@ class Vfs(Protocol):
         ...
 
     def subscribe(
-        self,
-        listener: Callable[[Invalidation], None],
-        *,
-        door: str | None = None,
-        is_behind: Callable[[], bool] = lambda: False,
+        self, listener: Listener, *, door: str | None = None, is_behind: Lag = never_behind
     ) -> Callable[[], None]:
         """``listener`` is called on the loop, must not block and must not call back; the answer unsubscribes. While it
         ``is_behind`` with passing on what it heard, changes by others than its ``door`` wait for it, a moment at most,

@@ -59,11 +59,14 @@ from serpentfs.tree.store import DRAFT, REMOVED, EntryRow, NodeRow, StageRow, St
 from serpentfs.vfs.cancelling import Cancelled, Cancelling, Stop
 from serpentfs.vfs.core import (
     Invalidation,
+    Lag,
+    Listener,
     Precondition,
     RenameMode,
     SetAttributes,
     Status,
     Vfs,
+    never_behind,
 )
 from serpentfs.vfs.early import EARLY_SIZE
 from serpentfs.vfs.entries import BIRTHS, Entry, EntryState, Operation
@@ -143,8 +146,7 @@ class Drive:
         self._siblings = Siblings(store, contents)
         self._options = options
         self._handles = HandleTable()
-        self._listeners: list[Callable[[Invalidation], None]] = []
-        self._followers: list[tuple[str | None, Callable[[], bool]]] = []
+        self._followers: list[tuple[Listener, str | None, Lag]] = []
         self._quota = Quota(None, None, None)
         self._room_changed = trio.Event()
         self._sent: dict[int, int] = {}
@@ -184,28 +186,18 @@ class Drive:
         return self._store.changed_rows
 
     def subscribe(
-        self,
-        listener: Callable[[Invalidation], None],
-        *,
-        door: str | None = None,
-        is_behind: Callable[[], bool] = lambda: False,
+        self, listener: Listener, *, door: str | None = None, is_behind: Lag = never_behind
     ) -> Callable[[], None]:
-        self._listeners.append(listener)
-        follower = (door, is_behind)
+        follower = (listener, door, is_behind)
         self._followers.append(follower)
-
-        def unsubscribe() -> None:
-            self._listeners.remove(listener)
-            self._followers.remove(follower)
-
-        return unsubscribe
+        return lambda: self._followers.remove(follower)
 
     def _tell(
         self, origin: str | None, ino: Ino | None = None, *, data: bool = False, entry: tuple[Ino, str] | None = None
     ) -> None:
-        if self._listeners:
+        if self._followers:
             invalidation = Invalidation(ino, data, entry, origin)
-            for listener in list(self._listeners):
+            for listener, _, _ in list(self._followers):
                 listener(invalidation)
 
     def _tell_entry(self, origin: str, parent: Ino, name: str) -> None:
@@ -1369,7 +1361,7 @@ class Drive:
 
     async def _shown(self, door: str) -> None:
         """Until the other doors show what they were told."""
-        for follower, is_behind in self._followers:
+        for _, follower, is_behind in list(self._followers):
             if follower != door and is_behind():
                 with trio.move_on_after(_SHOWN_WITHIN) as scope:
                     scope.shield = True  # who is cancelled here would not hear what it has made

@@ -17,7 +17,16 @@ from serpentfs.cache.sealed import SealedSpan
 from serpentfs.clouds.base import Capabilities
 from serpentfs.errors import InvalidArgument, IsADirectory, NotADirectory, NotFound, ReadOnly
 from serpentfs.model import ROOT_INO, Attributes, ContentId, DirEntry, HandleId, Ino, Kind, Quota, Span
-from serpentfs.vfs.core import Invalidation, Precondition, RenameMode, SetAttributes, Status
+from serpentfs.vfs.core import (
+    Invalidation,
+    Lag,
+    Listener,
+    Precondition,
+    RenameMode,
+    SetAttributes,
+    Status,
+    never_behind,
+)
 from serpentfs.vfs.drive import Drive, copy_content
 from serpentfs.vfs.old_versions import NAME, OldVersions, VersionKeeper, folder_of_versions, is_synthetic
 from serpentfs.vfs.writes import SealedRoom
@@ -291,11 +300,7 @@ class VersionsView:
         return None  # nobody counts the changes of old versions
 
     def subscribe(
-        self,
-        listener: Callable[[Invalidation], None],
-        *,
-        door: str | None = None,
-        is_behind: Callable[[], bool] = lambda: False,
+        self, listener: Listener, *, door: str | None = None, is_behind: Lag = never_behind
     ) -> Callable[[], None]:
         def listening(invalidation: Invalidation) -> None:
             listener(invalidation)

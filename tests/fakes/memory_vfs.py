@@ -42,7 +42,16 @@ from serpentfs.model import (
     Kind,
     Quota,
 )
-from serpentfs.vfs.core import Invalidation, Precondition, RenameMode, SetAttributes, Status
+from serpentfs.vfs.core import (
+    Invalidation,
+    Lag,
+    Listener,
+    Precondition,
+    RenameMode,
+    SetAttributes,
+    Status,
+    never_behind,
+)
 from serpentfs.vfs.writes import SealedRoom
 
 _CHUNK = 64 * 1024
@@ -166,7 +175,7 @@ class MemoryVfs:
         self._handles: dict[HandleId, _Handle] = {}
         self._kept_drafts: dict[Ino, _Node] = {}
         self._records: dict[str, dict[str, bytes]] = {}
-        self._listeners: dict[object, Callable[[Invalidation], None]] = {}
+        self._listeners: dict[object, Listener] = {}
         root = self._new_node(Kind.DIRECTORY)
         root.parent = ROOT_INO
 
@@ -724,11 +733,7 @@ class MemoryVfs:
         )
 
     def subscribe(
-        self,
-        listener: Callable[[Invalidation], None],
-        *,
-        door: str | None = None,
-        is_behind: Callable[[], bool] = lambda: False,
+        self, listener: Listener, *, door: str | None = None, is_behind: Lag = never_behind
     ) -> Callable[[], None]:
         key = object()
         self._listeners[key] = listener

@@ -356,7 +356,8 @@ async def test_what_hesitates_is_fetched_when_nothing_comes_after_it() -> None:
 
 
 @pytest.mark.trio
-async def test_a_sequential_reader_is_read_ahead_for_within_its_window() -> None:
+async def test_a_sequential_reader_is_read_ahead_for_within_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "HESITATION", PATIENCE)
     store = Store()
     size = 400 * B
     async with running(None) as cache:
@@ -369,7 +370,7 @@ async def test_a_sequential_reader_is_read_ahead_for_within_its_window() -> None
             furthest = max(span.stop for span in store.spans)
             assert furthest <= (block + 1) * B + (16 << 20) + B
             await trio.testing.wait_all_tasks_blocked()
-        assert waited <= 3, "the first three blocks at most"
+        assert waited == 3, "the first two blocks, and the third, which ends the hesitation"
         assert len(store.asked) < 40, "and in large requests"
         assert cache.statistics().prefetched_bytes == 0
         reader.close()
