@@ -102,7 +102,7 @@ class Work:
 
     def __init__(self, drive: Mounted, seed: int) -> None:
         self._dice = random.Random(seed)
-        self._folder = drive.point / "work"
+        self._folder = drive.point / "all"
         self._folder.mkdir()
         self._dav, self._ftp = Dav(drive), ftp_to(drive)
         self._ftp.voidcmd("TYPE I")
@@ -110,7 +110,7 @@ class Work:
         self.files: dict[str, bytes] = {}
 
     def _url(self, name: str) -> str:
-        return quote(f"/work/{name}")
+        return quote(f"/all/{name}")
 
     def change(self) -> None:
         deeds = [
@@ -131,12 +131,12 @@ class Work:
             case "dav":
                 assert self._dav("PUT", self._url(name), data)[0] in (201, 204)
             case _:
-                self._ftp.storbinary(f"STOR /work/{name}", io.BytesIO(data))
+                self._ftp.storbinary(f"STOR /all/{name}", io.BytesIO(data))
         self.files[name] = data
 
     def _append(self, name: str) -> None:
         data = self._dice.randbytes(self._dice.choice((1, 5000, 200_000)))
-        self._ftp.storbinary(f"APPE /work/{name}", io.BytesIO(data))
+        self._ftp.storbinary(f"APPE /all/{name}", io.BytesIO(data))
         self.files[name] += data
 
     def _patch(self, name: str) -> None:
@@ -162,7 +162,7 @@ class Work:
             case "dav":
                 assert self._dav("MOVE", self._url(name), Destination=self._url(new))[0] in (201, 204)
             case _:
-                self._ftp.rename(f"/work/{name}", f"/work/{new}")
+                self._ftp.rename(f"/all/{name}", f"/all/{new}")
         self.files[new] = self.files.pop(name)
 
     def _copy(self, name: str) -> None:
@@ -177,7 +177,7 @@ class Work:
             case "dav":
                 assert self._dav("DELETE", self._url(name))[0] == 204
             case _:
-                self._ftp.delete(f"/work/{name}")
+                self._ftp.delete(f"/all/{name}")
         del self.files[name]
 
     def look(self) -> None:
@@ -196,13 +196,13 @@ class Work:
             case "dav":
                 assert self._dav("GET", self._url(name)) == (200, data)
             case "dav names":
-                answer = self._dav("PROPFIND", "/work/", Depth="1")[1].decode()
-                hrefs = re.findall("<[^>]*href>/work/([^<]+)<", answer)
+                answer = self._dav("PROPFIND", "/all/", Depth="1")[1].decode()
+                hrefs = re.findall("<[^>]*href>/all/([^<]+)<", answer)
                 assert set(map(unquote, hrefs)) == set(self.files)
             case "ftp":
-                assert retrieve(self._ftp, f"/work/{name}") == data
+                assert retrieve(self._ftp, f"/all/{name}") == data
             case _:
-                assert {entry for entry, facts in self._ftp.mlsd("/work") if facts["type"] == "file"} == set(self.files)
+                assert {entry for entry, facts in self._ftp.mlsd("/all") if facts["type"] == "file"} == set(self.files)
 
 
 @pytest.mark.parametrize("loop", ["native", "pyfuse3"])
@@ -216,7 +216,7 @@ def test_whatever_one_door_does_all_show_at_once(mount: MakeMount, loop: str) ->
         work.look()
     drive.flush()
     stored = {path: entry.sha256 for path, entry in read_vault(drive.vault, PASSPHRASE).items() if entry.type == "file"}
-    assert stored == {f"/work/{name}": hashlib.sha256(data).hexdigest() for name, data in work.files.items()}
+    assert stored == {f"/all/{name}": hashlib.sha256(data).hexdigest() for name, data in work.files.items()}
 
 
 def test_a_write_through_one_handle_is_seen_by_another_door_before_it_is_closed(mount: MakeMount) -> None:
