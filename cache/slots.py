@@ -130,6 +130,29 @@ def lies_in_memory(descriptor: int) -> bool:
     return kind_of_device(os.fstat(descriptor).st_dev) == "tmpfs"
 
 
+_AT_ONCE: dict[int, int | None] = {}
+"""By device, where ``NOWAIT`` is refused: the flags of a read that never waits there, None where there are no such."""
+
+
+def read_at_once(descriptor: int, length: int, at: int) -> memoryview | None:
+    """``pread`` that never waits for the disk: None where it would have to, and less than there is where only that is
+    in memory."""
+    device = os.fstat(descriptor).st_dev
+    flags = _AT_ONCE.get(device, NOWAIT)
+    if flags is None:
+        return None
+    buffer = bytearray(length)
+    try:
+        return memoryview(buffer)[: os.preadv(descriptor, [buffer], at, flags)]
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        _AT_ONCE[device] = 0 if lies_in_memory(descriptor) else None
+        return None
+
+
 def read_cached(
     descriptor: int, seal: BlockSeal, content: ContentId, blocks: range, size: int, buffer: bytearray, flags: int
 ) -> Slots | None:

@@ -222,6 +222,8 @@ _CHECKPOINT_EVERY = 1.0
 _CHECKPOINT_ABOVE = 4 << 20
 _WAL_LIMIT = 64 << 20
 """Bytes: what a thousand files that are made and filled write there."""
+_GATHER = 0.01
+"""Seconds that a patient ``sync`` waits for others: a small upload takes some milliseconds, and many are under way."""
 _NAMES = 4096
 """Names whose keys and sealed forms are remembered: a new one is needed several times in a row."""
 _RESERVE = 4096
@@ -293,6 +295,8 @@ class Store:
         """Committed so far; those before the start count as one, as they may not be durable."""
         self._durable_transactions = 0
         self._syncing = trio.Lock()
+        self._hurry = trio.Event()
+        """Somebody waits for the disk who is not patient."""
         self._db = self._connect()
         self._create_or_check(secret)
         self._next = {"ino": 0, "content": 0}
@@ -414,18 +418,25 @@ class Store:
         # A reservation of identifiers may have been rolled back, too: reserve anew.
         self._reserved.update(self._next)
 
-    async def sync(self) -> None:
+    async def sync(self, *, patient: bool = False) -> None:
         """Make every transaction committed so far survive a power cut. Who comes while another one waits for the
-        disk shares the next turn."""
+        disk shares the next turn. A ``patient`` one waits some milliseconds for others to share its own, unless one of
+        them is not."""
 
         def fdatasync() -> None:
             os.fdatasync(self._wal)
             os.fsync(self._directory)
 
         wanted = self._transactions
+        if not patient:
+            self._hurry.set()
         async with self._syncing:
             if self._durable_transactions >= wanted:
                 return
+            if patient:
+                with trio.move_on_after(_GATHER):
+                    await self._hurry.wait()
+            self._hurry = trio.Event()
             covered = self._transactions
             try:
                 await run_in_thread("sync", fdatasync)

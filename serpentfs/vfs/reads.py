@@ -134,21 +134,21 @@ class Contents:
         stage = self._stages[content] = Stage(self._staging, self._seal, row, self._store.stage_blocks(content))
         stage.frozen = True  # an ETag of this content may be out that stands for what is given up now
 
-    async def adopt(self, content: ContentId) -> None:
+    async def adopt(self, content: ContentId, *, rows_are_durable: bool) -> None:
         """The cloud has this stage's content, and its rows are gone: forget it, and hand its blocks to the cache once
         no power cut can bring back a database that names them."""
         stage = self._take_away(content)
         if stage is None:
             return
         blocks = [block for block, plane in stage.blocks.items() if plane == 0]
-        if blocks and await self.rows_are_durable():
+        if blocks and (rows_are_durable or await self.rows_are_durable(patient=True)):
             await self._cache.adopt(content, Path(Stage.plane_path(self._staging, content, 0)), blocks)
         self._doom(stage.paths)
 
-    async def rows_are_durable(self) -> bool:
-        """Whether everything committed so far could be made to survive a power cut."""
+    async def rows_are_durable(self, *, patient: bool = False) -> bool:
+        """Whether everything committed so far could be made to survive a power cut. ``patient``: see ``Store.sync``."""
         try:
-            await self._store.sync()
+            await self._store.sync(patient=patient)
         except Unavailable as error:
             log.warning("%s", error)
             return False

@@ -446,10 +446,10 @@ class Replay:
         self._feed.confirmed(entry.ino, left=left, slots=[place.slot])
         # Who stops it now is too late, and must not keep the rest from being done.
         with trio.CancelScope(shield=self._attempts[entry.seq].cancel_called):
-            if not stage.base:
-                await self._contents.rows_are_durable()  # the cache takes over then; until then the stage is read
+            # The cache takes over then; until then the stage is read. (What shows through one is gone from the cloud.)
+            durable = not stage.base and await self._contents.rows_are_durable(patient=True)
             self._observer.uploaded(entry.ino, stage, uploaded)
-            await self._contents.adopt(entry.content)
+            await self._contents.adopt(entry.content, rows_are_durable=durable)
 
     async def _put_whole(
         self,

@@ -188,13 +188,13 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(STEPS)
 def test_a_reader_against_bytes(steps: list[tuple[str, int]]) -> None:
     in_thread(lambda sync, vfs: _compare(sync, vfs, steps))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(STEPS, st.sets(st.integers(0, 15), max_size=3))
 def test_a_reader_of_what_the_disk_cache_holds(steps: list[tuple[str, int]], damaged: set[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serpentfs.cache.blocks import BlockSet, block_count, block_length, blocks_of, runs, span_of
@@ -28,7 +28,6 @@ def test_blocks_of_a_span(start: int, stop: int, blocks: list[int]) -> None:
     assert list(blocks_of(Span(start, stop))) == blocks
 
 
-@settings(deadline=None)
 @given(offsets, offsets, offsets)
 def test_the_blocks_of_a_span_cover_it_and_no_more(first: int, second: int, size: int) -> None:
     span = Span(*sorted((first, second))).clamp(size)
@@ -45,7 +44,6 @@ def test_the_blocks_of_a_span_cover_it_and_no_more(first: int, second: int, size
     assert blocks.stop <= block_count(size)
 
 
-@settings(deadline=None)
 @given(st.sets(st.integers(0, 60)), st.integers(1, 9))
 def test_runs_are_the_blocks_in_few_pieces(blocks: set[int], longest: int) -> None:
     found = runs(sorted(blocks), longest)
@@ -55,7 +53,6 @@ def test_runs_are_the_blocks_in_few_pieces(blocks: set[int], longest: int) -> No
         assert left.stop < right.start or len(left) == longest
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 200))))
 def test_a_block_set_is_a_set(changes: list[tuple[bool, int]]) -> None:
     blocks, model = BlockSet(), set[int]()

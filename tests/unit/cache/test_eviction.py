@@ -1,6 +1,6 @@
 """The disk ledger: bytes by content, order of use, victims."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serpentfs.cache.eviction import DiskLedger
@@ -52,7 +52,6 @@ def test_what_was_found_on_disk_is_older_than_what_is_in_use() -> None:
 contents = st.integers(1, 6).map(ContentId)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["took", "used", "removed"]), contents, st.integers(1, 50))))
 def test_the_total_is_the_sum_and_victims_free_enough(steps: list[tuple[str, ContentId, int]]) -> None:
     ledger, model = DiskLedger(100), dict[ContentId, int]()

@@ -1,6 +1,6 @@
 """Cleartext in memory under its budget."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serpentfs.cache.memory import ENTRY_OVERHEAD, MemoryCache
@@ -87,7 +87,6 @@ steps = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(steps)
 def test_any_use_stays_in_budget_and_tells_the_truth(uses: list[tuple[str, int, int, int]]) -> None:
     budget = 6000

@@ -1,7 +1,6 @@
 """Who may read ahead: the shared budget, turns, and the end of wishes. No task and no link."""
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -253,4 +252,3 @@ class AnyReaders(RuleBasedStateMachine):
 
 
 TestAnyReaders = AnyReaders.TestCase
-TestAnyReaders.settings = settings(deadline=None)

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serpentfs.cache import slots
@@ -118,7 +118,6 @@ def test_parts_do_not_change_places(tmp_path: Path) -> None:
         assert read(path, range(1)) == slots.Slots([None], 1)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_parts_read_as_the_block_does(data: st.DataObject) -> None:
     index = data.draw(st.sampled_from([0, 3, 20]))
@@ -261,7 +260,6 @@ def test_scan_makes_the_directory_for_nobody_else(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b").stat().st_mode & 0o077 == 0
 
 
-@settings(deadline=None)
 @given(st.integers(1, 2**64 - 1).map(ContentId))
 def test_names_are_ids(content: ContentId) -> None:
     assert slots.content_of(slots.path_of(Path("x"), content).name) == content
@@ -278,7 +276,6 @@ def test_other_names_are_not_ours(name: str) -> None:
     assert slots.content_of(name) is None
 
 
-@settings(deadline=None)
 @given(st.sets(st.integers(0, 20), min_size=1))
 def test_files_take_no_more_than_they_are_charged(blocks: set[int]) -> None:
     charged = sum(slots.slot_charge(index, len(block(index))) for index in blocks)
@@ -287,3 +284,43 @@ def test_files_take_no_more_than_they_are_charged(blocks: set[int]) -> None:
         start, stop = index * SLOT_SIZE, index * SLOT_SIZE + sealed_size(len(block(index)))
         really |= set(range(start // slots.PAGE, -(-stop // slots.PAGE)))
     assert len(really) * slots.PAGE <= charged
+
+
+@pytest.mark.parametrize("where", ["/dev/shm", None])
+def test_a_read_that_does_not_wait(where: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "_AT_ONCE", {})
+    with tempfile.TemporaryFile(dir=where) as file:
+        file.write(b"0123456789")
+        file.flush()
+        slots.read_at_once(file.fileno(), 4, 2)  # may find out that this file system refuses to tell
+        if slots._AT_ONCE.get(os.fstat(file.fileno()).st_dev, 0) is None:
+            pytest.skip("this file system refuses to tell")
+        found = [slots.read_at_once(file.fileno(), 4, at) for at in (2, 8, 10)]
+        assert [None if data is None else bytes(data) for data in found] == [b"2345", b"89", b""]
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"), [(errno.EAGAIN, 3), (errno.EOPNOTSUPP, 1)], ids=["it would wait", "nobody can tell"]
+)
+def test_a_read_that_would_wait_is_not_made(error: int, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def preadv(descriptor: int, buffers: list[bytearray], offset: int, flags: int = 0) -> int:
+        calls.append(flags)
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(slots, "_AT_ONCE", {})
+    monkeypatch.setattr(slots, "lies_in_memory", lambda descriptor: False)
+    monkeypatch.setattr(os, "preadv", preadv)
+    with tempfile.TemporaryFile() as file:
+        assert [slots.read_at_once(file.fileno(), 4, 0) for _ in range(3)] == [None] * 3
+    assert calls == [slots.NOWAIT] * asked
+
+
+def test_a_read_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def preadv(descriptor: int, buffers: list[bytearray], offset: int, flags: int = 0) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with tempfile.TemporaryFile() as file, pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        slots.read_at_once(file.fileno(), 4, 0)

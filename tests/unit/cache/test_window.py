@@ -1,7 +1,7 @@
 """The read-ahead machine: tables of reads and commands, and what must hold for any reads."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serpentfs.cache.window import GROWTH, NEAR_AHEAD, NEAR_BEHIND, Command, DropAhead, ReadAhead, Window
@@ -114,7 +114,6 @@ reads = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(st.integers(1, 200 * MiB), st.integers(0, 16 * MiB), reads)
 def test_what_holds_for_any_reads(size: int, largest: int, steps: list[tuple[str, int]]) -> None:
     window = Window(size, largest)
@@ -144,7 +143,6 @@ def test_what_holds_for_any_reads(size: int, largest: int, steps: list[tuple[str
                 asked = span.stop
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.sampled_from([4 * KiB, 100_000, B, MiB]))
 def test_a_steady_reader_finds_everything_asked_for(blocks: int, step: int) -> None:
     """From the second block of a run on, every block was asked ahead before it was read."""

@@ -138,7 +138,7 @@ async def play(folders: bool, combo: str, steps: list[tuple[str, int, int, str, 
             assert entry.sha256 == hashlib.sha256(value).hexdigest()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(folders=st.booleans(), combo=st.sampled_from(["SIV_GCM", "SIV_CTRMAC"]), steps=STEPS)
 def test_random_changes(folders: bool, combo: str, steps: list[tuple[str, int, int, str, int]]) -> None:
     trio.run(play, folders, combo, steps)

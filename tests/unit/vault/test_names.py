@@ -17,7 +17,7 @@ from serpentfs.errors import InvalidName, NameTooLong, Unsupported
 NAMES = NameCipher(Masterkey(bytes(32), bytes(range(32))), 220)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=120)
 FILE_NAMES = TEXT.filter(lambda text: text not in ("", ".", "..") and "/" not in text and "\0" not in text)
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PATIENT = settings(suppress_health_check=[HealthCheck.too_slow])
 """Test machines are busy; how long an example takes says nothing."""
 PARENTS = st.one_of(st.just(""), st.uuids().map(str), TEXT)
 

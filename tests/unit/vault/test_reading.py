@@ -190,7 +190,6 @@ async def test_uploads_never_repeat_a_nonce(vault: VaultCloud) -> None:
 KEY = Masterkey(bytes(32), bytes(range(32)))
 
 
-@settings(deadline=None)
 @given(size=st.integers(0, 1 << 50), combo=st.sampled_from(COMBOS))
 def test_sizes_are_inverse(size: int, combo: str) -> None:
     scheme = scheme_for(combo, KEY)
@@ -198,7 +197,6 @@ def test_sizes_are_inverse(size: int, combo: str) -> None:
     assert listed_size(scheme, ciphertext_size(scheme, size)) == size
 
 
-@settings(deadline=None)
 @given(object_size=st.integers(0, 1 << 24), combo=st.sampled_from(COMBOS))
 def test_no_listed_size_promises_more_than_one_byte_too_much(object_size: int, combo: str) -> None:
     scheme = scheme_for(combo, KEY)
@@ -208,7 +206,7 @@ def test_no_listed_size_promises_more_than_one_byte_too_much(object_size: int, c
         assert size % CHUNK == 1
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     size=st.one_of(
         st.integers(0, 100),

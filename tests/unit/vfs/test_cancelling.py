@@ -257,7 +257,7 @@ STEPS = st.lists(st.one_of(
 ), max_size=14)
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(STEPS)
 async def test_whatever_is_taken_back_both_sides_agree_in_the_end(steps: list[tuple[str, str, str]]) -> None:
     for events in (False, True):

@@ -384,7 +384,7 @@ async def run(steps: list[Step], where: Path, *, kind: str, settle: float) -> No
         assert await contents(drive) == local.contents()
 
 
-@settings(max_examples=90, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=90, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     st.lists(STEPS, min_size=4, max_size=30),
     st.sampled_from(["paths as ids", "stable ids", "events"]),

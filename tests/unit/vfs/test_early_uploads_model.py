@@ -164,7 +164,7 @@ async def run(steps: list[Step], where: Path, settle: float) -> int:
 began_early = 0
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(STEPS, min_size=5, max_size=40), st.sampled_from([0.0, 0.0, 3600.0]))
 def test_whatever_happens_to_the_file(steps: list[Step], settle: float) -> None:
     global began_early

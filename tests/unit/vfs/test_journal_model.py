@@ -519,7 +519,7 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 TestJournal = JournalMachine.TestCase
-TestJournal.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestJournal.settings = settings(max_examples=100, stateful_step_count=30)
 
 
 DEEDS = (

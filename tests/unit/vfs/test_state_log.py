@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from serpentfs.tree import store
 from tests.drives import a_drive, until, write
@@ -59,3 +63,59 @@ async def test_what_was_written_meanwhile_is_there_after_the_next_start(tmp_path
     async with a_drive(cloud, tmp_path) as drive:
         for number in range(300):
             assert drive.resolve(f"/{number}").size == len(str(number))
+
+
+class Synced:
+    """A store, and the turns of the disk that it took."""
+
+    def __init__(self, where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.store = store.Store(where / "state.db", b"s" * 64, str)
+        self.turns: list[int] = []
+        """How many transactions each of them covered."""
+        self.done: list[str] = []
+        fdatasync = os.fdatasync
+
+        def noting(descriptor: int) -> None:
+            self.turns.append(self.store._transactions)
+            fdatasync(descriptor)
+
+        monkeypatch.setattr(os, "fdatasync", noting)
+
+    async def sync(self, name: str, *, patient: bool) -> None:
+        with self.store.transaction():
+            self.store.put_record("test", name, b"")
+        covers = self.store._transactions
+        await self.store.sync(patient=patient)
+        assert self.turns
+        assert self.turns[-1] >= covers
+        self.done.append(name)
+
+
+async def test_the_patient_share_a_turn_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = Synced(tmp_path, monkeypatch)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for name in "abcdefgh":
+                nursery.start_soon(partial(synced.sync, name, patient=True))
+    assert len(synced.turns) == 1
+    assert sorted(synced.done) == list("abcdefgh")
+    synced.store.close()
+
+
+async def test_nobody_else_waits_for_the_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_GATHER", 3600.0)
+    synced = Synced(tmp_path, monkeypatch)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(synced.sync, "patient", patient=True))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not synced.turns
+            await synced.sync("other", patient=False)
+        assert synced.done == ["patient", "other"]
+        assert len(synced.turns) == 1
+        # One that comes before it has its turn does not wait, either.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(synced.sync, "first", patient=False))
+            nursery.start_soon(partial(synced.sync, "patient", patient=True))
+            nursery.start_soon(partial(synced.sync, "last", patient=False))
+    synced.store.close()

@@ -154,7 +154,7 @@ FRAGMENTS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(FRAGMENTS)
 @example([b"PUT /x HTTP/1.0\r\n", b"\r\n", *[b"GET / HTTP/1.1\r\n"] * 10])
 async def test_whatever_is_sent_the_connection_ends_well(fragments: list[bytes]) -> None:
@@ -176,7 +176,6 @@ async def test_whatever_is_sent_the_connection_ends_well(fragments: list[bytes])
 bodies = st.lists(st.tuples(st.booleans(), st.binary(max_size=300), st.integers(1, 200)), min_size=1, max_size=5)
 
 
-@settings(deadline=None)
 @given(bodies, st.integers(1, 400), st.integers(0, 400), st.integers(1, 200))
 async def test_bodies_come_whole_however_they_are_sent_and_received(
     requests: list[tuple[bool, bytes, int]], cut: int, wanted: int, room_size: int

@@ -125,7 +125,7 @@ def test_hostile_links(start: str, handle: str, mark: str, key: str) -> None:
         assert parse_link(format_link(link)) == link
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(8, len(BLOB) - 1), st.integers(1, 255))
 def test_a_damaged_link_under_a_password_does_not_open(at: int, change: int) -> None:
     damaged = BLOB[:at] + bytes((BLOB[at] ^ change,)) + BLOB[at + 1:]

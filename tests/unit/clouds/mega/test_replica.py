@@ -224,7 +224,7 @@ class Machine(RuleBasedStateMachine):
 
 TestReplica = Machine.TestCase
 TestReplica.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=60, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow]
 )
 
 FOLDER = Thing("folder01", ROOT, False, "folder", 5)
