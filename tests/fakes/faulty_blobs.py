@@ -57,9 +57,17 @@ class FaultyBlobStore:
         return await self._pass(self._store.read(key, span, revision=revision))
 
     async def put(
-        self, key: str, chunks: Chunks, size: int | None, *, condition: Condition = None, mtime_ns: int | None = None
+        self,
+        key: str,
+        chunks: Chunks,
+        size: int | None,
+        *,
+        condition: Condition = None,
+        mtime_ns: int | None = None,
+        within: str = "",
     ) -> BlobInfo:
-        return await self._pass(self._store.put(key, chunks, size, condition=condition, mtime_ns=mtime_ns))
+        put = self._store.put(key, chunks, size, condition=condition, mtime_ns=mtime_ns, within=within)
+        return await self._pass(put)
 
     async def rename(self, key: str, new_key: str, *, condition: Condition = None) -> BlobInfo:
         if self._how == "half" and self.calls + 1 == self._fail_at:

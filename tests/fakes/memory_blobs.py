@@ -115,7 +115,12 @@ class MemoryBlobStore:
     def capabilities(self) -> BlobCapabilities:
         folders = self.account.folders
         return BlobCapabilities(
-            rename=folders, set_mtime=folders, events=folders, growing_puts=not folders, sorted_keys=not folders
+            rename=folders,
+            set_mtime=folders,
+            events=folders,
+            growing_puts=not folders,
+            sorted_keys=not folders,
+            folders=folders,
         )
 
     # what tests look at and tamper with
@@ -154,11 +159,20 @@ class MemoryBlobStore:
         return blob.data[part.start : part.stop]
 
     async def put(
-        self, key: str, chunks: Chunks, size: int | None, *, condition: Condition = None, mtime_ns: int | None = None
+        self,
+        key: str,
+        chunks: Chunks,
+        size: int | None,
+        *,
+        condition: Condition = None,
+        mtime_ns: int | None = None,
+        within: str = "",
     ) -> BlobInfo:
         _checked(key)
         if size is None and not self.capabilities.growing_puts:
             raise Unsupported("this store takes no object of unknown size")
+        if self.account.folders and within and not self._is_directory(within):
+            raise NotFound(f"there is no folder {within}")
         self._check(key, condition)
         pieces = []
         passed = chunks()

@@ -53,6 +53,8 @@ class BlobCapabilities:
     """``put`` takes an object whose size is not known when it begins."""
     sorted_keys: bool = False
     """``next_key`` is there."""
+    folders: bool = False
+    """Folders are real: they can be missing, and one keeps an object from its name."""
 
 
 Chunks = Callable[[], AsyncIterator[bytes]]
@@ -77,9 +79,17 @@ class BlobStore(Protocol):
         ...
 
     async def put(
-        self, key: str, chunks: Chunks, size: int | None, *, condition: Condition = None, mtime_ns: int | None = None
+        self,
+        key: str,
+        chunks: Chunks,
+        size: int | None,
+        *,
+        condition: Condition = None,
+        mtime_ns: int | None = None,
+        within: str = "",
     ) -> BlobInfo:
-        """Write a whole object durably; missing parent folders are made. NoSpace when the store is full. ``size``
+        """Write a whole object durably; missing parent folders are made, but none as far as ``within`` where
+        ``capabilities.folders``: then NotFound. NoSpace when the store is full. ``size``
         None, where ``capabilities.growing_puts``: as long as ``chunks`` turns out to be, in one pass, which may take
         its time; Unsupported elsewhere."""
         ...
@@ -120,7 +130,8 @@ class BlobStore(Protocol):
 
     async def watch(self, prefix: str, send: trio.MemorySendChannel[frozenset[str]]) -> None:
         """Send the folders (full keys) below ``prefix`` in which something changed, coalesced over some tens of
-        milliseconds, until cancelled. The empty set means "too much, or events were lost: list everything".
+        milliseconds, until cancelled. Changes that were made through this very object may be left out as long as they
+        are the last ones. The empty set means "too much, or events were lost: list everything".
         Only where ``capabilities.events``. The first thing sent is an empty set, once the watch is in place, so that
         a listing that starts then misses nothing."""
         ...

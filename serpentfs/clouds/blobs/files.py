@@ -36,7 +36,7 @@ class FileStore(BlobStore):
 
     @property
     def capabilities(self) -> BlobCapabilities:
-        return BlobCapabilities(rename=True, set_mtime=True, events=True)
+        return BlobCapabilities(rename=True, set_mtime=True, events=True, folders=True)
 
     # Calls that change nothing may be abandoned: a thread that hangs on a dead network mount ends when it can.
 
@@ -67,15 +67,22 @@ class FileStore(BlobStore):
         raise Unsupported("folders have no order")
 
     async def put(
-        self, key: str, chunks: Chunks, size: int | None, *, condition: Condition = None, mtime_ns: int | None = None
+        self,
+        key: str,
+        chunks: Chunks,
+        size: int | None,
+        *,
+        condition: Condition = None,
+        mtime_ns: int | None = None,
+        within: str = "",
     ) -> BlobInfo:
         if size is None:
             raise Unsupported("a folder takes no object of unknown size")
         async with in_pieces(chunks, size, PIECE_SIZE) as pieces:
             if size <= PIECE_SIZE:
                 data = b"".join([chunk async for piece in pieces for chunk in piece])
-                return await run_in_thread("store", self._root.put, key, data, condition, mtime_ns)
-            upload = await run_in_thread("store", self._root.begin, key, condition)
+                return await run_in_thread("store", self._root.put, key, data, condition, mtime_ns, within)
+            upload = await run_in_thread("store", self._root.begin, key, condition, within)
             try:
                 async for piece in pieces:
                     await run_in_thread("store", upload.write, b"".join(piece))
@@ -107,7 +114,7 @@ class FileStore(BlobStore):
         whose other clients raise no events here, or too few watches)."""
         if await run_in_thread("store", sees_every_change, self._root.path, abandon=True):
             try:
-                await watch_by_events(self._root.path, prefix, send)
+                await watch_by_events(self._root, prefix, send)
             except EventsUnavailable as reason:
                 _log.warning("watching %s by listing it again and again: %s", self._root.path, reason)
         await watch_by_listing(self, prefix, send)

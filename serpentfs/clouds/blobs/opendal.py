@@ -328,7 +328,14 @@ class OpendalStore(BlobStore):
     # writing
 
     async def put(
-        self, key: str, chunks: Chunks, size: int | None, *, condition: Condition = None, mtime_ns: int | None = None
+        self,
+        key: str,
+        chunks: Chunks,
+        size: int | None,
+        *,
+        condition: Condition = None,
+        mtime_ns: int | None = None,
+        within: str = "",
     ) -> BlobInfo:
         _check_key(key)
         if size is None and not self._can.write_can_multi:

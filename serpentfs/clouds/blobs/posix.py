@@ -47,6 +47,9 @@ ORPHAN_AGE = 24 * 3600.0
 """Seconds without a change after which a temporary file belongs to a process that died. A running upload touches
 its file all the time; a day leaves room for clocks that disagree and for an fsync over a slow network."""
 
+_MOST_LEFT = 4096
+"""Changes of ours that are remembered until their events come: those of some seconds."""
+
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a FIFO planted in the store must not stop a thread in open().
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -124,11 +127,35 @@ class Root:
         self._path = os.path.realpath(path)
         self._identity: tuple[int, int] | None = None
         # Between a condition's check and the change that relies on it, against other threads of this process.
-        self._conditions = threading.Lock()
+        self.conditions = threading.Lock()
+        self._left: dict[str, Revision | None] = {}
+        """What was changed here lately, by key, and as what it was left; None: removed. Guarded by ``_leaving``."""
+        self._leaving = threading.Lock()
 
     @property
     def path(self) -> str:
         return self._path
+
+    def left(self, key: str, revision: Revision | None) -> None:
+        """Note that this is what a change of ours made of an object."""
+        with self._leaving:
+            self._left.pop(key, None)
+            self._left[key] = revision
+            if len(self._left) > _MOST_LEFT:
+                del self._left[next(iter(self._left))]
+
+    def is_as_left(self, key: str) -> bool:
+        """Whether an object is as the last change of ours made it, so that an event about it is no news."""
+        with self._leaving:
+            if key not in self._left:
+                return False
+            revision = self._left[key]
+        try:
+            return self.stat(key).revision == revision
+        except NotFound:
+            return revision is None
+        except SerpentError:
+            return False
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
@@ -149,13 +176,13 @@ class Root:
             os.close(descriptor)
 
     @contextmanager
-    def folder(self, parts: list[str], *, make: bool = False) -> Iterator[int]:
-        """A descriptor of a folder. With ``make`` missing ones are made durably."""
+    def folder(self, parts: list[str], *, make_from: int | None = None) -> Iterator[int]:
+        """A descriptor of a folder. Of its parts, missing ones are made durably from the number ``make_from`` on."""
         with self._opened() as root:
             current = root
             try:
-                for part in parts:
-                    deeper = _step(current, part, make)
+                for number, part in enumerate(parts):
+                    deeper = _step(current, part, make_from is not None and number >= make_from)
                     if current != root:
                         os.close(current)
                     current = deeper
@@ -234,9 +261,9 @@ class Root:
 
     # changing
 
-    def put(self, key: str, data: bytes, condition: Condition, mtime_ns: int | None) -> BlobInfo:
+    def put(self, key: str, data: bytes, condition: Condition, mtime_ns: int | None, within: str) -> BlobInfo:
         """The whole of a small object in one go."""
-        upload = self.begin(key, condition)
+        upload = self.begin(key, condition, within)
         try:
             upload.write(data)
             return upload.publish(mtime_ns)
@@ -244,26 +271,29 @@ class Root:
             upload.abort()
             raise
 
-    def begin(self, key: str, condition: Condition) -> Upload:
+    def begin(self, key: str, condition: Condition, within: str) -> Upload:
         above, name = split_key(key)
-        with store_errors(key), self.folder(above, make=True) as folder:
+        with store_errors(key), self.folder(above, make_from=len(parts_of(within))) as folder:
             _check(folder, name, key, condition)
-            return Upload(key, name, condition, os.dup(folder), self._conditions)
+            return Upload(self, key, name, condition, os.dup(folder))
 
     def rename(self, key: str, new_key: str, condition: Condition) -> BlobInfo:
         above, name = split_key(key)
         new_above, new_name = split_key(new_key)
         with store_errors(key), _as_missing(), self.folder(above) as source:
             _stat_object(source, name)
-            with store_errors(new_key), self.folder(new_above, make=True) as target:
-                with self._conditions:
+            with store_errors(new_key), self.folder(new_above, make_from=0) as target:
+                with self.conditions:
                     _check(target, new_name, new_key, condition)
                     _rename(source, name, target, new_name, replace=condition is not ABSENT)
+                    status = _stat_object(target, new_name)  # at once: whose change comes next is not ours
                 _sync_folder(target)
-                status = _stat_object(target, new_name)
             if above != new_above:
                 _sync_folder(source)
-        return _info(new_key, status)
+        info = _info(new_key, status)
+        self.left(key, None)
+        self.left(new_key, info.revision)
+        return info
 
     def rename_directory(self, prefix: str, new_prefix: str) -> None:
         above, name = split_key(prefix)
@@ -271,7 +301,7 @@ class Root:
         with store_errors(prefix), _as_missing(), self.folder(above) as source:
             if not stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
                 raise NotADirectory(f"{prefix} is not a folder")
-            with store_errors(new_prefix), self.folder(new_above, make=True) as target:
+            with store_errors(new_prefix), self.folder(new_above, make_from=0) as target:
                 _rename(source, name, target, new_name, replace=False)
                 _sync_folder(target)
             if above != new_above:
@@ -280,15 +310,16 @@ class Root:
     def delete(self, key: str, condition: Revision | None) -> None:
         above, name = split_key(key)
         with store_errors(key), _as_missing(), self.folder(above) as folder:
-            with self._conditions:
+            with self.conditions:
                 status = _stat_object(folder, name)
                 if condition is not None and revision_of(status) != condition:
                     raise Conflict(f"{key} has changed")
                 os.unlink(name, dir_fd=folder)
             _sync_folder(folder)
+        self.left(key, None)
 
     def make_directory(self, prefix: str) -> None:
-        with store_errors(prefix), self.folder(parts_of(prefix), make=True):
+        with store_errors(prefix), self.folder(parts_of(prefix), make_from=0):
             pass
 
     def remove_directory(self, prefix: str) -> None:
@@ -311,7 +342,9 @@ class Root:
         with store_errors(key), _as_missing(), self.folder(above) as folder, _opened_file(folder, name) as file:
             os.utime(file, ns=(os.fstat(file).st_atime_ns, mtime_ns))
             _sync_file(file)
-            return _info(key, os.fstat(file))
+            info = _info(key, os.fstat(file))
+        self.left(key, info.revision)
+        return info
 
 
 class Upload:
@@ -320,18 +353,18 @@ class Upload:
 
     def __init__(
         self,
+        root: Root,
         key: str,
         name: str,
         condition: Condition,
         folder: int,
-        conditions: threading.Lock,
     ) -> None:
         """``folder`` is a descriptor that the upload now owns. Raises OSError."""
+        self._root = root
         self._key = key
         self._name = name
         self._condition = condition
         self._folder = folder
-        self._conditions = conditions
         self._temporary = f"{_TEMP_PREFIX}{secrets.token_hex(8)}{_TEMP_SUFFIX}"
         self._open = [folder]
         try:
@@ -355,14 +388,15 @@ class Upload:
             if mtime_ns is not None:
                 os.utime(self._file, ns=(mtime_ns, mtime_ns))
             _sync_file(self._file)
-            with self._conditions:
+            with self._root.conditions:
                 _check(self._folder, self._name, self._key, self._condition)
                 _rename(
                     self._folder, self._temporary, self._folder, self._name, replace=self._condition is not ABSENT
                 )
+                info = _info(self._key, os.fstat(self._file))  # at once: whose change comes next is not ours
             _sync_folder(self._folder)
-            info = _info(self._key, os.fstat(self._file))
             self._close()
+            self._root.left(self._key, info.revision)
             return info
 
     def abort(self) -> None:

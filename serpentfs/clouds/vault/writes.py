@@ -23,9 +23,10 @@ import contextlib
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from serpentfs.clouds.base import Content, GrowingContent
-from serpentfs.clouds.blobs.base import ABSENT, BlobInfo, BlobStore, Chunks
+from serpentfs.clouds.blobs.base import ABSENT, BlobInfo, BlobStore, Chunks, Condition
 from serpentfs.clouds.vault.content import (
     ContentScheme,
     ciphertext_size,
@@ -94,25 +95,25 @@ class Writer:
         retry: bool,
     ) -> NodeInfo:
         entry, long_name = self._target(parent, name, replaces)
-        key, size = entry.primary(Kind.FILE), content.size
+        size = content.size
         header = header_for_token(self._scheme, self._key, token)
         object_size = ciphertext_size(self._scheme, size)
         aside = derive(self._key, token, b"serpentfs vault temporary name", 16).hex()
         temporary = f"{entry.path}/{TEMPORARY_PREFIX}{aside}.tmp"
-        if retry and (blob := await self._find_upload(key, header, object_size)) is not None:
+        if retry and (blob := await self._find_upload(entry.primary(Kind.FILE), header, object_size)) is not None:
             if replaces is not None and replaces.kind is not Kind.FILE:
                 await self._delete_if_there(temporary)
             return self._info(entry, Kind.FILE, blob, name)
         chunks = encrypted(self._scheme, header, content, size)
         if replaces is None:
-            await self._require_room(entry, Kind.FILE)
+            if not (self._store.capabilities.folders and entry.is_object(Kind.FILE)):  # there the put itself finds out
+                await self._require_room(entry, Kind.FILE)
             await self.put_long_name(entry, long_name)
             blob = await self._put_absent(entry, chunks, object_size, mtime_ns)
         elif replaces.kind is Kind.FILE:
-            await self._require_folder(parent)
-            blob = await self._store.put(
-                key, chunks, object_size, condition=replaces.revision, mtime_ns=mtime_ns
-            )
+            if not self._store.capabilities.folders:
+                await self._require_folder(parent)
+            blob = await self._put_file(entry, chunks, object_size, replaces.revision, mtime_ns)
         else:
             await self._require_folder(parent)
             blob = await self._put_over_link(entry, replaces, temporary, chunks, object_size, mtime_ns, retry)
@@ -153,16 +154,37 @@ class Writer:
         )
         return self._info(entry, Kind.FILE, blob, name)
 
-    async def _put_absent(self, entry: Entry, chunks: Chunks, size: int, mtime_ns: int) -> BlobInfo:
-        key = entry.primary(Kind.FILE)
+    async def _put_file(
+        self, entry: Entry, chunks: Chunks, size: int, condition: Condition, mtime_ns: int
+    ) -> BlobInfo:
+        """Put a file's object. Whether a real folder is there the put tells, without a question before each."""
+        within = entry.path if self._store.capabilities.folders and entry.parent != ROOT else ""
+        put = partial(
+            self._store.put,
+            entry.primary(Kind.FILE),
+            chunks,
+            size,
+            condition=condition,
+            mtime_ns=mtime_ns,
+            within=within,
+        )
         try:
-            return await self._store.put(key, chunks, size, condition=ABSENT, mtime_ns=mtime_ns)
+            return await put()
+        except NotFound:
+            if not within:
+                raise
+            await self._require_folder(entry.parent)
+            return await put()
+
+    async def _put_absent(self, entry: Entry, chunks: Chunks, size: int, mtime_ns: int) -> BlobInfo:
+        try:
+            return await self._put_file(entry, chunks, size, ABSENT, mtime_ns)
         except AlreadyExists:
             # An empty folder that an interrupted change left in this place is not somebody's file.
-            if entry.shortened or await self._stat(key) is not None:
+            if entry.shortened or await self._stat(entry.primary(Kind.FILE)) is not None:
                 raise
             await self._remove_empty(entry)
-            return await self._store.put(key, chunks, size, condition=ABSENT, mtime_ns=mtime_ns)
+            return await self._put_file(entry, chunks, size, ABSENT, mtime_ns)
 
     async def _put_over_link(
         self,
