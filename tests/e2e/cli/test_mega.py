@@ -378,7 +378,8 @@ def test_the_end_of_a_mount_whose_session_ended_elsewhere(account: Account, serv
     machine.wait_until_gone()
     assert not machine.is_mounted()
     process = machine.start("mount", "mega:", str(mountpoint))    # from what this machine knows
-    wait_for(machine.is_mounted, "the mount")
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"mounted at {mountpoint}\n"    # from now on a signal lets it upload
     assert os.listdir(mountpoint) == ["after"]
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=TIMEOUT) == 16
