@@ -17,7 +17,7 @@ from serpentfs.vfs.core import Precondition
 
 _ETAG = re.compile(r'\s*((?:W/)?"[^"]*")\s*')
 _IF_PART = re.compile(r"\s*(?:<([^<>]*)>|(\()|(\))|\[\s*((?:W/)?\"[^\"]*\")\s*\]|([Nn][Oo][Tt])\b)")
-_RANGE = re.compile(r"\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", re.IGNORECASE | re.ASCII)
+_RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,20})\s*-\s*(\d{0,20})\s*", re.IGNORECASE | re.ASCII)
 
 
 def etag_of(attributes: Attributes) -> str | None:

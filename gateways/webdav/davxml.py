@@ -60,7 +60,8 @@ def inherit_language(element: Element) -> None:
 def to_text(element: Element) -> str:
     """An element with its content as text that stands for itself, without what follows it."""
     element.tail = None
-    return tostring(element, encoding="unicode")
+    # ElementTree writes a carriage return as it is, and a reader would take it for the end of a line.
+    return tostring(element, encoding="unicode").replace("\r", "&#13;")
 
 
 @lru_cache(maxsize=1024)
@@ -69,6 +70,8 @@ def open_tag(name: str) -> tuple[str, str]:
     namespace, _, local = name[1:].partition("}") if name.startswith("{") else ("", "", name)
     if namespace == "DAV:":
         return f"<D:{local}", f"</D:{local}>"
+    if namespace == "http://www.w3.org/XML/1998/namespace":
+        return f"<xml:{local}", f"</xml:{local}>"   # it may have no other prefix, nor be the default
     return f'<{local} xmlns="{escape(namespace)}"', f"</{local}>"
 
 

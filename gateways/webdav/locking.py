@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from serpentfs.gateways.webdav import davxml
-from serpentfs.gateways.webdav.conditions import IfHeader, ResourceState, etag_of, parse_if
+from serpentfs.gateways.webdav.conditions import IfHeader, ResourceState, check_headers, etag_of, parse_if
 from serpentfs.gateways.webdav.connection import Exchange
 from serpentfs.gateways.webdav.door import DOOR, Door
 from serpentfs.gateways.webdav.locks import DEFAULT_TIMEOUT, LONGEST_TIMEOUT, Lock, parent_of
@@ -67,6 +67,7 @@ async def lock(door: Door, exchange: Exchange) -> None:
     timeout = _timeout(request.headers.get("timeout"))
     place = door.places.find(request.url)
     header = check_if_header(door, request, place)
+    check_headers(request.headers, place.attributes, reading=False)
     if not body:
         await _refresh(door, exchange, place, header, timeout)
         return
@@ -177,6 +178,7 @@ async def unlock(door: Door, exchange: Exchange) -> None:
         raise Refusal(400, "the Lock-Token header is missing or malformed")
     place = door.places.find(request.url)
     check_if_header(door, request, place)
+    check_headers(request.headers, place.attributes, reading=False)
     for lock in door.locks.covering(place.path) if place.path else []:
         if lock.token == token[1:-1]:
             if lock.principal != door.principal(request):

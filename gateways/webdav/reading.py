@@ -212,7 +212,7 @@ async def propfind(door: Door, exchange: Exchange) -> None:
     place = door.places.find(request.url)
     subject = Subject(place.href, place.name, place.path, place.found)
     check_if_header(door, request, place)
-    if depth == "infinity":
+    if depth == "infinity" and place.is_directory:
         raise Refusal(403, "a listing of a whole tree is not offered", condition="<D:propfind-finite-depth/>")
     facts = Facts(door.vfs.statfs(), door.locks, lambda lock: lock_href(door, lock))
     answer = _MultiStatus(exchange)

@@ -6,6 +6,7 @@ off, the old content stays. What ``publish`` returned from is in the journal, so
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
@@ -145,6 +146,7 @@ async def mkcol(door: Door, exchange: Exchange) -> None:
         raise Refusal(415, "a folder is made without a body")
     place = door.places.find(request.url)
     header = check_if_header(door, request, place)
+    check_headers(request.headers, place.attributes, reading=False)
     if place.attributes is not None:
         raise Refusal(405, "there is something already")
     folder = place.folder
@@ -282,20 +284,32 @@ async def move(door: Door, exchange: Exchange) -> None:
         Kind.DIRECTORY in (replaced.kind, source.found.kind)
     )
     if swap:
-        # In one step the source is at its place, and what was there is where the source was, to be removed.
+        # In one step the source is at its place, and what was there is where the source waited, to be removed.
         mode = RenameMode.EXCHANGE
     else:
         mode = RenameMode.REPLACE if transfer.overwrite else RenameMode.NO_REPLACE
     failures: list[Failure] = []
+    folder, name = source.folder, source.name
     with door.locks.committing(source.path, target.path):
+        if swap:
+            # Not where the source was: a client that asks again, because this takes too long or was cut short, would
+            # exchange the two once more and remove the new one.
+            folder, name = transfer.folder, f".serpentfs-move-{uuid.uuid4().hex}"
+            await door.vfs.rename(source.folder, source.name, folder, name, RenameMode.NO_REPLACE, door=DOOR)
         try:
-            await door.vfs.rename(source.folder, source.name, transfer.folder, transfer.name, mode, door=DOOR)
+            await door.vfs.rename(folder, name, transfer.folder, transfer.name, mode, door=DOOR)
         except AlreadyExists as error:
             raise Refusal(412, "the destination exists") from error
+        except BaseException:
+            if swap:
+                with trio.CancelScope(shield=True):
+                    await door.vfs.rename(folder, name, source.folder, source.name, RenameMode.NO_REPLACE, door=DOOR)
+            raise
         door.locks.forget_tree(source.path)
         door.locks.forget_tree(target.path, keep_root=True)
         if swap and replaced is not None:
-            failures = await _remove(door, source.folder, source.name, replaced, source.href)
+            above = target.url.href.rstrip("/").rpartition("/")[0]
+            failures = await _remove(door, folder, name, replaced, f"{above}/{name}/")
     if failures:
         await _reply_failures(exchange, failures)
     else:
@@ -344,8 +358,13 @@ async def proppatch(door: Door, exchange: Exchange) -> None:
                     refused[update.name] = status
             if not refused and dead != before:
                 await save_dead(door.vfs, ino, dead)
-        if not refused and times:
-            await door.vfs.setattr(ino, SetAttributes(**times), door=DOOR)
+            if not refused and times:
+                try:
+                    await door.vfs.setattr(ino, SetAttributes(**times), door=DOOR)
+                except BaseException:
+                    with trio.CancelScope(shield=True):
+                        await save_dead(door.vfs, ino, before)
+                    raise
     names = dict.fromkeys(update.name for update in updates)
     if not refused:
         parts = davxml.propstat(map(davxml.element, names), 200)

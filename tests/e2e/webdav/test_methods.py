@@ -205,6 +205,7 @@ def test_depth(server: Server) -> None:
     assert refused.status == 403
     assert b"propfind-finite-depth" in refused.body
     assert server.request("PROPFIND", "/listed").status == 403, "without Depth it is infinity"
+    assert set(properties(server.request("PROPFIND", "/listed/inner/deep"))) == {"/listed/inner/deep"}
     assert propfind(server, "/listed", depth="2").status == 400
     assert propfind(server, "/nowhere").status == 404
 

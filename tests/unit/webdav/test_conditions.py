@@ -154,6 +154,11 @@ def test_ranges_lie_within_the_file(first: int, last: int | None, size: int) -> 
             assert span == Span(first, size if last is None else min(last + 1, size))
 
 
+@pytest.mark.parametrize("text", [f"bytes=0-{'9' * 5000}", f"bytes={'9' * 5000}-", f"bytes=-{'9' * 5000}"])
+def test_a_range_of_very_many_digits_is_none(text: str) -> None:
+    assert parse_range({"range": text}, file()) is None
+
+
 @given(st.text())
 def test_any_range_is_answered(text: str) -> None:
     try:

@@ -36,7 +36,7 @@ def test_deep_nesting(depth: int) -> None:
 
 
 def test_elements_of_any_name() -> None:
-    for name in ("{DAV:}prop", "{urn:a&b}x", "plain", "{}plain"):
+    for name in ("{DAV:}prop", "{urn:a&b}x", "plain", "{}plain", "{http://www.w3.org/XML/1998/namespace}y"):
         text = davxml.element(name, "1")
         parsed = ElementTree.fromstring(f'<D:r xmlns:D="DAV:">{text}</D:r>')[0]
         assert parsed.tag == name.removeprefix("{}")
@@ -48,6 +48,13 @@ def test_language_is_handed_down() -> None:
     davxml.inherit_language(root)
     assert 'lang="de"' in davxml.to_text(root[0])
     assert 'lang="en"' in davxml.to_text(root[1])
+
+
+def test_carriage_returns_are_kept() -> None:
+    root = davxml.parse(b'<a b="4&#13;5">1&#13;2&#13;&#10;3</a>')
+    assert root.text == "1\r2\r\n3"
+    again = davxml.parse(davxml.to_text(root).encode())
+    assert (again.text, again.get("b")) == ("1\r2\r\n3", "4\r5")
 
 
 def test_text_of_an_element_ends_with_it() -> None:

@@ -10,7 +10,7 @@ import trio.testing
 
 from serpentfs import errors
 from serpentfs.model import ROOT_INO, Attributes, DirEntry, HandleId, Ino
-from serpentfs.vfs.core import Precondition
+from serpentfs.vfs.core import Precondition, RenameMode, SetAttributes
 from tests.fakes.memory_vfs import MemoryVfs
 from tests.unit.webdav.in_process import client_of, connected, make_door
 
@@ -64,6 +64,12 @@ class FailingVfs(MemoryVfs):
         if name in self.failures:
             raise self.failures[name]
         return await super().copy_file(ino, parent, name, precondition=precondition, door=door)
+
+    async def setattr(
+        self, ino: Ino, changes: SetAttributes, handle: HandleId | None = None, *, door: str
+    ) -> Attributes:
+        self._fail("setattr")
+        return await super().setattr(ino, changes, handle, door=door)
 
     @property
     def open_handles(self) -> int:
@@ -195,6 +201,91 @@ async def test_what_cannot_be_removed_or_copied_is_listed() -> None:
         assert answer.body.count(b"<D:response>") == 1, "its folders remain, but they are not to blame"
         assert b"<D:href>/tree/inner/stuck%20%26</D:href><D:status>HTTP/1.1 403" in answer.body
         assert [entry.name for entry in vfs.readdir(vfs.resolve("/tree").ino)] == ["inner"]
+
+
+async def test_a_move_over_a_folder_that_is_asked_for_again_keeps_what_was_moved() -> None:
+    """The first one took too long, or was cut short, while it removed what was replaced."""
+    vfs = FailingVfs()
+    vfs.cloud_mkdir("/source")
+    vfs.cloud_mkdir("/target")
+    vfs.cloud_put("/source/precious", b"x")
+    vfs.cloud_put("/target/old", b"y")
+    vfs.failures["old"] = errors.Unavailable("away")
+    async with client_of(vfs) as client:
+        answer = await client.request("MOVE", "/source", headers={"Destination": "/target"})
+        assert answer.status == 207
+        assert b"/old</D:href><D:status>HTTP/1.1 503" in answer.body
+        vfs.failures.clear()
+        again = await client.request("MOVE", "/source", headers={"Destination": "/target"})
+        assert again.status == 404
+    assert vfs.bytes_of("/target/precious") == b"x"
+    (left,) = [entry.name for entry in vfs.readdir(ROOT_INO) if entry.name != "target"]
+    assert f"<D:href>/{left}/old".encode() in answer.body
+    assert vfs.bytes_of(f"/{left}/old") == b"y"
+
+
+async def test_a_move_that_fails_half_way_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    vfs = FailingVfs()
+    vfs.cloud_mkdir("/source")
+    vfs.cloud_mkdir("/target")
+    vfs.cloud_put("/source/new", b"x")
+    vfs.cloud_put("/target/old", b"y")
+    rename = vfs.rename
+
+    async def failing(
+        parent: Ino, name: str, new_parent: Ino, new_name: str, mode: RenameMode, *, door: str
+    ) -> None:
+        if mode is RenameMode.EXCHANGE:
+            raise errors.NoSpace("full")
+        await rename(parent, name, new_parent, new_name, mode, door=door)
+
+    monkeypatch.setattr(vfs, "rename", failing)
+    async with client_of(vfs) as client:
+        assert (await client.request("MOVE", "/source", headers={"Destination": "/target"})).status == 507
+    assert [entry.name for entry in vfs.readdir(ROOT_INO)] == ["source", "target"]
+    assert (vfs.bytes_of("/source/new"), vfs.bytes_of("/target/old")) == (b"x", b"y")
+
+
+async def test_properties_are_changed_with_the_time_or_not_at_all() -> None:
+    vfs = FailingVfs()
+    vfs.cloud_put("/file", b"x")
+    body = (
+        b'<D:propertyupdate xmlns:D="DAV:"><D:set><D:prop><z:a xmlns:z="urn:z">1</z:a>'
+        b"<D:lastmodified>1000000000</D:lastmodified></D:prop></D:set></D:propertyupdate>"
+    )
+    async with client_of(vfs) as client:
+        vfs.failures["setattr"] = errors.NoSpace("full")
+        assert (await client.request("PROPPATCH", "/file", body)).status == 507
+        found = await client.request("PROPFIND", "/file", headers={"Depth": "0"})
+        assert b"urn:z" not in found.body
+        vfs.failures.clear()
+        assert (await client.request("PROPPATCH", "/file", body)).status == 207
+        found = await client.request("PROPFIND", "/file", headers={"Depth": "0"})
+        assert b"urn:z" in found.body
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers"),
+    [
+        ("LOCK", "/file", {"If-Match": '"stale"'}),
+        ("LOCK", "/file", {"If-None-Match": "*"}),
+        ("LOCK", "/nothing", {"If-Match": "*"}),
+        ("MKCOL", "/nothing", {"If-Match": "*"}),
+        ("UNLOCK", "/file", {"If-Match": '"stale"', "Lock-Token": "<urn:uuid:x>"}),
+    ],
+)
+async def test_conditions_hold_for_locks_and_folders(method: str, target: str, headers: dict[str, str]) -> None:
+    vfs = FailingVfs()
+    vfs.cloud_put("/file", b"x")
+    body = (
+        b'<D:lockinfo xmlns:D="DAV:"><D:lockscope><D:exclusive/></D:lockscope>'
+        b"<D:locktype><D:write/></D:locktype></D:lockinfo>"
+    )
+    async with client_of(vfs) as client:
+        answer = await client.request(method, target, body if method == "LOCK" else b"", headers)
+        assert answer.status == 412
+        assert (await client.request("PUT", "/file", b"y")).status == 204, "nothing is locked"
+    assert [entry.name for entry in vfs.readdir(ROOT_INO)] == ["file"]
 
 
 async def test_a_tree_deeper_than_python_recurses() -> None:
