@@ -42,6 +42,7 @@ _LONGEST_LINE = 16 * 1024
 """Bytes; a path of the longest length that Linux knows (4096) fits, also with every byte doubled."""
 
 _TAKES_DATA_CONNECTION = {"LIST", "NLST", "MLSD", "RETR", "STOR", "STOU", "APPE"}
+_OPENS_DATA_CONNECTION = {"PASV", "EPSV", "PORT", "EPRT"}
 _CHANGES_DRIVE = {
     "STOR", "STOU", "APPE", "DELE", "RMD", "XRMD", "MKD", "XMKD", "RNFR", "RNTO", "MFMT", "SITE CHMOD",
 }   # fmt: skip
@@ -217,7 +218,11 @@ class Control(TlsChannel, FTPHandler):
         _log.log(MAX_VERBOSE, "%s", cmd)
         self._last_response = ""
         try:
-            self._check_allowed(cmd)
+            try:
+                self._check_allowed(cmd)
+            except Exception:
+                self._restart_position = 0   # it was for this command alone
+                raise
             getattr(self, "ftp_" + cmd.replace(" ", "_"))(*args, **kwargs)
         except Exception as error:   # noqa: BLE001 - reply_to logs the traceback of what is unexpected
             self.respond(reply_to(error, f"the command {cmd}"))
@@ -233,6 +238,9 @@ class Control(TlsChannel, FTPHandler):
                 raise Refusal("521 TLS is required on data connections: use PROT P first.")
         if cmd in _CHANGES_DRIVE and self.is_read_only:
             raise ReadOnly("this server is read-only")
+        if cmd in _OPENS_DATA_CONNECTION and self.data_channel and self.data_channel.is_busy:
+            # pyftpdlib would close it in order under the transfer, which would never be answered.
+            raise Refusal("450 A transfer is under way: wait for its end, or ABOR it.")
         if cmd in _TAKES_DATA_CONNECTION:
             if self._in_dtp_queue or self._out_dtp_queue or (self.data_channel and self.data_channel.is_busy):
                 # pyftpdlib would let the new command take over the old one's connection and file.

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 from serpentfs.errors import AlreadyExists, IsADirectory, NotADirectory, NotFound, PermissionDenied
-from serpentfs.gateways.accounts import EVERYTHING, below
+from serpentfs.gateways.accounts import below
 from serpentfs.gateways.ftp import uploads
 from serpentfs.gateways.ftp.control import Control
 from serpentfs.gateways.ftp.listing import list_line, mlsx, parse_time_value, time_value
@@ -39,9 +39,8 @@ class Session(Control):
     _rename_from: Place | None = None
 
     def logged_in(self) -> None:
-        root = self.door.root
-        if self.rights != EVERYTHING:
-            root = self.door.vfs.ask(_folder_at, below(self.door.options.server.root, self.rights))
+        # Looked up anew for each login: the folder may have been renamed, or removed and made again, since the start.
+        root = self.door.vfs.ask(_folder_at, below(self.door.options.server.root, self.rights))
         self._tree = Tree(self.door.vfs, root, self.door.partials, self.username)
 
     def flush_account(self) -> None:

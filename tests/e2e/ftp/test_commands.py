@@ -826,3 +826,36 @@ def test_what_cannot_be_served() -> None:
         pass
     with door() as running, pytest.raises(Busy, match="in use"), door(options=options(port=running.port)):
         pass
+
+
+@pytest.mark.parametrize("command", ["EPSV", "PASV", "EPRT |1|127.0.0.1|50000|", "PORT 127,0,0,1,195,80"])
+def test_no_new_data_connection_takes_the_place_of_a_busy_one(client: ftplib.FTP, command: str) -> None:
+    data = begin_upload(client, "STOR file")
+    data.sendall(b"first half ")
+    assert ask(client, command).startswith("450")
+    data.sendall(b"second half")
+    data.close()
+    assert reply(client).startswith("226")
+    assert fetch(client, "file") == b"first half second half"
+
+
+def test_an_offset_is_for_the_next_command_even_if_it_is_refused(client: ftplib.FTP) -> None:
+    assert store(client, "file", b"0123456789").startswith("226")
+    assert ask(client, "REST 5").startswith("350")
+    assert ask(client, "STOR file").startswith("425")
+    assert store(client, "file", b"ABC").startswith("226")
+    assert fetch(client, "file") == b"ABC"
+
+
+def test_the_root_is_looked_up_at_each_login() -> None:
+    vfs = MemoryVfs()
+    fill(vfs, "/shared/old", b"x")
+    with door(vfs, options(root="/shared")) as running:
+        with running.login() as client:
+            assert list(listed(client)) == ["old"]
+        vfs.cloud_rename("/shared", "/moved")
+        with pytest.raises(ftplib.error_perm, match="530"):
+            running.login()
+        fill(vfs, "/shared/new", b"y")
+        with running.login() as client:
+            assert list(listed(client)) == ["new"]
