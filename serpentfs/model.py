@@ -99,6 +99,14 @@ class NodeInfo:
         return NodeRef(self.id, self.kind, self.revision, self.size, self.locator)
 
 
+_LATEST_NS = (1 << 63) - 1
+
+
+def kept_time(time_ns: int) -> int:
+    """The nearest time that is kept: nanoseconds in 64 bits, from 1677 to 2262."""
+    return min(max(time_ns, ~_LATEST_NS), _LATEST_NS)
+
+
 class Attributes(NamedTuple):
     """What a door needs to know of an entry (stat).
 

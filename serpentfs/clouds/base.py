@@ -34,6 +34,8 @@ class Capabilities:
     versions: bool = False
     resumes_changes: bool = False
     """``changes`` goes on where it was left before the last start, so that only the first start takes a snapshot."""
+    events: bool = False
+    """``changes`` looks where something happened, and nowhere again and again."""
     reports_times: bool = False
     """Listings tell the time (in whole seconds) that ``put`` and ``set_mtime`` gave a file: another one there means
     that somebody set it."""

@@ -53,6 +53,7 @@ from serpentfs.model import (
     NodeId,
     NodeRef,
     Quota,
+    kept_time,
 )
 from serpentfs.tree.feed import Feed
 from serpentfs.tree.store import DRAFT, REMOVED, EntryRow, NodeRow, StageRow, Store
@@ -588,6 +589,10 @@ class Drive:
         self, ino: Ino, changes: SetAttributes, handle: HandleId | None = None, *, door: str
     ) -> Attributes:
         self._writable()
+        if changes.mtime_ns is not None:
+            changes = replace(changes, mtime_ns=kept_time(changes.mtime_ns))
+        if changes.atime_ns is not None:
+            changes = replace(changes, atime_ns=kept_time(changes.atime_ns))
         row = self._row(ino)
         if changes.size is not None:
             if row.kind is not Kind.FILE:
@@ -605,8 +610,6 @@ class Drive:
         seqs: tuple[int | None, ...] = ()
         now = time.time_ns()
         file = self._handles.file(ino)
-        if changes.mtime_ns is not None and file is not None:
-            file.row = file.row._replace(mtime_ns=changes.mtime_ns, ctime_ns=now)
         if file is None or not file.draft:
             with self._ledger.change() as change:
                 if changes.mode is not None or changes.uid is not None or changes.gid is not None:
@@ -618,6 +621,8 @@ class Drive:
                         Entry(0, Operation.SETATTR, ino, mtime_ns=changes.mtime_ns, recorded=time.time())
                     )
             seqs = change.seqs
+        if changes.mtime_ns is not None and file is not None:
+            file.row = file.row._replace(mtime_ns=changes.mtime_ns, ctime_ns=now)
         self._tell(door, ino)
         await self._confirmed(seqs, door)
         return self._row(ino).attributes()
@@ -1000,7 +1005,7 @@ class Drive:
             row = file.row._replace(
                 parent=parent,
                 name=name if existing is None else existing.name,
-                mtime_ns=now if mtime_ns is None else mtime_ns,
+                mtime_ns=now if mtime_ns is None else kept_time(mtime_ns),
                 ctime_ns=now,
                 atime_ns=now,
                 mode=None if kept is None else kept.mode,
@@ -1173,7 +1178,12 @@ class Drive:
     def uploaded(self, ino: Ino, stage: Stage, node: NodeRow) -> None:
         file = self._handles.file(ino)
         if file is not None:
-            file.node = node
+            # Unless a later upload was confirmed while this one waited for the disk.
+            current = self._store.node_of(ino)
+            if current is not None:
+                file.node = current
+            elif file.content == node.content:
+                file.node = node
             if file.stage is stage:
                 file.stage = None
         self._drop_bases(ino, stage)

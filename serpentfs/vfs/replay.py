@@ -388,9 +388,10 @@ class Replay:
         self._made_folder(row.ino)
 
     def _made_folder(self, ino: Ino) -> None:
-        """The cloud has a folder of ours. What others put into it before we knew its id was passed over."""
+        """The cloud has a folder of ours. What others put into it before we knew its id was passed over; where
+        everything is listed now and then, that brings it."""
         self._feed.confirmed(ino)
-        if self._cloud.capabilities.resumes_changes:
+        if self._cloud.capabilities.resumes_changes or self._cloud.capabilities.events:
             self._feed.leave_for_later(ino)
 
     def _replaced(self, entry: Entry) -> NodeRef | None:

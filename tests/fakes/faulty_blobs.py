@@ -82,6 +82,9 @@ class FaultyBlobStore:
 
         return await self._store.put(new_key, chunks, len(data), condition=condition)
 
+    def is_moved(self, before: Revision, after: Revision) -> bool:
+        return self._store.is_moved(before, after)
+
     async def rename_directory(self, prefix: str, new_prefix: str) -> None:
         return await self._pass(self._store.rename_directory(prefix, new_prefix))
 

@@ -209,6 +209,9 @@ class MemoryBlobStore:
             self.account.touched(key)
         return self._info(new_key)
 
+    def is_moved(self, before: Revision, after: Revision) -> bool:
+        return True
+
     async def rename_directory(self, prefix: str, new_prefix: str) -> None:
         await trio.lowlevel.checkpoint()
         if not self._is_directory(prefix):

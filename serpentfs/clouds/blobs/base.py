@@ -98,6 +98,10 @@ class BlobStore(Protocol):
         """Move one object. ``condition`` speaks of what is at ``new_key``."""
         ...
 
+    def is_moved(self, before: Revision, after: Revision) -> bool:
+        """Whether ``rename`` alone can have made the one revision of the other; True where that cannot be told."""
+        ...
+
     async def rename_directory(self, prefix: str, new_prefix: str) -> None:
         """Move a small folder of objects (a shortened name's). Target first, then source, where not atomic."""
         ...
@@ -130,8 +134,7 @@ class BlobStore(Protocol):
 
     async def watch(self, prefix: str, send: trio.MemorySendChannel[frozenset[str]]) -> None:
         """Send the folders (full keys) below ``prefix`` in which something changed, coalesced over some tens of
-        milliseconds, until cancelled. Changes that were made through this very object may be left out as long as they
-        are the last ones. The empty set means "too much, or events were lost: list everything".
+        milliseconds, until cancelled. The empty set means "too much, or events were lost: list everything".
         Only where ``capabilities.events``. The first thing sent is an empty set, once the watch is in place, so that
         a listing that starts then misses nothing."""
         ...

@@ -16,7 +16,7 @@ from serpentfs.bridge import run_in_thread
 from serpentfs.clouds.blobs.base import BlobCapabilities, BlobInfo, BlobStore, Chunks, Condition
 from serpentfs.clouds.blobs.inotify import EventsUnavailable, sees_every_change, watch_by_events, watch_by_listing
 from serpentfs.clouds.blobs.pieces import in_pieces
-from serpentfs.clouds.blobs.posix import Root, Upload
+from serpentfs.clouds.blobs.posix import Root, Upload, is_moved
 from serpentfs.errors import Unsupported
 from serpentfs.model import Quota, Revision, Span
 
@@ -94,6 +94,9 @@ class FileStore(BlobStore):
     async def rename(self, key: str, new_key: str, *, condition: Condition = None) -> BlobInfo:
         return await run_in_thread("store", self._root.rename, key, new_key, condition)
 
+    def is_moved(self, before: Revision, after: Revision) -> bool:
+        return is_moved(before, after)
+
     async def rename_directory(self, prefix: str, new_prefix: str) -> None:
         await run_in_thread("store", self._root.rename_directory, prefix, new_prefix)
 
@@ -114,7 +117,7 @@ class FileStore(BlobStore):
         whose other clients raise no events here, or too few watches)."""
         if await run_in_thread("store", sees_every_change, self._root.path, abandon=True):
             try:
-                await watch_by_events(self._root, prefix, send)
+                await watch_by_events(self._root.path, prefix, send)
             except EventsUnavailable as reason:
                 _log.warning("watching %s by listing it again and again: %s", self._root.path, reason)
         await watch_by_listing(self, prefix, send)

@@ -21,7 +21,7 @@ import trio
 
 from serpentfs.bridge import run_in_thread
 from serpentfs.clouds.blobs.base import BlobStore
-from serpentfs.clouds.blobs.posix import Root, is_temporary, store_errors
+from serpentfs.clouds.blobs.posix import is_temporary, store_errors
 from serpentfs.errors import NotADirectory, NotFound, RetryableError, Unavailable
 from serpentfs.mount_table import kind_of_device
 
@@ -93,7 +93,7 @@ class _Event:
 class _Tree:
     """The watches of one tree. Used by one thread at a time."""
 
-    def __init__(self, root: Root, top: str) -> None:
+    def __init__(self, root: str, top: str) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         try:
             self._add_watch = libc.inotify_add_watch
@@ -113,7 +113,7 @@ class _Tree:
         os.close(self.descriptor)
 
     def _path(self, key: str) -> str:
-        return os.path.join(self._root.path, key) if key else self._root.path
+        return os.path.join(self._root, key) if key else self._root
 
     def follow(self, key: str) -> set[str]:
         """Watch a folder and all below it; the answer is what is watched now. A folder that is gone is left out.
@@ -168,10 +168,9 @@ class _Tree:
                 yield _Event(watch, mask, os.fsdecode(name))
 
     def drain(self) -> set[str] | None:
-        """The folders of all waiting events but those of what we did ourselves; None when events were lost or the
-        whole tree is gone, so that everything has to be watched and listed anew."""
+        """The folders of all waiting events; None when events were lost or the whole tree is gone, so that
+        everything has to be watched and listed anew."""
         changed: set[str] = set()
-        objects: set[tuple[str, str]] = set()
         lost = False
         for event in self._read_events():
             if event.mask & _IN_Q_OVERFLOW:
@@ -189,9 +188,6 @@ class _Tree:
                 continue
             if is_temporary(event.name):
                 continue
-            if event.name and not event.mask & _IN_ISDIR:
-                objects.add((folder, event.name))
-                continue
             changed.add(folder)
             if event.mask & _IN_ISDIR and event.name:
                 inner = f"{folder}/{event.name}" if folder else event.name
@@ -201,15 +197,10 @@ class _Tree:
                 elif event.mask & (_IN_CREATE | _IN_MOVED_TO):
                     self.forget(inner)
                     changed |= self.follow(inner)
-        if lost:
-            return None
-        for folder, name in objects:
-            if folder not in changed and not self._root.is_as_left(f"{folder}/{name}" if folder else name):
-                changed.add(folder)
-        return changed
+        return None if lost else changed
 
 
-async def watch_by_events(root: Root, prefix: str, send: trio.MemorySendChannel[frozenset[str]]) -> None:
+async def watch_by_events(root: str, prefix: str, send: trio.MemorySendChannel[frozenset[str]]) -> None:
     """See ``BlobStore.watch``. Raises EventsUnavailable when there are no more watches; never returns. While the
     folder itself is missing, it is looked for again and again."""
     while True:

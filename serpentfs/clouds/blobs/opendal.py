@@ -57,7 +57,7 @@ from serpentfs.errors import (
     Unsupported,
     UsageError,
 )
-from serpentfs.model import Quota, Revision, Span
+from serpentfs.model import Quota, Revision, Span, kept_time
 
 PART_SIZE = 8 * 1024 * 1024
 """Bytes of a part of a multipart upload (S3 wants at least 5 MiB), and the size up to which an object is written
@@ -159,7 +159,7 @@ class _Revisions:
         else:
             revision = f"{base}.{ours.number}" if ours is not None and ours.number else base
         mtime_ns = tick * 10**9 if tick or ours is None else ours.mtime_ns
-        return BlobInfo(key, metadata.content_length, mtime_ns, Revision(revision))
+        return BlobInfo(key, metadata.content_length, kept_time(mtime_ns), Revision(revision))
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,6 +483,9 @@ class OpendalStore(BlobStore):
             raise Conflict(f"{new_key} was replaced by somebody else right away")
         self._revisions.wrote(new_key, metadata, source.mtime_ns)
         return self._revisions.info(new_key, metadata)
+
+    def is_moved(self, before: Revision, after: Revision) -> bool:
+        return True  # it is a copy, with a revision of its own
 
     async def rename_directory(self, prefix: str, new_prefix: str) -> None:
         split_key(prefix)

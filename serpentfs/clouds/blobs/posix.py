@@ -40,15 +40,12 @@ from serpentfs.errors import (
     Unavailable,
     Unsupported,
 )
-from serpentfs.model import Quota, Revision, Span
+from serpentfs.model import Quota, Revision, Span, kept_time
 
 _TEMP_PREFIX, _TEMP_SUFFIX = ".serpentfs-", ".tmp"
 ORPHAN_AGE = 24 * 3600.0
 """Seconds without a change after which a temporary file belongs to a process that died. A running upload touches
 its file all the time; a day leaves room for clocks that disagree and for an fsync over a slow network."""
-
-_MOST_LEFT = 4096
-"""Changes of ours that are remembered until their events come: those of some seconds."""
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a FIFO planted in the store must not stop a thread in open().
@@ -100,8 +97,15 @@ def revision_of(status: os.stat_result) -> Revision:
     return Revision(f"{status.st_ino:x}.{status.st_ctime_ns:x}.{status.st_mtime_ns:x}.{status.st_size:x}")
 
 
+def is_moved(before: Revision, after: Revision) -> bool:
+    """Whether a rename alone can have made the one revision of the other: it changes no more than the ctime."""
+    inode, _, *rest = before.split(".")
+    new_inode, _, *new_rest = after.split(".")
+    return (inode, rest) == (new_inode, new_rest)
+
+
 def _info(key: str, status: os.stat_result) -> BlobInfo:
-    return BlobInfo(key, status.st_size, status.st_mtime_ns, revision_of(status))
+    return BlobInfo(key, status.st_size, kept_time(status.st_mtime_ns), revision_of(status))
 
 
 def _sync_file(descriptor: int) -> None:
@@ -127,35 +131,11 @@ class Root:
         self._path = os.path.realpath(path)
         self._identity: tuple[int, int] | None = None
         # Between a condition's check and the change that relies on it, against other threads of this process.
-        self.conditions = threading.Lock()
-        self._left: dict[str, Revision | None] = {}
-        """What was changed here lately, by key, and as what it was left; None: removed. Guarded by ``_leaving``."""
-        self._leaving = threading.Lock()
+        self._conditions = threading.Lock()
 
     @property
     def path(self) -> str:
         return self._path
-
-    def left(self, key: str, revision: Revision | None) -> None:
-        """Note that this is what a change of ours made of an object."""
-        with self._leaving:
-            self._left.pop(key, None)
-            self._left[key] = revision
-            if len(self._left) > _MOST_LEFT:
-                del self._left[next(iter(self._left))]
-
-    def is_as_left(self, key: str) -> bool:
-        """Whether an object is as the last change of ours made it, so that an event about it is no news."""
-        with self._leaving:
-            if key not in self._left:
-                return False
-            revision = self._left[key]
-        try:
-            return self.stat(key).revision == revision
-        except NotFound:
-            return revision is None
-        except SerpentError:
-            return False
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
@@ -275,7 +255,7 @@ class Root:
         above, name = split_key(key)
         with store_errors(key), self.folder(above, make_from=len(parts_of(within))) as folder:
             _check(folder, name, key, condition)
-            return Upload(self, key, name, condition, os.dup(folder))
+            return Upload(key, name, condition, os.dup(folder), self._conditions)
 
     def rename(self, key: str, new_key: str, condition: Condition) -> BlobInfo:
         above, name = split_key(key)
@@ -283,17 +263,14 @@ class Root:
         with store_errors(key), _as_missing(), self.folder(above) as source:
             _stat_object(source, name)
             with store_errors(new_key), self.folder(new_above, make_from=0) as target:
-                with self.conditions:
+                with self._conditions:
                     _check(target, new_name, new_key, condition)
                     _rename(source, name, target, new_name, replace=condition is not ABSENT)
                     status = _stat_object(target, new_name)  # at once: whose change comes next is not ours
                 _sync_folder(target)
             if above != new_above:
                 _sync_folder(source)
-        info = _info(new_key, status)
-        self.left(key, None)
-        self.left(new_key, info.revision)
-        return info
+        return _info(new_key, status)
 
     def rename_directory(self, prefix: str, new_prefix: str) -> None:
         above, name = split_key(prefix)
@@ -310,13 +287,12 @@ class Root:
     def delete(self, key: str, condition: Revision | None) -> None:
         above, name = split_key(key)
         with store_errors(key), _as_missing(), self.folder(above) as folder:
-            with self.conditions:
+            with self._conditions:
                 status = _stat_object(folder, name)
                 if condition is not None and revision_of(status) != condition:
                     raise Conflict(f"{key} has changed")
                 os.unlink(name, dir_fd=folder)
             _sync_folder(folder)
-        self.left(key, None)
 
     def make_directory(self, prefix: str) -> None:
         with store_errors(prefix), self.folder(parts_of(prefix), make_from=0):
@@ -342,9 +318,7 @@ class Root:
         with store_errors(key), _as_missing(), self.folder(above) as folder, _opened_file(folder, name) as file:
             os.utime(file, ns=(os.fstat(file).st_atime_ns, mtime_ns))
             _sync_file(file)
-            info = _info(key, os.fstat(file))
-        self.left(key, info.revision)
-        return info
+            return _info(key, os.fstat(file))
 
 
 class Upload:
@@ -353,18 +327,18 @@ class Upload:
 
     def __init__(
         self,
-        root: Root,
         key: str,
         name: str,
         condition: Condition,
         folder: int,
+        conditions: threading.Lock,
     ) -> None:
         """``folder`` is a descriptor that the upload now owns. Raises OSError."""
-        self._root = root
         self._key = key
         self._name = name
         self._condition = condition
         self._folder = folder
+        self._conditions = conditions
         self._temporary = f"{_TEMP_PREFIX}{secrets.token_hex(8)}{_TEMP_SUFFIX}"
         self._open = [folder]
         try:
@@ -388,7 +362,7 @@ class Upload:
             if mtime_ns is not None:
                 os.utime(self._file, ns=(mtime_ns, mtime_ns))
             _sync_file(self._file)
-            with self._root.conditions:
+            with self._conditions:
                 _check(self._folder, self._name, self._key, self._condition)
                 _rename(
                     self._folder, self._temporary, self._folder, self._name, replace=self._condition is not ABSENT
@@ -396,7 +370,6 @@ class Upload:
                 info = _info(self._key, os.fstat(self._file))  # at once: whose change comes next is not ours
             _sync_folder(self._folder)
             self._close()
-            self._root.left(self._key, info.revision)
             return info
 
     def abort(self) -> None:

@@ -64,6 +64,7 @@ class VaultCloud:
             stable_file_ids=False,
             set_mtime=store.capabilities.set_mtime,
             growing_puts=store.capabilities.growing_puts,
+            events=store.capabilities.events,
             longest_name_bytes=MAX_NAME_BYTES,
         )
         self._feed = ChangeFeed(store, self.lister, self.names, poll_interval)

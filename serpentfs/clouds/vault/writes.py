@@ -278,7 +278,10 @@ class Writer:
             if there is not None:
                 await self._store.delete(source_key, condition=there.revision)
             await self.tidy(source, kind)
-            return await self._info_at(target, node, blob, name)
+            info = await self._info_at(target, node, blob, name)
+            # Where it was known by its size alone, somebody may have saved over it since.
+            same = kind is not Kind.FILE or there is not None or self._store.is_moved(node.revision, blob.revision)
+            return replace(info, same_content=same)
         if there is None:
             raise NotFound(f"{source_key} is no longer there")
         if replaces is None:
@@ -293,7 +296,9 @@ class Writer:
             blob = await self._store.rename(source_key, target_key, condition=ABSENT)
         await self.tidy(source, kind)
         info = await self._info_at(target, node, blob, name)
-        return replace(info, same_content=kind is not Kind.FILE or there.revision == node.revision)
+        # Somebody may have saved over it until the very moment of the rename.
+        same = there.revision == node.revision and self._store.is_moved(there.revision, blob.revision)
+        return replace(info, same_content=kind is not Kind.FILE or same)
 
     async def _rename_absent(self, source_key: str, target: Entry, kind: Kind) -> BlobInfo:
         key = target.primary(kind)

@@ -62,7 +62,7 @@ class PowerCut:
         self._image = image
         sync = Store.sync
 
-        async def sync_and_take_image(store: Store) -> None:
+        async def sync_and_take_image(store: Store, *, patient: bool = False) -> None:
             await sync(store)
             self.take_image()
 
@@ -101,7 +101,7 @@ async def test_a_content_that_was_fsynced_outlives_its_unsynced_successor(
         assert await read(drive, "/file") == b"fsynced" * BLOCK_SIZE
 
 
-async def _never(store: Store) -> None:
+async def _never(store: Store, *, patient: bool = False) -> None:
     await trio.sleep_forever()
 
 
@@ -890,3 +890,41 @@ async def test_a_file_is_read_while_an_upload_of_it_waits_for_another_attempt(
         await patch(drive, "/file", 0, b"2" * BLOCK_SIZE)
         await until(lambda: any(change.tries for change in drive.status().pending))
         assert await read(drive, "/file") == b"2" * BLOCK_SIZE + b"1" * BLOCK_SIZE
+
+
+@pytest.mark.parametrize("year", [1, 9999])
+async def test_a_time_that_no_64_bits_hold_costs_nothing(tmp_path: Path, year: int) -> None:
+    """The nearest one is kept, and the content of an open file is not held up by it."""
+    time_ns = (year - 1970) * 365 * 86400 * 10**9
+    cloud = MemoryCloud()
+    async with a_drive(cloud, tmp_path) as drive:
+        attributes, handle = await drive.create(ROOT_INO, "file", exclusive=True, door=DOOR)
+        await drive.write(handle, 0, b"important")
+        kept = await drive.setattr(
+            attributes.ino, SetAttributes(mtime_ns=time_ns, atime_ns=time_ns), handle, door=DOOR
+        )
+        assert kept.mtime_ns == (2**63 - 1 if time_ns > 0 else -(2**63))
+        await drive.flush(handle)
+        await drive.release(handle)
+        await until(lambda: not drive.status().pending)
+    assert cloud.contents() == {"/file": b"important"}
+
+
+async def test_a_change_of_attributes_that_fails_leaves_an_open_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_drive(MemoryCloud(), tmp_path) as drive:
+        attributes, handle = await drive.create(ROOT_INO, "file", exclusive=True, door=DOOR)
+        await drive.write(handle, 0, b"important")
+        await drive.flush(handle)
+        before = drive.getattr(attributes.ino)
+
+        def full(self: Store, *arguments: object) -> None:
+            raise NoSpace("full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "set_times", full)
+            with pytest.raises(NoSpace):
+                await drive.setattr(attributes.ino, SetAttributes(mtime_ns=10**18), handle, door=DOOR)
+        assert drive.getattr(attributes.ino) == before
+        await drive.release(handle)
