@@ -280,36 +280,32 @@ async def move(door: Door, exchange: Exchange) -> None:
     transfer = _prepare(door, exchange.request, moving=True)
     source, target = transfer.source, transfer.target
     replaced = target.attributes
-    swap = replaced is not None and source.path != target.path and (
+    in_two_steps = replaced is not None and source.path != target.path and (
         Kind.DIRECTORY in (replaced.kind, source.found.kind)
     )
-    if swap:
-        # In one step the source is at its place, and what was there is where the source waited, to be removed.
-        mode = RenameMode.EXCHANGE
-    else:
-        mode = RenameMode.REPLACE if transfer.overwrite else RenameMode.NO_REPLACE
+    mode = RenameMode.REPLACE if transfer.overwrite and not in_two_steps else RenameMode.NO_REPLACE
+    aside = f".serpentfs-move-{uuid.uuid4().hex}"
+    folder = transfer.folder
     failures: list[Failure] = []
-    folder, name = source.folder, source.name
     with door.locks.committing(source.path, target.path):
-        if swap:
-            # Not where the source was: a client that asks again, because this takes too long or was cut short, would
-            # exchange the two once more and remove the new one.
-            folder, name = transfer.folder, f".serpentfs-move-{uuid.uuid4().hex}"
-            await door.vfs.rename(source.folder, source.name, folder, name, RenameMode.NO_REPLACE, door=DOOR)
+        if in_two_steps:
+            # It is removed under a name that nobody asks for. Were it removed where the source was, who asks again,
+            # because this takes too long or was cut short, would move what is removed over what is new.
+            await door.vfs.rename(folder, target.name, folder, aside, RenameMode.NO_REPLACE, door=DOOR)
         try:
-            await door.vfs.rename(folder, name, transfer.folder, transfer.name, mode, door=DOOR)
-        except AlreadyExists as error:
-            raise Refusal(412, "the destination exists") from error
-        except BaseException:
-            if swap:
+            await door.vfs.rename(source.folder, source.name, folder, transfer.name, mode, door=DOOR)
+        except BaseException as error:
+            if in_two_steps:
                 with trio.CancelScope(shield=True):
-                    await door.vfs.rename(folder, name, source.folder, source.name, RenameMode.NO_REPLACE, door=DOOR)
+                    await door.vfs.rename(folder, aside, folder, target.name, RenameMode.NO_REPLACE, door=DOOR)
+            if isinstance(error, AlreadyExists):
+                raise Refusal(412, "the destination exists") from error
             raise
         door.locks.forget_tree(source.path)
         door.locks.forget_tree(target.path, keep_root=True)
-        if swap and replaced is not None:
+        if in_two_steps and replaced is not None:
             above = target.url.href.rstrip("/").rpartition("/")[0]
-            failures = await _remove(door, folder, name, replaced, f"{above}/{name}/")
+            failures = await _remove(door, folder, aside, replaced, f"{above}/{aside}/")
     if failures:
         await _reply_failures(exchange, failures)
     else:

@@ -235,7 +235,7 @@ async def test_a_move_that_fails_half_way_is_undone(monkeypatch: pytest.MonkeyPa
     async def failing(
         parent: Ino, name: str, new_parent: Ino, new_name: str, mode: RenameMode, *, door: str
     ) -> None:
-        if mode is RenameMode.EXCHANGE:
+        if name == "source":
             raise errors.NoSpace("full")
         await rename(parent, name, new_parent, new_name, mode, door=door)
 
