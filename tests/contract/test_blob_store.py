@@ -194,7 +194,10 @@ async def test_mtime_is_kept_where_it_can_be(store: BlobStore) -> None:
     assert await store.stat("file") == info
     if store.capabilities.set_mtime:
         assert info.mtime_ns == MTIME
-        changed = await store.set_mtime("file", MTIME + 1_000_000_000)
+        with pytest.raises(Conflict):
+            await store.set_mtime("file", MTIME, condition=Revision("another"))
+        before = await store.stat("file")
+        changed = await store.set_mtime("file", MTIME + 1_000_000_000, condition=before.revision)
         assert changed.mtime_ns == MTIME + 1_000_000_000
         assert await store.stat("file") == changed
         assert await store.read("file", revision=changed.revision) == b"data"

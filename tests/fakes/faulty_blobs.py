@@ -106,8 +106,8 @@ class FaultyBlobStore:
     async def list_directories(self, prefix: str) -> builtins.list[str]:
         return await self._pass(self._store.list_directories(prefix))
 
-    async def set_mtime(self, key: str, mtime_ns: int) -> BlobInfo:
-        return await self._pass(self._store.set_mtime(key, mtime_ns))
+    async def set_mtime(self, key: str, mtime_ns: int, *, condition: Revision | None = None) -> BlobInfo:
+        return await self._pass(self._store.set_mtime(key, mtime_ns, condition=condition))
 
     async def watch(self, prefix: str, send: trio.MemorySendChannel[frozenset[str]]) -> None:
         return await self._pass(self._store.watch(prefix, send))

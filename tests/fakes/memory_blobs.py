@@ -269,11 +269,13 @@ class MemoryBlobStore:
             raise Unsupported("this store has no order")
         return min((key for key in self._below(prefix) if key.encode() > after.encode()), default=None)
 
-    async def set_mtime(self, key: str, mtime_ns: int) -> BlobInfo:
+    async def set_mtime(self, key: str, mtime_ns: int, *, condition: Revision | None = None) -> BlobInfo:
         await trio.lowlevel.checkpoint()
         if not self.account.folders:
             raise Unsupported("this store cannot set times")
-        self.account.blobs[key] = self.account.new_blob(self._blob(_checked(key)).data, mtime_ns)
+        blob = self._blob(_checked(key))
+        self._check(key, condition)
+        self.account.blobs[key] = self.account.new_blob(blob.data, mtime_ns)
         self.account.touched(key)
         return self._info(key)
 

@@ -130,7 +130,9 @@ class BlobStore(Protocol):
         there is none. Unsupported where ``capabilities.sorted_keys`` is False."""
         ...
 
-    async def set_mtime(self, key: str, mtime_ns: int) -> BlobInfo: ...
+    async def set_mtime(self, key: str, mtime_ns: int, *, condition: Revision | None = None) -> BlobInfo:
+        """NotFound when there is no such object; Conflict when it is at another revision."""
+        ...
 
     async def watch(self, prefix: str, send: trio.MemorySendChannel[frozenset[str]]) -> None:
         """Send the folders (full keys) below ``prefix`` in which something changed, coalesced over some tens of

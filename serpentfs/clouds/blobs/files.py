@@ -109,8 +109,8 @@ class FileStore(BlobStore):
     async def remove_directory(self, prefix: str) -> None:
         await run_in_thread("store", self._root.remove_directory, prefix)
 
-    async def set_mtime(self, key: str, mtime_ns: int) -> BlobInfo:
-        return await run_in_thread("store", self._root.set_mtime, key, mtime_ns)
+    async def set_mtime(self, key: str, mtime_ns: int, *, condition: Revision | None = None) -> BlobInfo:
+        return await run_in_thread("store", self._root.set_mtime, key, mtime_ns, condition)
 
     async def watch(self, prefix: str, send: trio.MemorySendChannel[frozenset[str]]) -> None:
         """By inotify; by listing again and again where that cannot work (another system, a network file system

@@ -531,7 +531,7 @@ class OpendalStore(BlobStore):
             with _store_errors(prefix):
                 self._operator.delete(marker)
 
-    async def set_mtime(self, key: str, mtime_ns: int) -> BlobInfo:
+    async def set_mtime(self, key: str, mtime_ns: int, *, condition: Revision | None = None) -> BlobInfo:
         raise Unsupported("this store cannot set the time of an object")
 
     async def watch(self, prefix: str, send: trio.MemorySendChannel[frozenset[str]]) -> None:

@@ -313,10 +313,13 @@ class Root:
         except NotFound:
             return
 
-    def set_mtime(self, key: str, mtime_ns: int) -> BlobInfo:
+    def set_mtime(self, key: str, mtime_ns: int, condition: Revision | None) -> BlobInfo:
         above, name = split_key(key)
         with store_errors(key), _as_missing(), self.folder(above) as folder, _opened_file(folder, name) as file:
-            os.utime(file, ns=(os.fstat(file).st_atime_ns, mtime_ns))
+            status = os.fstat(file)
+            if condition is not None and revision_of(status) != condition:
+                raise Conflict(f"{key} has changed")
+            os.utime(file, ns=(status.st_atime_ns, mtime_ns))
             _sync_file(file)
             return _info(key, os.fstat(file))
 

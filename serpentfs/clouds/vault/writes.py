@@ -411,9 +411,8 @@ class Writer:
             raise Unsupported("this store cannot set the time of an object")
         entry = entry_of(self._names, node)
         key = entry.primary(node.kind)
-        if (await self._store.stat(key)).revision != node.revision:
-            raise Conflict(f"{key} has changed")
-        return await self._info_at(entry, node, await self._store.set_mtime(key, mtime_ns), name)
+        blob = await self._store.set_mtime(key, mtime_ns, condition=node.revision)
+        return await self._info_at(entry, node, blob, name)
 
     # parts of the above
 

@@ -13,8 +13,9 @@ from serpentfs.clouds.blobs.base import BlobInfo, Chunks, Condition
 from serpentfs.clouds.blobs.files import FileStore
 from serpentfs.clouds.vault.layout import ROOT
 from serpentfs.errors import Unavailable
-from serpentfs.model import BLOCK_SIZE
+from serpentfs.model import BLOCK_SIZE, Revision
 from serpentfs.tree.store import Store
+from serpentfs.vfs.core import SetAttributes
 from tests.drives import DOOR, a_drive, contents, exists, ino_at, mkdir, patch, read, rename, until, write
 from tests.fakes.memory_cloud import MemoryCloud
 from tests.vaults import contents as vault_contents
@@ -33,6 +34,13 @@ class Disk(FileStore):
         self.after_link: Hook | None = None
         self.before_rename: Hook | None = None
         self.after_rename: Hook | None = None
+        self.before_set_mtime: Hook | None = None
+
+    async def set_mtime(self, key: str, mtime_ns: int, *, condition: Revision | None = None) -> BlobInfo:
+        if self.before_set_mtime is not None:
+            hook, self.before_set_mtime = self.before_set_mtime, None
+            await hook()
+        return await super().set_mtime(key, mtime_ns, condition=condition)
 
     async def put(
         self,
@@ -106,6 +114,26 @@ async def test_a_file_is_saved_there_in_the_middle_of_our_rename(disk: Disk, tmp
             while await contents(drive) != {"/b": new}:  # noqa: ASYNC110 - no event tells of it
                 await trio.sleep(0.02)
         assert await vault_contents(theirs) == {"/b": new}
+
+
+@pytest.mark.parametrize("new", [b"theirs, longer", b"the1r"])
+async def test_a_file_is_saved_there_in_the_middle_of_our_touch(disk: Disk, tmp_path: Path, new: bytes) -> None:
+    vault = await fresh_vault(disk)
+    theirs = reopened(vault, FileStore(tmp_path / "vault"))
+    old = await put(theirs, ROOT, "a", b"their")
+    async with a_drive(vault, tmp_path) as drive:
+        await until(lambda: exists(drive, "/a"))
+
+        async def save() -> None:
+            await put(theirs, ROOT, "a", new, replaces=old.ref)
+
+        disk.before_set_mtime = save
+        assert await read(drive, "/a") == b"their"
+        await drive.setattr(ino_at(drive, "/a"), SetAttributes(mtime_ns=10**18), door=DOOR)
+        await until(lambda: not drive.status().pending)
+        with trio.fail_after(10):
+            while await contents(drive) != {"/a": new}:  # noqa: ASYNC110 - no event tells of it
+                await trio.sleep(0.02)
 
 
 async def test_a_file_is_saved_there_before_our_rename_is_answered(disk: Disk, tmp_path: Path) -> None:
