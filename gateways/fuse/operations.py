@@ -441,18 +441,20 @@ class Operations:
             self._notifier.read_ended(ino)
 
     @_changing
-    async def write(self, fh: int, off: int, data: bytes | memoryview) -> int:
-        """``data`` is not looked at any more when this has returned."""
+    async def write(self, fh: int, off: int, data: bytes | memoryview, append: bool | None = None) -> int:
+        """``append``: whether this very write goes to the end, which a program can change, and which what is mapped
+        never does; None: as the file was opened. ``data`` is not looked at any more when this has returned."""
         handle = HandleId(fh)
         file = self._files[handle]
+        append = file.append if append is None else append
         self.writes_begun += 1
         self.writes_in_flight += 1
         try:
-            written = await self._vfs.write(handle, None if file.append else off, data)
+            written = await self._vfs.write(handle, None if append else off, data)
         finally:
             self.writes_in_flight -= 1
             file.wrote = True
-        if file.append and self._vfs.attributes_of(handle).size != off + written:
+        if append and self._vfs.attributes_of(handle).size != off + written:
             # Somebody else appended, too. The kernel has put these bytes where it took the end to be.
             self._cached.pop(file.ino, None)
             self._notifier.inode_changed(self._kernel_ino(file.ino), data=True)

@@ -7,6 +7,7 @@ a row; None where the kernel expects none. The body lies in a buffer that is use
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
@@ -243,11 +244,11 @@ class Dispatch:
         return content_answer(header, await self._operations.read(handle, offset, size))
 
     async def _write(self, header: Header, body: memoryview) -> Answer:
-        handle, offset, size, flags = protocol.WRITE_IN.unpack_from(body)
+        handle, offset, size, flags, _owner, open_flags = protocol.WRITE_IN.unpack_from(body)
         if flags & protocol.WRITE_KILL_SUIDGID:
             await self._operations.take_set_ids(header.inode)
         data = body[protocol.WRITE_IN.size :][:size]
-        written = await self._operations.write(handle, offset, data)
+        written = await self._operations.write(handle, offset, data, bool(open_flags & os.O_APPEND))
         return content_answer(header, protocol.WRITE_OUT.pack(written))
 
     async def _flush(self, header: Header, body: memoryview) -> Answer:

@@ -180,6 +180,8 @@ class Loop:
                 while True:
                     self._reader_is_due = False
                     await self._serve_ready(buffer, scope)
+                    if scope.cancel_called:
+                        break
                     if not self._reader_is_due:
                         self._reader_is_due = True
                         await trio.lowlevel.wait_readable(self._descriptor)
@@ -212,6 +214,8 @@ class Loop:
             waited = await self._serve(buffer[:size], scope, until)
             now = time.perf_counter()
             if waited:
+                if scope.cancel_called:  # too late for the request, which has been answered: not for those that follow
+                    return
                 until = now + self._slice
             elif now > until:
                 until = await self._give_turn() + self._slice

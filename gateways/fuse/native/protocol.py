@@ -121,8 +121,9 @@ CREATE_IN = Struct("=IIII")
 """Flags, mode, umask, what to do besides."""
 READ_IN = Struct("=QQI")
 """Handle, offset, size: of READ and READDIR."""
-WRITE_IN = Struct("=QQII16x")
-"""Handle, offset, size, flags of the kernel's own: precedes the data of a WRITE."""
+WRITE_IN = Struct("=QQIIQI4x")
+"""Handle, offset, size, flags of the kernel's own, lock owner, flags of the open file (none when it is the kernel that
+writes mapped pages back): precedes the data of a WRITE."""
 FSYNC_IN = Struct("=QI4x")
 """Handle, flags."""
 

@@ -6,6 +6,8 @@ folder runs on it as well.
 from __future__ import annotations
 
 import errno
+import fcntl
+import mmap
 import os
 import signal
 import stat
@@ -481,3 +483,27 @@ def test_clients_that_come_and_are_killed_all_the_time(mount: MountIt) -> None:
     assert mounted.close() == 0
     assert mounted.final() == {"files": {}, "open": 0}
     assert "Traceback" not in mounted.log()
+
+
+def test_what_is_mapped_of_a_file_that_is_appended_to_stays_in_its_place(mount: MountIt) -> None:
+    path = mount().path / "file"
+    path.write_bytes(b"0" * 8192)
+    with path.open("a+b", buffering=0) as file, mmap.mmap(file.fileno(), 8192) as mapped:
+        mapped[0:4] = b"MMMM"
+        mapped.flush()
+        file.write(b"end")
+        os.fsync(file.fileno())
+    assert path.read_bytes() == b"MMMM" + b"0" * 8188 + b"end"
+
+
+def test_a_file_is_no_longer_appended_to(mount: MountIt) -> None:
+    path = mount().path / "file"
+    path.write_bytes(b"0123456789")
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+    os.write(descriptor, b"AB")
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, 0)
+    os.pwrite(descriptor, b"ZZ", 0)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+    os.write(descriptor, b"C")
+    os.close(descriptor)
+    assert path.read_bytes() == b"ZZ23456789ABC"

@@ -39,7 +39,7 @@ class Served:
     async def readlink(self, inode: int) -> bytes:
         return await self.links[inode]() if inode in self.links else b"link %d" % inode
 
-    async def write(self, handle: int, offset: int, data: memoryview) -> int:
+    async def write(self, handle: int, offset: int, data: memoryview, append: bool) -> int:
         await self.links[handle]()
         return len(bytes(data))
 
@@ -169,7 +169,7 @@ async def test_the_data_of_a_write_stays_while_its_handler_waits() -> None:
         go = trio.Event()
         seen: list[bytes] = []
 
-        async def write(handle: int, offset: int, data: memoryview) -> int:
+        async def write(handle: int, offset: int, data: memoryview, append: bool) -> int:
             await go.wait()
             seen.append(bytes(data))
             return len(data)
@@ -320,6 +320,37 @@ async def test_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
         await kernel.ask(Opcode.INTERRUPT, struct.pack("=Q", 12345))  # long answered
         for inode in range(8, 20):
             assert await kernel.asked(Opcode.READLINK, inode=inode) == (0, b"link %d" % inode)
+        assert not loop._waiting
+
+
+@pytest.mark.trio
+async def test_who_was_given_up_too_late_does_not_serve_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler in a thread ends as if nobody had been killed; what comes next is not cancelled in its place."""
+    monkeypatch.setattr(native_loop, "is_being_killed", lambda pid: True)
+    async with running() as (kernel, served, loop, _):
+        for _ in range(3):
+            begun, go = trio.Event(), trio.Event()
+
+            async def in_a_thread(begun: trio.Event = begun, go: trio.Event = go) -> bytes:
+                begun.set()
+                with trio.CancelScope(shield=True):
+                    await go.wait()
+                return b"late"
+
+            async def slow() -> bytes:
+                await trio.sleep(0.01)
+                return b"innocent"
+
+            served.links[7], served.links[8] = in_a_thread, slow
+            first = await kernel.ask(Opcode.READLINK, inode=7, pid=4242)
+            await begun.wait()
+            await kernel.ask(Opcode.INTERRUPT, struct.pack("=Q", first))
+            await trio.testing.wait_all_tasks_blocked()
+            go.set()
+            second = await kernel.ask(Opcode.READLINK, inode=8)
+            answers = {await kernel.answer(), await kernel.answer()}
+            assert answers == {(first, 0, b"late"), (second, 0, b"innocent")}
+            assert await kernel.asked(Opcode.READLINK, inode=9) == (0, b"link 9")
         assert not loop._waiting
 
 
