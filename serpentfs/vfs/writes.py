@@ -51,6 +51,10 @@ _SPILL_IN_PLACE = BLOCK_SIZE
 """Bytes up to which a spill needs no thread: sealing them and writing them to the page cache takes less than going to
 one, and the commit that follows writes the database's log from the same place."""
 
+_KEPT_FREE, _KEPT_SHARE = 16 << 20, 8
+"""Bytes of the disk with the local state that staging leaves to the database, or one part in so many of a small disk:
+without them no outcome of an upload could be written down, and so nothing would ever be given back."""
+
 _PLANES = 3
 
 T = TypeVar("T")
@@ -199,6 +203,12 @@ class Stage:
             except OSError as error:
                 raise _os_error(error, "staging cannot be opened") from error
         return self._files[plane]
+
+    def _require_room(self, file: int) -> None:
+        """NoSpace when there is just what others need."""
+        room = os.fstatvfs(file)
+        if room.f_bavail * room.f_frsize < min(_KEPT_FREE, room.f_blocks * room.f_frsize // _KEPT_SHARE):
+            raise NoSpace("the disk that holds the local state is full")
 
     async def _in_thread(self, where: str, function: Callable[..., T], *args: object) -> T:
         """A blocking call that uses the descriptors."""
@@ -465,6 +475,7 @@ class Stage:
 
     def _new_piece(self, plane: int, first: BlockIndex) -> Piece:
         file = self._file(plane)
+        self._require_room(file)
         try:
             return Piece(os.dup(file), plane, first)
         except OSError as error:
@@ -517,6 +528,7 @@ class Stage:
         lie_there = (self._dirty, self._spilled, self._stored, self._durable)
         if self.size % BLOCK_SIZE or any(block >= first for blocks in lie_there for block in blocks):
             return None
+        self._require_room(self._file(0))
         try:
             return SealedRoom(os.dup(self._file(0)), self._seal, self.content, first)
         except OSError as error:
@@ -595,6 +607,7 @@ class Stage:
         for block, buffer in blocks:
             by_plane.setdefault(self._free_plane(block), []).append((block, buffer))
         jobs = [(self._file(plane), batch) for plane, batch in by_plane.items()]
+        self._require_room(jobs[0][0])
 
         def write() -> None:
             for file, batch in jobs:

@@ -928,3 +928,26 @@ async def test_a_change_of_attributes_that_fails_leaves_an_open_file_as_it_was(
                 await drive.setattr(attributes.ino, SetAttributes(mtime_ns=10**18), handle, door=DOOR)
         assert drive.getattr(attributes.ino) == before
         await drive.release(handle)
+
+
+@pytest.mark.parametrize("size", [1000, 3_000_000])
+async def test_what_is_staged_leaves_room_for_the_outcome_of_uploads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    cloud = MemoryCloud()
+    async with a_drive(cloud, tmp_path, settle=0.3) as drive:
+        await write(drive, "/before", b"x" * size)
+        real = os.statvfs(tmp_path)
+
+        def nearly_full(descriptor: int) -> os.statvfs_result:
+            return os.statvfs_result((*real[:3], 0, (15 << 20) // real.f_frsize, *real[5:]))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fstatvfs", nearly_full)
+            with pytest.raises(NoSpace):
+                await write(drive, "/file", b"y" * size)
+            await until(lambda: not drive.status().pending)
+            assert cloud.contents()["/before"] == b"x" * size
+        await write(drive, "/file", b"z" * size)
+        await until(lambda: not drive.status().pending)
+    assert cloud.contents()["/file"] == b"z" * size
