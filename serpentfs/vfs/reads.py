@@ -141,7 +141,7 @@ class Contents:
         if stage is None:
             return
         blocks = [block for block, plane in stage.blocks.items() if plane == 0]
-        if blocks and (rows_are_durable or await self.rows_are_durable(patient=True)):
+        if blocks and (rows_are_durable or await self.rows_are_durable()):
             await self._cache.adopt(content, Path(Stage.plane_path(self._staging, content, 0)), blocks)
         self._doom(stage.paths)
 

@@ -448,7 +448,9 @@ class Replay:
         # Who stops it now is too late, and must not keep the rest from being done.
         with trio.CancelScope(shield=self._attempts[entry.seq].cancel_called):
             # The cache takes over then; until then the stage is read. (What shows through one is gone from the cloud.)
-            durable = not stage.base and await self._contents.rows_are_durable(patient=True)
+            # The last of them does not wait for others, and they not for it: it may be the end of the drive.
+            patient = len(self._attempts) > 1
+            durable = not stage.base and await self._contents.rows_are_durable(patient=patient)
             self._observer.uploaded(entry.ino, stage, uploaded)
             await self._contents.adopt(entry.content, rows_are_durable=durable)
 

@@ -169,7 +169,7 @@ async def test_an_open_file_has_the_node_that_was_confirmed_last(
     waiting, go_on = trio.Event(), trio.Event()
 
     async def slow_once(store: Store, *, patient: bool = False) -> None:
-        if patient and slow:
+        if slow:
             slow.clear()
             waiting.set()
             await go_on.wait()
