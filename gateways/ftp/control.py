@@ -31,7 +31,6 @@ from serpentfs.gateways.listings import KeptListings
 from serpentfs.gateways.sync_vfs import SyncVfs
 from serpentfs.gateways.watching import Watched
 from serpentfs.logs import MAX_VERBOSE, begin_request
-from serpentfs.model import Ino
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +78,6 @@ class Door:
     """What all sessions share."""
 
     vfs: SyncVfs
-    root: Ino
     options: FtpOptions
     accounts: Accounts
     throttle: LoginThrottle
@@ -238,15 +236,15 @@ class Control(TlsChannel, FTPHandler):
                 raise Refusal("521 TLS is required on data connections: use PROT P first.")
         if cmd in _CHANGES_DRIVE and self.is_read_only:
             raise ReadOnly("this server is read-only")
-        if cmd in _OPENS_DATA_CONNECTION and self.data_channel and self.data_channel.is_busy:
-            # pyftpdlib would close it in order under the transfer, which would never be answered.
-            raise Refusal("450 A transfer is under way: wait for its end, or ABOR it.")
+        is_taken = bool(self.data_channel and self.data_channel.is_busy)
         if cmd in _TAKES_DATA_CONNECTION:
-            if self._in_dtp_queue or self._out_dtp_queue or (self.data_channel and self.data_channel.is_busy):
-                # pyftpdlib would let the new command take over the old one's connection and file.
-                raise Refusal("450 A transfer is under way: wait for its end, or ABOR it.")
-            if not (self.data_channel or self._dtp_acceptor or self._dtp_connector):
-                raise Refusal("425 Use PASV, EPSV, PORT or EPRT first.")
+            is_taken = is_taken or bool(self._in_dtp_queue or self._out_dtp_queue)
+        if is_taken and cmd in _OPENS_DATA_CONNECTION | _TAKES_DATA_CONNECTION:
+            # pyftpdlib would let the new command take over the old one's connection and file, or close it in order
+            # under the transfer, which would never be answered.
+            raise Refusal("450 A transfer is under way: wait for its end, or ABOR it.")
+        if cmd in _TAKES_DATA_CONNECTION and not (self.data_channel or self._dtp_acceptor or self._dtp_connector):
+            raise Refusal("425 Use PASV, EPSV, PORT or EPRT first.")
 
     # login
 

@@ -66,8 +66,7 @@ async def serve(
     await run_in_thread("disk", check_exposure, options.server)
     _check_data_connections(options)
     accounts = await run_in_thread("disk", Accounts, options.server)
-    root = vfs.resolve(options.server.root)
-    if root.kind is not Kind.DIRECTORY:
+    if vfs.resolve(options.server.root).kind is not Kind.DIRECTORY:
         raise NotADirectory(f"{options.server.root} is not a folder")
     portal = LoopPortal()
     calls = SyncVfs(vfs, portal, "ftp", pages)
@@ -76,7 +75,6 @@ async def serve(
     tls = options.server.tls
     door = Door(
         calls,
-        root.ino,
         options,
         accounts,
         LoginThrottle(),

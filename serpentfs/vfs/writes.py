@@ -206,7 +206,10 @@ class Stage:
 
     def _require_room(self, file: int) -> None:
         """NoSpace when there is just what others need."""
-        room = os.fstatvfs(file)
+        try:
+            room = os.fstatvfs(file)
+        except OSError as error:
+            raise _os_error(error, "staging cannot be written") from error
         if room.f_bavail * room.f_frsize < min(_KEPT_FREE, room.f_blocks * room.f_frsize // _KEPT_SHARE):
             raise NoSpace("the disk that holds the local state is full")
 

@@ -16,6 +16,7 @@ from serpentfs.errors import Unavailable
 from serpentfs.model import BLOCK_SIZE, Revision
 from serpentfs.tree.store import Store
 from serpentfs.vfs.core import SetAttributes
+from serpentfs.vfs.drive import Drive
 from tests.drives import DOOR, a_drive, contents, exists, ino_at, mkdir, patch, read, rename, until, write
 from tests.fakes.memory_cloud import MemoryCloud
 from tests.vaults import contents as vault_contents
@@ -32,14 +33,16 @@ class Disk(FileStore):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.after_link: Hook | None = None
-        self.before_rename: Hook | None = None
+        self.before_change: Hook | None = None
         self.after_rename: Hook | None = None
-        self.before_set_mtime: Hook | None = None
+
+    async def _before_change(self) -> None:
+        if self.before_change is not None:
+            hook, self.before_change = self.before_change, None
+            await hook()
 
     async def set_mtime(self, key: str, mtime_ns: int, *, condition: Revision | None = None) -> BlobInfo:
-        if self.before_set_mtime is not None:
-            hook, self.before_set_mtime = self.before_set_mtime, None
-            await hook()
+        await self._before_change()
         return await super().set_mtime(key, mtime_ns, condition=condition)
 
     async def put(
@@ -59,9 +62,7 @@ class Disk(FileStore):
         return info
 
     async def rename(self, key: str, new_key: str, *, condition: Condition = None) -> BlobInfo:
-        if self.before_rename is not None:
-            hook, self.before_rename = self.before_rename, None
-            await hook()
+        await self._before_change()
         info = await super().rename(key, new_key, condition=condition)
         if self.after_rename is not None:
             hook, self.after_rename = self.after_rename, None
@@ -95,8 +96,17 @@ async def test_a_file_is_put_into_our_folder_before_its_making_is_answered(
         await until(lambda: exists(drive, "/folder/file"))
 
 
+async def until_shown(drive: Drive, wanted: dict[str, bytes]) -> None:
+    with trio.fail_after(10):
+        while await contents(drive) != wanted:  # noqa: ASYNC110 - no event tells of it
+            await trio.sleep(0.02)
+
+
 @pytest.mark.parametrize("new", [b"theirs, longer", b"the1r"])
-async def test_a_file_is_saved_there_in_the_middle_of_our_rename(disk: Disk, tmp_path: Path, new: bytes) -> None:
+@pytest.mark.parametrize(("change", "path"), [("rename", "/b"), ("touch", "/a")])
+async def test_a_file_is_saved_there_in_the_middle_of_our_change(
+    disk: Disk, tmp_path: Path, change: str, path: str, new: bytes
+) -> None:
     vault = await fresh_vault(disk)
     theirs = reopened(vault, FileStore(tmp_path / "vault"))
     old = await put(theirs, ROOT, "a", b"their")
@@ -106,34 +116,15 @@ async def test_a_file_is_saved_there_in_the_middle_of_our_rename(disk: Disk, tmp
         async def save() -> None:
             await put(theirs, ROOT, "a", new, replaces=old.ref)
 
-        disk.before_rename = save
+        disk.before_change = save
         assert await read(drive, "/a") == b"their"
-        await rename(drive, "/a", "/b")
+        if change == "rename":
+            await rename(drive, "/a", path)
+        else:
+            await drive.setattr(ino_at(drive, "/a"), SetAttributes(mtime_ns=10**18), door=DOOR)
         await until(lambda: not drive.status().pending)
-        with trio.fail_after(10):
-            while await contents(drive) != {"/b": new}:  # noqa: ASYNC110 - no event tells of it
-                await trio.sleep(0.02)
-        assert await vault_contents(theirs) == {"/b": new}
-
-
-@pytest.mark.parametrize("new", [b"theirs, longer", b"the1r"])
-async def test_a_file_is_saved_there_in_the_middle_of_our_touch(disk: Disk, tmp_path: Path, new: bytes) -> None:
-    vault = await fresh_vault(disk)
-    theirs = reopened(vault, FileStore(tmp_path / "vault"))
-    old = await put(theirs, ROOT, "a", b"their")
-    async with a_drive(vault, tmp_path) as drive:
-        await until(lambda: exists(drive, "/a"))
-
-        async def save() -> None:
-            await put(theirs, ROOT, "a", new, replaces=old.ref)
-
-        disk.before_set_mtime = save
-        assert await read(drive, "/a") == b"their"
-        await drive.setattr(ino_at(drive, "/a"), SetAttributes(mtime_ns=10**18), door=DOOR)
-        await until(lambda: not drive.status().pending)
-        with trio.fail_after(10):
-            while await contents(drive) != {"/a": new}:  # noqa: ASYNC110 - no event tells of it
-                await trio.sleep(0.02)
+        await until_shown(drive, {path: new})
+        assert await vault_contents(theirs) == {path: new}
 
 
 async def test_a_file_is_saved_there_before_our_rename_is_answered(disk: Disk, tmp_path: Path) -> None:
@@ -156,9 +147,7 @@ async def test_a_file_is_saved_there_before_our_rename_is_answered(disk: Disk, t
         await drive.release(handle)
         await rename(drive, "/a", "/b")
         await until(lambda: not drive.status().pending)
-        with trio.fail_after(10):
-            while await read(drive, "/b") != new:  # noqa: ASYNC110 - no event tells of it
-                await trio.sleep(0.02)
+        await until_shown(drive, {"/b": new})
 
 
 async def test_an_open_file_has_the_node_that_was_confirmed_last(
