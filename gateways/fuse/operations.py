@@ -14,14 +14,15 @@ import itertools
 import logging
 import os
 import stat
+import unicodedata
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import trio
 
 from serpentfs.bridge import urgent
-from serpentfs.errors import IntegrityError, NotFound, SerpentError, Unsupported
+from serpentfs.errors import AlreadyExists, IntegrityError, NotFound, SerpentError, Unsupported
 from serpentfs.gateways.fuse.errnos import errno_of
 from serpentfs.gateways.fuse.mount_options import MountOptions
 from serpentfs.gateways.fuse.notifier import Notifier
@@ -206,10 +207,19 @@ class Operations:
         )
 
     async def _owned(self, created: Attributes, caller: Caller) -> Attributes:
-        """A new entry, given to its creator unless that is who owns entries anyway."""
-        if not self._creators_own or caller == (self._uid, self._gid):
+        """A new entry, given to its creator unless that is who owns entries anyway; in a folder with the set-group-ID
+        bit to the folder's group, and a folder with that bit, too (inode(7))."""
+        folder = self._vfs.getattr(created.parent)
+        hands_on = folder.mode is not None and folder.mode & stat.S_ISGID
+        is_owners = not self._creators_own or caller == (self._uid, self._gid)
+        if is_owners and not hands_on:
             return created
-        owner = SetAttributes(uid=caller.uid, gid=caller.gid)
+        owner = SetAttributes() if is_owners else SetAttributes(uid=caller.uid, gid=caller.gid)
+        if hands_on:
+            owner = replace(owner, gid=self._gid if folder.gid is None else folder.gid)
+            if created.kind is Kind.DIRECTORY:
+                mode = self._folder_mode if created.mode is None else created.mode
+                owner = replace(owner, mode=mode | stat.S_ISGID)
         return await self._vfs.setattr(created.ino, owner, door=DOOR)
 
     def on_invalidation(self, invalidation: Invalidation) -> None:
@@ -225,6 +235,14 @@ class Operations:
             parent, name = invalidation.entry
             self._listing_changed(parent)
             self._notifier.entry_changed(self._kernel_ino(parent), _encode(name))
+            self._other_forms_changed(self._kernel_ino(parent), _encode(name))
+
+    def _other_forms_changed(self, parent: int, name: bytes) -> None:
+        """The kernel takes each normal form of a name for a name of its own, and knows of a change of this one only."""
+        if not name.isascii():
+            shown = _decode(name)
+            for form in {unicodedata.normalize("NFC", shown), unicodedata.normalize("NFD", shown)} - {shown}:
+                self._notifier.entry_changed(parent, _encode(form))
 
     def _listing_changed(self, folder: Ino) -> None:
         """Something changed in a folder behind the kernel's back, or where it lies. The new time of change tells the
@@ -321,6 +339,7 @@ class Operations:
     @_changing
     async def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Node:
         created = await self._vfs.mkdir(self._ino(parent), _decode(name), stat.S_IMODE(mode), door=DOOR)
+        self._other_forms_changed(parent, name)
         return self._node(await self._owned(created, caller))
 
     @_changing
@@ -331,6 +350,7 @@ class Operations:
             self._ino(parent), _decode(name), stat.S_IMODE(mode), exclusive=True, door=DOOR
         )
         try:
+            self._other_forms_changed(parent, name)
             created = await self._owned(created, caller)
         finally:
             await self._vfs.release(handle)
@@ -342,6 +362,7 @@ class Operations:
             created = await self._vfs.symlink(self._ino(parent), _decode(name), _decode(target), door=DOOR)
         except Unsupported as error:
             raise Refused(errno.EPERM) from error  # what symlink(2) says of such filesystems
+        self._other_forms_changed(parent, name)
         return self._node(await self._owned(created, caller))
 
     @_changing
@@ -351,10 +372,12 @@ class Operations:
     @_changing
     async def unlink(self, parent: int, name: bytes) -> None:
         await self._vfs.unlink(self._ino(parent), _decode(name), door=DOOR)
+        self._other_forms_changed(parent, name)
 
     @_changing
     async def rmdir(self, parent: int, name: bytes) -> None:
         await self._vfs.rmdir(self._ino(parent), _decode(name), door=DOOR)
+        self._other_forms_changed(parent, name)
 
     @_changing
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
@@ -372,6 +395,8 @@ class Operations:
                 with contextlib.suppress(NotFound):
                     moved.append(self._vfs.lookup(*place).attributes.ino)
         await self._vfs.rename(*source, *target, modes[flags], door=DOOR)
+        self._other_forms_changed(parent, name)
+        self._other_forms_changed(new_parent, new_name)
         for ino in moved:
             self._listing_changed(ino)
 
@@ -410,16 +435,18 @@ class Operations:
 
     @_changing
     async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Opened, Node]:
-        attributes, handle = await self._vfs.create(
-            self._ino(parent),
-            _decode(name),
-            stat.S_IMODE(mode),
-            exclusive=bool(flags & os.O_EXCL),
-            door=DOOR,
-        )
+        folder, shown = self._ino(parent), _decode(name)
         try:
-            if attributes.size and flags & os.O_TRUNC:  # it was there after all: somebody else was faster
-                attributes = await self._vfs.setattr(attributes.ino, SetAttributes(size=0), handle, door=DOOR)
+            attributes, handle = await self._vfs.create(folder, shown, stat.S_IMODE(mode), exclusive=True, door=DOOR)
+        except AlreadyExists:  # somebody else was faster
+            if flags & os.O_EXCL:
+                raise
+            ino = self._vfs.lookup(folder, shown).attributes.ino
+            handle = await self._vfs.open(ino, write=True, truncate=bool(flags & os.O_TRUNC), door=DOOR)
+            attributes = self._vfs.attributes_of(handle)
+            return self._opened(handle, attributes, flags, writable=True), self._node(attributes)
+        try:
+            self._other_forms_changed(parent, name)
             attributes = await self._owned(attributes, caller)
             return self._opened(handle, attributes, flags, writable=True), self._node(attributes)
         except BaseException:

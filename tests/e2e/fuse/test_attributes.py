@@ -130,6 +130,26 @@ def test_owners(folder: Path) -> None:
     assert (path.stat().st_uid, path.stat().st_gid) == (1234, 99)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_set_group_id_folder_hands_its_group_on(folder: Path) -> None:
+    os.chown(folder, -1, 5678)
+    folder.chmod(0o2775)
+    (folder / "file").touch()
+    (folder / "sub").mkdir(mode=0o750)
+    (folder / "sub" / "deeper").mkdir()
+    (folder / "sub" / "file").touch()
+    os.symlink("file", folder / "link")
+    os.mknod(folder / "node")
+    for path in ("file", "sub", "sub/deeper", "sub/file", "link", "node"):
+        found = (folder / path).lstat()
+        assert (found.st_uid, found.st_gid) == (os.getuid(), 5678), path
+    assert stat.S_IMODE((folder / "sub").stat().st_mode) == 0o2750
+    assert stat.S_IMODE((folder / "file").stat().st_mode) & stat.S_ISGID == 0
+    folder.chmod(0o775)
+    (folder / "after").touch()
+    assert (folder / "after").stat().st_gid == os.getgid()
+
+
 def test_size_and_blocks(folder: Path) -> None:
     for size in (0, 1, 512, 513):
         (folder / "file").write_bytes(b"a" * size)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.fuse.harness import Mounted, names
+from tests.e2e.fuse.harness import FACTORIES, Mounted, names
 
 InDrive = Callable[[str], str]
 
@@ -207,3 +207,42 @@ def test_changes_under_load_end_in_the_last_state(
             reader.join()
     eventually(lambda: path.read_bytes() == b"9" * 300_000)
     assert odd == []
+
+
+@pytest.mark.parametrize(("name", "other_name"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")])
+def test_both_normal_forms_of_a_name_follow_a_change_of_one(
+    mount: Callable[..., Mounted], name: str, other_name: str
+) -> None:
+    mounted = mount("--factory", FACTORIES["drive"])  # which takes them for one name
+    path, other, plain = (mounted.path / entry for entry in (name, other_name, "plain"))
+
+    def are_there(expected: bool) -> None:
+        assert os.path.lexists(path) == expected
+        eventually(lambda: os.path.lexists(other) == expected)
+
+    are_there(False)
+    path.write_text("made")
+    are_there(True)
+    assert other.read_text() == "made"
+    path.unlink()
+    are_there(False)
+    path.mkdir()
+    are_there(True)
+    path.rmdir()
+    are_there(False)
+    os.symlink("target", path)
+    are_there(True)
+    path.rename(plain)
+    are_there(False)
+    plain.rename(path)
+    are_there(True)
+    plain.write_text("saved over it")
+    plain.rename(path)
+    eventually(lambda: other.is_file() and other.read_text() == "saved over it")
+    path.unlink()
+    are_there(False)
+    os.mknod(path)
+    are_there(True)
+    mounted.command("unlink", path="/caf\u00e9")
+    eventually(lambda: not os.path.lexists(path))
+    eventually(lambda: not os.path.lexists(other))
