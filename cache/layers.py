@@ -406,6 +406,9 @@ class BlockCache:
     def has_room_for_head(self) -> bool:
         return self._nursery is not None and self._gate.has_room_for_head(self._approaching)
 
+    def is_approaching(self, stream: Stream) -> bool:
+        return not self._approaching.isdisjoint(stream.flights)
+
     def is_known(self, content: ContentId, block: BlockIndex) -> bool:
         key = (content, block)
         if key in self._memory or key in self._board:
@@ -601,6 +604,11 @@ class Reader:
     @property
     def size(self) -> int:
         return self._size
+
+    def expect(self, span: Span, *, sealed: bool) -> None:
+        """All of ``span`` will be read, in order: only a hint. ``sealed``: by ``sealed`` where that gives something."""
+        self._stream.from_disk = sealed
+        self._window.expect(span)
 
     def read_nowait(self, span: Span) -> bytes | memoryview | None:
         """The bytes of ``span``, clamped to the content, when nothing has to be waited for, else None."""

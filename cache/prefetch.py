@@ -58,6 +58,10 @@ class Launcher(Protocol):
         """Whether a head could."""
         ...
 
+    def is_approaching(self, stream: Stream) -> bool:
+        """Whether something that was launched for a stream has not come to the link yet, nor to its end."""
+        ...
+
     def is_known(self, content: ContentId, block: BlockIndex) -> bool:
         """Whether a block is in memory or in flight, or comes from disk without a wait."""
         ...
@@ -164,13 +168,22 @@ class Prefetcher:
         self.pump()
 
     def pump(self) -> None:
-        """Launch whatever gate and budget allow."""
+        """Launch whatever gate and budget allow, for each stream one after the other: what is launched at the same time
+        comes to the link in any order, and a reader would wait for the first behind the last."""
+        passed = 0
         while True:
             head = not self._readers
             queue = self._warm if head else self._readers
             if not queue or not (self._launcher.has_room_for_head() if head else self._launcher.has_room()):
                 return
             stream = next(iter(queue))
+            if self._launcher.is_approaching(stream):
+                queue.move_to_end(stream)
+                passed += 1
+                if passed == len(queue):
+                    return  # they pump again when they are there
+                continue
+            passed = 0
             run, claim = self._next_run(stream)
             if run:
                 flight = self._launcher.launch(stream, run, head=head)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serpentfs.cache.blocks import block_count
+from serpentfs.cache.prefetch import LONGEST_RUN
 from serpentfs.model import BLOCK_SIZE, Span
 
 GROWTH = 4
@@ -25,6 +26,11 @@ NEAR_AHEAD = 1024 * 1024
 NEAR_BEHIND = 4 * 1024 * 1024
 """Bytes a read may begin behind the position. More than ahead: what lies there was read, so that nothing is fetched
 for it, and a few requests that overtook one another must not end a run."""
+
+
+STEP = LONGEST_RUN * BLOCK_SIZE
+"""Bytes after which a large window moves on: one fetch at a time. Two at a time, every half window, leave the link idle
+whenever the reader is a little late: over 40 ms at 200 MB/s that was a twentieth of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +57,15 @@ class Window:
     ======================  ==========================================  ================================
     anywhere, the first     a new run                                   nothing
     near the position, or   the run goes on (a part that lies behind    ReadAhead, once less than half
-    in what was asked       the position does not lengthen it)          the window is still ahead
-    ahead
+    in what was asked       the position does not lengthen it)          the window is still ahead, or a
+    ahead                                                               ``STEP`` of a large one was read
     elsewhere               a seek: a new run begins                    DropAhead
     ======================  ==========================================  ================================
+
+    In what is expected to be read the window is the largest at once, and ends where that ends.
     """
 
-    __slots__ = ("_ahead", "_largest", "_position", "_reads", "_run", "_size")
+    __slots__ = ("_ahead", "_expected", "_largest", "_position", "_reads", "_run", "_size")
 
     def __init__(self, size: int, largest: int) -> None:
         self._size = size
@@ -66,6 +74,15 @@ class Window:
         self._run = 0
         self._reads = 0
         self._ahead = 0
+        self._expected = Span(0, 0)
+
+    def expect(self, span: Span) -> None:
+        """The program has said that it will read all of this, in order: no run has to show it."""
+        self._expected = span
+
+    @property
+    def _is_expected(self) -> bool:
+        return self._expected.start <= self._position < self._expected.stop
 
     @property
     def position(self) -> int:
@@ -75,16 +92,16 @@ class Window:
     @property
     def length(self) -> int:
         """Bytes to keep ahead of the position now: 0, or a power of two of at least one block."""
-        if self._reads < 2:
+        if self._reads < 2 and not self._is_expected:
             return 0
-        wanted = min(GROWTH * self._run, self._largest)
+        wanted = self._largest if self._is_expected else min(GROWTH * self._run, self._largest)
         return 1 << wanted.bit_length() - 1 if wanted >= BLOCK_SIZE else 0
 
     @property
     def has_just_begun(self) -> bool:
         """Of this run only the second read came, which may be the kernel's read-ahead, while the program is about to
         read elsewhere: players do."""
-        return self._reads == 2
+        return self._reads == 2 and not self._is_expected
 
     def got_read(self, span: Span) -> tuple[Command, ...]:
         """A read of ``span`` (not empty, within the content) was asked for."""
@@ -100,14 +117,18 @@ class Window:
         self._position = self._ahead = span.stop
         self._run = len(span)
         self._reads = 1
-        return (DropAhead(),) if sought else _NOTHING
+        ahead = self._read_ahead()
+        return (DropAhead(), *ahead) if sought else ahead
 
     def _read_ahead(self) -> tuple[Command, ...]:
         length = self.length
-        if not length or self._ahead - self._position > length // 2:
+        if not length or self._ahead - self._position > max(length // 2, length - STEP):
             return _NOTHING
         start = _round_up(max(self._ahead, self._position))
-        stop = min(_round_up(self._position + length), self._size)
+        end = self._position + length
+        if self._is_expected:
+            end = min(end, self._expected.stop)
+        stop = min(_round_up(end), self._size)
         if start >= stop:
             return _NOTHING
         self._ahead = stop

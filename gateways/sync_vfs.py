@@ -192,12 +192,14 @@ class SyncVfs:
         return self.ask(lambda core: core.attributes_of(handle))
 
     def open_reader(self, ino: Ino, start: int = 0, stop: int | None = None) -> Reader:
-        """A reader of bytes ``[start, stop)`` (None: to the end), opened and described in one crossing.
-        IsADirectory, NotFound."""
+        """A reader of bytes ``[start, stop)`` (None: to the end), opened and described in one crossing, which is
+        expected to be read to its end. IsADirectory, NotFound."""
 
         async def opened(core: Vfs) -> tuple[HandleId, Attributes]:
             handle = await core.open(ino, write=False, door=self._door)
-            return handle, core.attributes_of(handle)
+            attributes = core.attributes_of(handle)
+            core.expect(handle, Span(start, max(start, attributes.size if stop is None else stop)), sealed=True)
+            return handle, attributes
 
         handle, attributes = self.perform(opened)
         return Reader(self, handle, attributes, start, stop)

@@ -20,7 +20,7 @@ from serpentfs.gateways.webdav.conditions import check_headers, etag_of, http_da
 from serpentfs.gateways.webdav.connection import Exchange
 from serpentfs.gateways.webdav.door import DOOR, Door
 from serpentfs.gateways.webdav.locking import check_if_header, lock_href
-from serpentfs.gateways.webdav.messages import Headers, Refusal, quote_name
+from serpentfs.gateways.webdav.messages import Refusal, quote_name
 from serpentfs.gateways.webdav.places import Place, Places
 from serpentfs.gateways.webdav.properties import (
     Facts,
@@ -95,20 +95,17 @@ async def _send_file(door: Door, exchange: Exchange, name: str, handle: HandleId
         exchange.start(206 if part else 200, headers)
         return
     async with contextlib.nullcontext() if door.pages is None else door.pages.file(handle) as paged:
-        head = (206 if part else 200, headers)
-        sent = await _send_first(door.vfs, exchange, handle, span, paged, head)
+        kernel_sends = paged is not None and exchange.sends_unread and paged.is_for_kernel(span)
+        # Players ask for all that follows some place, and soon go elsewhere.
+        is_read_to_its_end = part is None or part.stop < attributes.size
+        if is_read_to_its_end and not kernel_sends:
+            door.vfs.expect(handle, span, sealed=exchange.sends_unread)
+        # Some of a file is read before the head goes out: one that cannot be read is an error, not a broken answer.
+        little = _PAGE if kernel_sends else BLOCK_SIZE
+        data = await _read(door.vfs, handle, Span(span.start, min(span.start + little, span.stop)))
+        exchange.start(206 if part else 200, headers)
+        sent = await _send_data(exchange, span.start, data, paged) if data else 0
         await _send_rest(door.vfs, exchange, handle, Span(span.start + sent, span.stop), paged)
-
-
-async def _send_first(
-    vfs: Vfs, exchange: Exchange, handle: HandleId, span: Span, paged: PagedFile | None, head: tuple[int, Headers]
-) -> int:
-    """Some of a file is read before the head goes out: one that cannot be read is an error, not a broken answer."""
-    kernel_sends = paged is not None and exchange.sends_unread and paged.is_for_kernel(span)
-    little = _PAGE if kernel_sends else BLOCK_SIZE
-    data = await _read(vfs, handle, Span(span.start, min(span.start + little, span.stop)))
-    exchange.start(*head)
-    return await _send_data(exchange, span.start, data, paged) if data else 0
 
 
 async def _send_rest(vfs: Vfs, exchange: Exchange, handle: HandleId, rest: Span, paged: PagedFile | None) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from serpentfs.cache.sealed import SealedSpan
 from serpentfs.clouds.base import Capabilities
-from serpentfs.model import Attributes, ContentId, DirEntry, HandleId, Ino, Quota
+from serpentfs.model import Attributes, ContentId, DirEntry, HandleId, Ino, Quota, Span
 
 if TYPE_CHECKING:
     from serpentfs.vfs.writes import SealedRoom
@@ -192,6 +192,12 @@ class Vfs(Protocol):
         ...
 
     async def open(self, ino: Ino, *, write: bool, truncate: bool = False, door: str) -> HandleId: ...
+
+    def expect(self, handle: HandleId, span: Span, *, sealed: bool) -> None:
+        """All of ``span`` will be read, in order. A hint, for doors that are asked for whole files: what follows a read
+        is fetched before a run of reads has shown that it is wanted. ``sealed``: what the disk cache has is taken by
+        ``sealed``, and need not be loaded."""
+        ...
 
     def read_nowait(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview | None:
         """``read`` when all of it is in memory, else None. For doors where a task switch costs more than a read."""

@@ -53,6 +53,7 @@ from serpentfs.model import (
     NodeId,
     NodeRef,
     Quota,
+    Span,
     kept_time,
 )
 from serpentfs.tree.feed import Feed
@@ -701,6 +702,9 @@ class Drive:
     def reader_of(self, content: ContentId, node: NodeRef) -> Reader:
         """A reader, through the cache like any other, of a content that no entry shows. To be closed."""
         return self._cache.reader(content, node.size, partial(self._cloud.read, node))
+
+    def expect(self, handle: HandleId, span: Span, *, sealed: bool) -> None:
+        self._contents.expect(self._handles.get(handle), span, sealed=sealed)
 
     def read_nowait(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview | None:
         opened = self._handles.get(handle)

@@ -287,6 +287,11 @@ class Contents:
             return file.stage.read_nowait(span)
         return self._reader(handle).read_nowait(span)
 
+    def expect(self, handle: Handle, span: Span, *, sealed: bool) -> None:
+        """All of ``span`` will be read by a handle, in order."""
+        if handle.file.stage is None:
+            self._reader(handle).expect(span, sealed=sealed)
+
     def sealed_of_file(self, handle: Handle, offset: int, size: int) -> SealedSpan | None:
         """The beginning of what a handle sees, where the disk cache holds it."""
         file = handle.file

@@ -172,6 +172,13 @@ class VersionsView:
         self._open[handle] = _OpenVersion(attributes, self._drive.reader_of(*self._old.content_of(ino)))
         return handle
 
+    def expect(self, handle: HandleId, span: Span, *, sealed: bool) -> None:
+        version = self._open.get(handle)
+        if version is None:
+            self._drive.expect(handle, span, sealed=sealed)
+        else:
+            version.reader.expect(span, sealed=sealed)
+
     def read_nowait(self, handle: HandleId, offset: int, size: int) -> bytes | memoryview | None:
         version = self._open.get(handle)
         if version is None:

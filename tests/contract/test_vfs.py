@@ -6,6 +6,7 @@ real drive. To add an implementation, add an async context manager that yields o
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ from serpentfs.errors import (
     PreconditionFailed,
     Unsupported,
 )
-from serpentfs.model import NO_CONTENT, ROOT_INO, Attributes, ContentId, HandleId, Ino, Kind, NodeId
+from serpentfs.model import NO_CONTENT, ROOT_INO, Attributes, ContentId, HandleId, Ino, Kind, NodeId, Span
 from serpentfs.vfs.core import Invalidation, Precondition, RenameMode, SetAttributes, Vfs
 from serpentfs.vfs.drive import Drive, DriveOptions
 from serpentfs.vfs.old_versions import KeptVersion
@@ -359,6 +360,8 @@ async def test_a_released_handle_is_bad(vfs: Vfs) -> None:
             await use()
     with pytest.raises(BadHandle):
         vfs.attributes_of(handle)
+    with pytest.raises(BadHandle):
+        vfs.expect(handle, Span(0, 3), sealed=False)
 
 
 async def test_a_reading_handle_does_not_write(vfs: Vfs) -> None:
@@ -382,6 +385,16 @@ async def test_reads_are_clamped_to_the_file(vfs: Vfs, offset: int, size: int, e
     handle = await vfs.open(ino, write=False, door=DOOR)
     assert await read_handle(vfs, handle, offset, size) == expected
     assert bytes(await vfs.read(handle, offset, size)) == expected
+    await vfs.release(handle)
+
+
+async def test_who_was_expected_to_read_in_order_may_read_anywhere(vfs: Vfs) -> None:
+    data = random.Random(1).randbytes(300_000)
+    ino = await make_file(vfs, "file", data)
+    handle = await vfs.open(ino, write=False, door=DOOR)
+    vfs.expect(handle, Span(1000, 1 << 40), sealed=False)
+    for offset in (1000, 200_000, 0, 140_000, 299_990):
+        assert await read_handle(vfs, handle, offset, 5000) == data[offset : offset + 5000]
     await vfs.release(handle)
 
 

@@ -41,6 +41,7 @@ from serpentfs.model import (
     Ino,
     Kind,
     Quota,
+    Span,
 )
 from serpentfs.vfs.core import (
     Invalidation,
@@ -168,6 +169,8 @@ class MemoryVfs:
         self._cold = cold
         self._clock_ns = clock_ns
         self.quota = quota
+        self.expected: list[tuple[Span, bool]] = []
+        """What doors said that they would read, and whether by ``sealed``."""
         self._inos = itertools.count(ROOT_INO)
         self._contents = itertools.count(1)
         self._handle_ids = itertools.count(1)
@@ -538,6 +541,10 @@ class MemoryVfs:
         opened = self._handle(handle)
         data = opened.node.data if opened.pinned is None else opened.pinned[0]
         return data.read(offset, size)
+
+    def expect(self, handle: HandleId, span: Span, *, sealed: bool) -> None:
+        self._handle(handle)
+        self.expected.append((span, sealed))
 
     def content_of(self, handle: HandleId) -> ContentId | None:
         opened = self._handle(handle)

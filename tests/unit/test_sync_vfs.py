@@ -25,7 +25,7 @@ from serpentfs.errors import (
     Unavailable,
 )
 from serpentfs.gateways.sync_vfs import CROSSING_SIZE, LISTING_SLICE, SyncVfs
-from serpentfs.model import ROOT_INO, HandleId, Ino
+from serpentfs.model import ROOT_INO, HandleId, Ino, Span
 from serpentfs.vfs.core import RenameMode, SetAttributes, Vfs
 from tests.fakes.memory_vfs import MemoryVfs
 from tests.fakes.sealing_vfs import SealingVfs
@@ -84,7 +84,7 @@ def in_foreign_thread(work: Callable[[], T]) -> T:
 def test_it_has_every_method_of_the_core() -> None:
     missing = {name for name in vars(Vfs) if not name.startswith("_")} - set(dir(SyncVfs))
     # Attributes of an instance, or of no use to a thread.
-    assert missing == {"capabilities", "content_of", "read_nowait", "sealed", "subscribe"}
+    assert missing == {"capabilities", "content_of", "expect", "read_nowait", "sealed", "subscribe"}
     for name in set(vars(Vfs)) & set(vars(SyncVfs)):
         of_core, of_ours = getattr(Vfs, name), getattr(SyncVfs, name)
         if name.startswith("_") or not inspect.isfunction(of_core):
@@ -166,6 +166,7 @@ def test_a_reader_crosses_seldom() -> None:
             assert part.read(1 << 20) == data[10:4106]
             assert part.read(1) == b""
         assert vfs.reads == [(10, 4096)], "no more is read than was asked for"
+        assert vfs.expected == [(Span(0, len(data)), True), (Span(10, 4106), True)]
         with pytest.raises(BadHandle):
             reader.read(1)
         with pytest.raises(BadHandle):

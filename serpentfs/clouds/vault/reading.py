@@ -30,6 +30,8 @@ class Reader:
         self._store = store
         self._scheme = scheme
         self._headers: LRUCache[tuple[str, Revision], ContentCipher] = LRUCache(HEADERS_KEPT)
+        self._coming: dict[tuple[str, Revision], trio.Event] = {}
+        """Headers that a read is bringing: others of the same file need not."""
 
     async def read(self, key: str, revision: Revision, size: int, span: Span) -> bytes:
         """Cleartext of ``span`` of the object at ``key``, whose cleartext has ``size`` bytes. Raises IntegrityError
@@ -52,22 +54,17 @@ class Reader:
         first, last = wanted.start // CHUNK, (wanted.stop - 1) // CHUNK
         start = header_size + first * step
         stop = header_size + min((last + 1) * step, size + self._scheme.overhead * -(-size // CHUNK))
-        cipher = self._headers.get((key, revision))
-        if cipher is not None:
-            body = memoryview(await self._store.read(key, Span(start, stop), revision=revision))
-        elif start - header_size <= NEAR_HEADER:
-            whole = memoryview(await self._store.read(key, Span(0, stop), revision=revision))
-            cipher = self._remember(key, revision, whole[:header_size])
-            body = whole[start:]
+        cipher, coming = self._headers.get((key, revision)), self._coming.get((key, revision))
+        if cipher is None and coming is None:
+            cipher, body = await self._read_with_header(key, revision, Span(start, stop))
         else:
-            parts: dict[int, bytes] = {}
-
-            async def fetch(part: Span) -> None:
-                parts[part.start] = await self._store.read(key, part, revision=revision)
-
-            await for_each(fetch, [Span(0, header_size), Span(start, stop)], limit=2)
-            cipher = self._remember(key, revision, memoryview(parts[0]))
-            body = memoryview(parts[start])
+            body = memoryview(await self._store.read(key, Span(start, stop), revision=revision))
+            if cipher is None and coming is not None:
+                await coming.wait()
+                cipher = self._headers.get((key, revision))
+            if cipher is None:  # who was to bring it failed
+                header = await self._store.read(key, Span(0, header_size), revision=revision)
+                cipher = self._remember(key, revision, memoryview(header))
         if len(body) != stop - start:
             raise IntegrityError("the file is cut short")
         clear = await self._open(cipher, first, body)
@@ -79,6 +76,25 @@ class Reader:
         if len(data) != len(wanted):
             raise IntegrityError("the file is shorter than its object's size tells")
         return data
+
+    async def _read_with_header(self, key: str, revision: Revision, span: Span) -> tuple[ContentCipher, memoryview]:
+        """``span`` of an object, and its header: in one request, if they lie near one another."""
+        header_size = self._scheme.header_size
+        coming = self._coming[key, revision] = trio.Event()
+        try:
+            if span.start - header_size <= NEAR_HEADER:
+                whole = memoryview(await self._store.read(key, Span(0, span.stop), revision=revision))
+                return self._remember(key, revision, whole[:header_size]), whole[span.start :]
+            parts: dict[int, bytes] = {}
+
+            async def fetch(part: Span) -> None:
+                parts[part.start] = await self._store.read(key, part, revision=revision)
+
+            await for_each(fetch, [Span(0, header_size), span], limit=2)
+            return self._remember(key, revision, memoryview(parts[0])), memoryview(parts[span.start])
+        finally:
+            del self._coming[key, revision]
+            coming.set()
 
     async def _open(self, cipher: ContentCipher, first: int, body: memoryview) -> list[bytes]:
         step = CHUNK + self._scheme.overhead

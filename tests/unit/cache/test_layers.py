@@ -377,6 +377,23 @@ async def test_a_sequential_reader_is_read_ahead_for_within_its_window(monkeypat
 
 
 @pytest.mark.trio
+async def test_what_is_expected_to_be_read_is_fetched_with_the_first_read_and_in_order() -> None:
+    size = 5 * LONGEST_RUN * B
+    for _ in range(10):  # tasks that begin together run in any order
+        store = Store()
+        store.held = True
+        async with running(None) as cache, trio.open_nursery() as nursery:
+            reader = cache.reader(ONE, size, store.fetch_of(1, size))
+            reader.expect(Span(0, size), sealed=False)
+            nursery.start_soon(reader.read, Span(0, B))
+            await store.wait_asked(5)
+            ahead = [span for span in store.spans if span != block_span(0)]
+            assert ahead == [block_span(1 + LONGEST_RUN * number, LONGEST_RUN) for number in range(4)]
+            assert block_span(0) in store.spans
+            store.release()
+
+
+@pytest.mark.trio
 async def test_closing_gives_up_what_was_read_ahead() -> None:
     store = Store()
     size = 400 * B

@@ -27,6 +27,7 @@ class Runway:
         self.known: set[tuple[int, int]] = set()
         self.on_disk: set[tuple[int, int]] = set()
         self.flying: list[Flight] = []
+        self.approaching: set[Stream] = set()
 
     def has_room(self) -> bool:
         return len(self.flying) < self.room
@@ -39,6 +40,9 @@ class Runway:
 
     def is_on_disk(self, content: ContentId, block: BlockIndex) -> bool:
         return (content, block) in self.on_disk
+
+    def is_approaching(self, stream: Stream) -> bool:
+        return stream in self.approaching
 
     def launch(self, stream: Stream, blocks: range, *, head: bool) -> Flight:
         flight = Flight(stream.content, stream.size, blocks, no_fetch, demand=False, head=head)
@@ -101,6 +105,22 @@ def test_streams_take_turns() -> None:
     runway.room = 4
     runway.prefetcher.pump()
     assert [content for content, _, _ in runway.blocks] == [1, 2, 1, 2]
+
+
+def test_what_is_on_its_way_for_a_stream_comes_to_the_link_before_more_is_launched_for_it() -> None:
+    runway = Runway(LARGE, room=10)
+    first, second = stream(1), stream(2)
+    runway.approaching = {first}
+    runway.prefetcher.want(first, range(2 * LONGEST_RUN))
+    assert runway.blocks == []
+    runway.prefetcher.want(second, range(LONGEST_RUN + 1))
+    assert runway.blocks == [(2, 0, 32), (2, 32, 33)]
+    runway.approaching = {first, second}
+    runway.prefetcher.want(second, range(LONGEST_RUN + 1, LONGEST_RUN + 2))
+    assert len(runway.blocks) == 2
+    runway.approaching = set()
+    runway.prefetcher.pump()
+    assert sorted(runway.blocks[2:]) == [(1, 0, 32), (1, 32, 64), (2, 33, 34)]
 
 
 def test_the_budget_holds_until_blocks_are_read() -> None:

@@ -88,6 +88,36 @@ def test_reads_and_commands(case: str) -> None:
         assert list(window.got_read(read)) == commands, read
 
 
+def test_a_large_window_moves_on_one_fetch_at_a_time() -> None:
+    window = Window(LARGE, 16 * MiB)
+    window.got_read(Span(0, 4 * MiB))
+    assert list(window.got_read(Span(4 * MiB, 8 * MiB))) == [ahead(8 * MiB, 24 * MiB)]
+    commands = [window.got_read(Span(at, at + MiB)) for at in range(8 * MiB, 17 * MiB, MiB)]
+    asked = [command for answer in commands for command in answer]
+    assert asked == [ahead(24 * MiB, 28 * MiB), ahead(28 * MiB, 32 * MiB)]
+
+
+def test_what_is_expected_is_read_ahead_from_the_first_read_on_and_no_further() -> None:
+    window = Window(LARGE, 16 * MiB)
+    window.expect(Span(MiB, 30 * MiB + 5))
+    assert list(window.got_read(Span(MiB, MiB + B))) == [ahead(MiB + B, 17 * MiB + B)]
+    assert not window.has_just_begun
+    assert list(window.got_read(Span(MiB + B, 5 * MiB + B))) == [ahead(17 * MiB + B, 21 * MiB + B)]
+    assert not window.has_just_begun
+    assert list(window.got_read(Span(5 * MiB + B, 16 * MiB))) == [ahead(21 * MiB + B, 30 * MiB + B)]
+    assert window.got_read(Span(16 * MiB, 30 * MiB + 5)) == (ahead(30 * MiB + B, 46 * MiB + B),), "it did go on"
+
+
+def test_elsewhere_than_expected_a_run_has_to_show_itself() -> None:
+    window = Window(LARGE, 16 * MiB)
+    window.expect(Span(0, 10 * MiB))
+    window.got_read(Span(0, B))
+    far = 100 * MiB
+    assert list(window.got_read(Span(far, far + B))) == [DropAhead()]
+    assert list(window.got_read(Span(far + B, far + 2 * B))) == [ahead(far + 2 * B, far + 10 * B)]
+    assert list(window.got_read(Span(0, B))) == [DropAhead(), ahead(B, 10 * MiB)]
+
+
 def test_the_window_doubles_up_to_its_largest() -> None:
     window = Window(LARGE, 16 * MiB)
     lengths = []

@@ -6,6 +6,7 @@ import secrets
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ from serpentfs.clouds.vault.content import (
 from serpentfs.clouds.vault.layout import ROOT
 from serpentfs.clouds.vault.masterkey import Masterkey
 from serpentfs.errors import IntegrityError, RevisionGone
-from serpentfs.model import NodeInfo, Span
+from serpentfs.model import NodeInfo, Revision, Span
 from tests.fakes.counting_blobs import CountingBlobStore
 from tests.vaults import fresh_vault, put, read_all, reopened, tree
 
@@ -71,6 +72,57 @@ async def test_a_read_is_one_request(vault: VaultCloud) -> None:
     far = Span(9 * CHUNK + 5, len(DATA))
     assert await reopened(vault, vault.store).read(node.ref, far) == DATA[far.start :]
     assert calls == {"read": 2}
+
+
+@pytest.mark.trio
+async def test_reads_of_one_file_at_a_time_bring_its_header_once(vault: VaultCloud) -> None:
+    node = await put(vault, ROOT, "file", DATA)
+    other = reopened(vault, vault.store)
+    calls = counting(vault).calls
+    calls.clear()
+    found: dict[int, bytes] = {}
+
+    async def read(start: int) -> None:
+        found[start] = await other.read(node.ref, Span(start, start + CHUNK))
+
+    async with trio.open_nursery() as nursery:
+        for start in range(0, 10 * CHUNK, CHUNK):
+            nursery.start_soon(read, start)
+    assert found == {start: DATA[start : start + CHUNK] for start in range(0, 10 * CHUNK, CHUNK)}
+    assert calls["read"] in (10, 11), "eleven, if the first to run is far from the header"
+
+
+@pytest.mark.trio
+async def test_who_waits_for_a_header_that_does_not_come_brings_it(
+    vault: VaultCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await put(vault, ROOT, "file", DATA)
+    store, first, asked = counting(vault), Span(0, CHUNK), []
+    read_blob = store.read
+
+    async def read(key: str, span: Span, *, revision: Revision | None = None) -> bytes:
+        asked.append(span)
+        if len(asked) == 1:
+            await trio.sleep_forever()
+        return await read_blob(key, span, revision=revision)
+
+    monkeypatch.setattr(store, "read", read)
+    other = reopened(vault, store)
+    found: list[bytes] = []
+
+    async def read_the_last() -> None:
+        found.append(await other.read(node.ref, Span(9 * CHUNK, 10 * CHUNK)))
+
+    async with trio.open_nursery() as waiting, trio.open_nursery() as nursery:
+        nursery.start_soon(other.read, node.ref, first)
+        await trio.testing.wait_all_tasks_blocked()
+        waiting.start_soon(read_the_last)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(asked) == 2
+        assert found == []
+        nursery.cancel_scope.cancel()
+    assert found == [DATA[9 * CHUNK : 10 * CHUNK]]
+    assert len(asked) == 3
 
 
 @pytest.mark.trio

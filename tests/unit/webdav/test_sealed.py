@@ -14,7 +14,7 @@ import trio.testing
 from serpentfs.bridge import limiter
 from serpentfs.gateways.webdav.connection import Connection
 from serpentfs.gateways.webdav.reading import READ_SIZE
-from serpentfs.model import BLOCK_SIZE
+from serpentfs.model import BLOCK_SIZE, Span
 from tests.fakes.sealing_vfs import SealingVfs
 from tests.unit.webdav.in_process import Client, connected_by_tcp, make_door
 
@@ -54,6 +54,24 @@ async def test_ranges(tmp_path: Path, first: int, last: int) -> None:
         assert answer.status == 206
         assert answer.body == DATA[first : last + 1]
         assert (await client.request("GET", "/file", headers={"Range": "bytes=-3"})).body == DATA[-3:]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (None, [(Span(0, SIZE), True)]),
+        ("bytes=5-99", [(Span(5, 100), True)]),
+        ("bytes=5-", []),
+        ("bytes=-99", []),
+    ],
+)
+async def test_only_who_asks_for_an_end_is_expected_to_read_up_to_it(
+    tmp_path: Path, asked: str | None, expected: list[tuple[Span, bool]]
+) -> None:
+    vfs = SealingVfs(tmp_path)
+    async with served(vfs) as client:
+        await client.request("GET", "/file", headers={} if asked is None else {"Range": asked})
+        assert vfs.expected == expected
 
 
 @pytest.mark.parametrize("damaged", [[8], [9, 20, 21], [80], range(81)])
