@@ -35,14 +35,14 @@ class Flight:
 
     ``demand`` tells that a reader waits (or waited) for it, otherwise it only reads ahead; ``for_prefetch`` tells that
     it began as read-ahead, ``head`` that it is one that no reader of its content asked for. The fetch of one that is
-    made ``hesitant`` waits a moment for ``wanted``, which a reader sets. When ``done`` is set, either ``error`` is set
-    or ``landed`` holds every block. ``keep`` is False once the content was forgotten: the readers get their bytes, the
-    cache takes none.
+    made ``hesitant`` waits a moment for ``wanted``, which a reader sets; ``has_begun`` tells that it came to the link,
+    or at least to the disk. When ``done`` is set, either ``error`` is set or ``landed`` holds every block. ``keep`` is
+    False once the content was forgotten: the readers get their bytes, the cache takes none.
     """
 
     __slots__ = (
-        "blocks", "content", "demand", "done", "error", "fetch", "fetching", "for_prefetch", "head", "keep", "landed",
-        "scope", "size", "waiters", "wanted",
+        "blocks", "content", "demand", "done", "error", "fetch", "fetching", "for_prefetch", "has_begun", "head",
+        "keep", "landed", "scope", "size", "waiters", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +58,7 @@ class Flight:
         self.head = head
         self.waiters = 0
         self.fetching = False
+        self.has_begun = False
         self.keep = True
         self.landed: dict[BlockIndex, bytes] = {}
         self.error: Exception | None = None

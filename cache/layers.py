@@ -407,7 +407,7 @@ class BlockCache:
         return self._nursery is not None and self._gate.has_room_for_head(self._approaching)
 
     def is_approaching(self, stream: Stream) -> bool:
-        return not self._approaching.isdisjoint(stream.flights)
+        return any(not flight.has_begun for flight in stream.flights)
 
     def is_known(self, content: ContentId, block: BlockIndex) -> bool:
         key = (content, block)
@@ -478,6 +478,8 @@ class BlockCache:
             if disk.must_look(content):
                 await disk.look(content)
             held = [block for block in flight.blocks if disk.holds(content, BlockIndex(block))]
+            if held:
+                self._has_begun(flight)
             for run in runs(held, LONGEST_RUN):
                 opened = await disk.read(content, run, flight.size)
                 for block, data in zip(run, opened, strict=True):
@@ -496,7 +498,7 @@ class BlockCache:
         self._approaching.discard(flight)
         await self._gate.enter(flight)
         try:
-            self._prefetcher.pump()
+            self._has_begun(flight)
             flight.fetching = True
             self._fetches += 1
             # Half as many again: at its end it is here twice, sealed and open.
@@ -518,6 +520,10 @@ class BlockCache:
             self._land(flight, BlockIndex(block), cleartext)
             if self._disk is not None and flight.keep:
                 self._disk.offer(flight.content, BlockIndex(block), cleartext)
+
+    def _has_begun(self, flight: Flight) -> None:
+        flight.has_begun = True
+        self._prefetcher.pump()
 
     def _land(self, flight: Flight, block: BlockIndex, data: bytes) -> None:
         flight.landed[block] = data

@@ -59,7 +59,7 @@ class Launcher(Protocol):
         ...
 
     def is_approaching(self, stream: Stream) -> bool:
-        """Whether something that was launched for a stream has not come to the link yet, nor to its end."""
+        """Whether something that was launched for a stream has not come to the link or the disk yet."""
         ...
 
     def is_known(self, content: ContentId, block: BlockIndex) -> bool:

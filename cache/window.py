@@ -62,7 +62,8 @@ class Window:
     elsewhere               a seek: a new run begins                    DropAhead
     ======================  ==========================================  ================================
 
-    In what is expected to be read the window is the largest at once, and ends where that ends.
+    In what is expected to be read the window has one ``STEP`` at once (more at the same time would share a slow link, and
+    the first come no sooner than the last), and ends where that ends.
     """
 
     __slots__ = ("_ahead", "_expected", "_largest", "_position", "_reads", "_run", "_size")
@@ -94,7 +95,7 @@ class Window:
         """Bytes to keep ahead of the position now: 0, or a power of two of at least one block."""
         if self._reads < 2 and not self._is_expected:
             return 0
-        wanted = self._largest if self._is_expected else min(GROWTH * self._run, self._largest)
+        wanted = min(max(GROWTH * self._run, STEP if self._is_expected else 0), self._largest)
         return 1 << wanted.bit_length() - 1 if wanted >= BLOCK_SIZE else 0
 
     @property

@@ -38,6 +38,22 @@ def usage(pid: int) -> Usage:
     return Usage(sum(u.cpu for u in each), sum(u.resident for u in each), sum(u.peak for u in each))
 
 
+@dataclass(frozen=True, slots=True)
+class MachineTime:
+    """Seconds of all processors since the machine started: ``used``, and ``stolen`` by the machine that it runs on
+    (proc_stat(5)) while there was something to do."""
+
+    used: float
+    stolen: float
+
+
+def machine_time() -> MachineTime:
+    user, nice, system, _idle, _waiting, interrupts, soft, stolen = (
+        int(field) / _TICKS_PER_SECOND for field in Path("/proc/stat").read_text().split()[1:9]
+    )
+    return MachineTime(user + nice + system + interrupts + soft, stolen)
+
+
 def _usage_of_one(pid: int) -> Usage:
     # The command's name, in parentheses, may have spaces. utime, stime, cutime, cstime are fields 14 to 17.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

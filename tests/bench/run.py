@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from tests.bench.contenders import Contender
-from tests.bench.processes import available_memory, file_system_of
+from tests.bench.processes import available_memory, file_system_of, machine_time
 from tests.bench.table import outcome, table
 from tests.bench.workloads import Benchmark, Failure, Make, Sample, Sizes, Workload, make_plain
 
@@ -85,6 +85,7 @@ def carry_out(
         print(f"{arguments.directory} lacks room: {needed // 1024**2} MiB are needed", file=sys.stderr)
         return 1
     about = _about(arguments, contenders, remark)
+    before = machine_time()
     samples: list[Sample] = []
     failures: list[Failure] = []
 
@@ -106,6 +107,9 @@ def carry_out(
         for workload in arguments.only:
             benchmark.run(workload, contenders)
     finally:
+        after = machine_time()
+        stolen = after.stolen - before.stolen
+        about["stolen"] = stolen / max(stolen + after.used - before.used, 1e-9)
         # What was measured before an interruption is not lost.
         print(_describe(about))
         if samples:
@@ -158,6 +162,7 @@ def _describe(about: dict[str, Any]) -> str:
     lines = [
         f"{about['date']}, Linux {about['kernel']}, {about['cpus']} CPUs, load {about['load']:.1f} at the start, "
         f"Python {about['python']}, on {about['file_system']}, rounds: {about['rounds']}",
+        f"of the processor time that was wanted, other machines took {about['stolen']:.0%}",
         *([about["remark"]] if about["remark"] else []),
         *(f"{name}: {version}" for name, version in about["contenders"].items()),
     ]

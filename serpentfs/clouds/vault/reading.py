@@ -7,12 +7,15 @@ revision after the last byte, so an object that was changed in place meanwhile i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import trio
 from cachetools import LRUCache
 
 from serpentfs.clouds.blobs.base import BlobStore
 from serpentfs.clouds.vault.content import CHUNK, ContentCipher, ContentScheme, cleartext_size
-from serpentfs.clouds.vault.parallel import for_each
+from serpentfs.clouds.vault.parallel import all_of
 from serpentfs.errors import IntegrityError, NotFound, RevisionGone
 from serpentfs.model import Revision, Span
 
@@ -54,17 +57,11 @@ class Reader:
         first, last = wanted.start // CHUNK, (wanted.stop - 1) // CHUNK
         start = header_size + first * step
         stop = header_size + min((last + 1) * step, size + self._scheme.overhead * -(-size // CHUNK))
-        cipher, coming = self._headers.get((key, revision)), self._coming.get((key, revision))
-        if cipher is None and coming is None:
+        cipher = self._headers.get((key, revision))
+        if cipher is None:
             cipher, body = await self._read_with_header(key, revision, Span(start, stop))
         else:
             body = memoryview(await self._store.read(key, Span(start, stop), revision=revision))
-            if cipher is None and coming is not None:
-                await coming.wait()
-                cipher = self._headers.get((key, revision))
-            if cipher is None:  # who was to bring it failed
-                header = await self._store.read(key, Span(0, header_size), revision=revision)
-                cipher = self._remember(key, revision, memoryview(header))
         if len(body) != stop - start:
             raise IntegrityError("the file is cut short")
         clear = await self._open(cipher, first, body)
@@ -78,23 +75,48 @@ class Reader:
         return data
 
     async def _read_with_header(self, key: str, revision: Revision, span: Span) -> tuple[ContentCipher, memoryview]:
-        """``span`` of an object, and its header: in one request, if they lie near one another."""
+        """``span`` of an object, and what opens it. Its header comes by the same request, if it is near and nobody has
+        to wait long for it, else by one of its own, which serves all reads that began meanwhile."""
         header_size = self._scheme.header_size
-        coming = self._coming[key, revision] = trio.Event()
-        try:
-            if span.start - header_size <= NEAR_HEADER:
+        is_short = len(span) <= NEAR_HEADER
+        if span.start == header_size or (is_short and span.start - header_size <= NEAR_HEADER):
+            with self._bringing(key, revision) if is_short else nullcontext():
                 whole = memoryview(await self._store.read(key, Span(0, span.stop), revision=revision))
                 return self._remember(key, revision, whole[:header_size]), whole[span.start :]
-            parts: dict[int, bytes] = {}
+        body = b""
+        cipher: ContentCipher | None = None
 
-            async def fetch(part: Span) -> None:
-                parts[part.start] = await self._store.read(key, part, revision=revision)
+        async def fetch_body() -> None:
+            nonlocal body
+            body = await self._store.read(key, span, revision=revision)
 
-            await for_each(fetch, [Span(0, header_size), span], limit=2)
-            return self._remember(key, revision, memoryview(parts[0])), memoryview(parts[span.start])
+        async def fetch_header() -> None:
+            nonlocal cipher
+            with self._bringing(key, revision):
+                header = await self._store.read(key, Span(0, header_size), revision=revision)
+                cipher = self._remember(key, revision, memoryview(header))
+
+        coming = self._coming.get((key, revision))
+        if coming is None:
+            await all_of(fetch_body, fetch_header)
+        else:
+            await fetch_body()
+            await coming.wait()
+            cipher = self._headers.get((key, revision))
+            if cipher is None:  # who was to bring it failed
+                await fetch_header()
+        assert cipher is not None
+        return cipher, memoryview(body)
+
+    @contextmanager
+    def _bringing(self, key: str, revision: Revision) -> Iterator[None]:
+        event = self._coming[key, revision] = trio.Event()
+        try:
+            yield
         finally:
-            del self._coming[key, revision]
-            coming.set()
+            if self._coming.get((key, revision)) is event:
+                del self._coming[key, revision]
+            event.set()
 
     async def _open(self, cipher: ContentCipher, first: int, body: memoryview) -> list[bytes]:
         step = CHUNK + self._scheme.overhead
