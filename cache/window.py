@@ -62,8 +62,8 @@ class Window:
     elsewhere               a seek: a new run begins                    DropAhead
     ======================  ==========================================  ================================
 
-    In what is expected to be read the window has one ``STEP`` at once (more at the same time would share a slow link, and
-    the first come no sooner than the last), and ends where that ends.
+    In what is expected to be read the window has one ``STEP`` at once (more at the same time would share a slow link,
+    and the first come no sooner than the last), and ends where that ends.
     """
 
     __slots__ = ("_ahead", "_expected", "_largest", "_position", "_reads", "_run", "_size")
