@@ -501,9 +501,11 @@ class BlockCache:
             self._has_begun(flight)
             flight.fetching = True
             self._fetches += 1
+            began = trio.current_time()
             # Half as many again: at its end it is here twice, sealed and open.
             with self._memory.lending(len(span) * 3 // 2):
                 data = await flight.fetch(span)
+            self._prefetcher.fetched(len(blocks), trio.current_time() - began)
         finally:
             flight.fetching = False
             self._gate.leave(flight)

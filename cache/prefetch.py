@@ -20,6 +20,13 @@ LONGEST_RUN = 32
 """Blocks in one fetch: 4 MiB. Large enough that a request's round trip is small beside its transfer on a home link,
 small enough that its memory and a reader's wait for its first byte stay bounded. A guess."""
 
+_FIRST_RUN = 8
+"""Blocks in one fetch while nothing is known of the link."""
+
+UNHURRIED = 1.0
+"""Seconds that one fetch ahead may take. Those that are under way share the link, and so land together: at 500 KB/s a
+reader got nothing for half a minute, and then sixteen megabytes, which is longer than many clients wait."""
+
 MOST_WARM = 64
 """Heads that may wait to be warmed; the oldest is dropped for a new one, since a browser moves on."""
 
@@ -85,6 +92,7 @@ class Prefetcher:
         self._readers: OrderedDict[Stream, None] = OrderedDict()
         self._warm: OrderedDict[Stream, None] = OrderedDict()
         self._running: dict[Flight, tuple[Stream, int]] = {}
+        self._longest_run = _FIRST_RUN
 
     @property
     def claimed(self) -> int:
@@ -151,6 +159,15 @@ class Prefetcher:
             for stream in [stream for stream in queue if stream.content == content]:
                 self.stop(stream)
 
+    def fetched(self, blocks: int, seconds: float) -> None:
+        """A fetch of so many blocks, by whomever, took that long: what is launched from now on is to take no longer
+        than ``UNHURRIED``."""
+        if seconds > UNHURRIED:
+            self._longest_run = max(1, min(self._longest_run, int(blocks * UNHURRIED / seconds)))
+        elif blocks >= self._longest_run:
+            more = self._longest_run if seconds < UNHURRIED / 4 else 1
+            self._longest_run = min(LONGEST_RUN, self._longest_run + more)
+
     def landed(self, flight: Flight) -> None:
         """A flight that ``launch`` started has ended. A failed one ends its stream's wishes: the reader will come to
         the place by itself, and only then it is worth another try."""
@@ -205,7 +222,7 @@ class Prefetcher:
             start += 1
         stop = start
         claim = 0
-        while stop < pending.stop and stop - start < LONGEST_RUN and not self._is_known(stream, BlockIndex(stop)):
+        while stop < pending.stop and stop - start < self._longest_run and not self._is_known(stream, BlockIndex(stop)):
             length = block_length(stop, stream.size)
             if self._claimed + claim + length > self._budget:
                 break

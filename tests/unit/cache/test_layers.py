@@ -381,8 +381,10 @@ async def test_what_is_expected_to_be_read_is_fetched_with_the_first_read_and_in
     size = 6 * LONGEST_RUN * B
     for _ in range(10):  # tasks that begin together run in any order
         store = Store()
-        store.held = True
         async with running(None) as cache, trio.open_nursery() as nursery:
+            await cache.read_span(ContentId(2), size, block_span(0, 2 * LONGEST_RUN), store.fetch_of(2, size))
+            store.asked.clear()
+            store.held = True
             reader = cache.reader(ONE, size, store.fetch_of(1, size))
             reader.expect(Span(0, size), sealed=False)
             nursery.start_soon(reader.read, Span(0, B))

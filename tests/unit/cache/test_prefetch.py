@@ -6,7 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from serpentfs.cache.blocks import span_of
 from serpentfs.cache.flights import Flight
-from serpentfs.cache.prefetch import LONGEST_RUN, MOST_WARM, Prefetcher, Stream
+from serpentfs.cache.prefetch import LONGEST_RUN, MOST_WARM, UNHURRIED, Prefetcher, Stream
 from serpentfs.errors import Unavailable
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
 
@@ -23,6 +23,8 @@ class Runway:
 
     def __init__(self, budget: int, room: int) -> None:
         self.prefetcher = Prefetcher(budget, self)
+        for _ in range(2):
+            self.prefetcher.fetched(LONGEST_RUN, 0)  # the link is known to be fast
         self.room = room
         self.known: set[tuple[int, int]] = set()
         self.on_disk: set[tuple[int, int]] = set()
@@ -88,6 +90,29 @@ def test_wishes_are_cut_to_the_longest_run() -> None:
     runway = Runway(LARGE, room=10)
     runway.prefetcher.want(stream(1), range(2, 2 + 2 * LONGEST_RUN + 3))
     assert runway.blocks == [(1, 2, 34), (1, 34, 66), (1, 66, 69)]
+
+
+def test_over_a_slow_link_runs_are_short_until_it_is_faster() -> None:
+    runway = Runway(LARGE, room=1000)
+    reader = stream(1)
+    lengths = []
+    for blocks, seconds in [
+        (LONGEST_RUN, UNHURRIED / 2),
+        (LONGEST_RUN, 8 * UNHURRIED),
+        (LONGEST_RUN, 16 * UNHURRIED),
+        (1, 9 * UNHURRIED),
+        (1, UNHURRIED / 2),
+        (1, UNHURRIED / 10),
+        (2, UNHURRIED / 10),
+        *[(LONGEST_RUN, UNHURRIED / 10)] * 4,
+    ]:
+        runway.prefetcher.fetched(blocks, seconds)
+        start = len(runway.known)
+        runway.prefetcher.want(reader, range(start, start + 2 * LONGEST_RUN))
+        lengths.append(max(stop - first for _, first, stop in runway.blocks))
+        for flight in list(runway.flying):
+            runway.land(flight)
+    assert lengths == [32, 4, 2, 1, 2, 2, 4, 8, 16, 32, 32]
 
 
 def test_known_blocks_are_not_fetched_again_and_cost_nothing() -> None:
