@@ -80,7 +80,7 @@ class Reader:
         header_size = self._scheme.header_size
         is_short = len(span) <= NEAR_HEADER
         if span.start == header_size or (is_short and span.start - header_size <= NEAR_HEADER):
-            with self._bringing(key, revision) if is_short else nullcontext():
+            with self._bringing(key, revision, self._announced(key, revision)) if is_short else nullcontext():
                 whole = memoryview(await self._store.read(key, Span(0, span.stop), revision=revision))
                 return self._remember(key, revision, whole[:header_size]), whole[span.start :]
         body = b""
@@ -92,31 +92,36 @@ class Reader:
 
         async def fetch_header() -> None:
             nonlocal cipher
-            with self._bringing(key, revision):
+            with self._bringing(key, revision, announced):
                 header = await self._store.read(key, Span(0, header_size), revision=revision)
                 cipher = self._remember(key, revision, memoryview(header))
 
         coming = self._coming.get((key, revision))
         if coming is None:
+            announced = self._announced(key, revision)  # here, as it takes a moment until a task runs
             await all_of(fetch_body, fetch_header)
         else:
             await fetch_body()
             await coming.wait()
             cipher = self._headers.get((key, revision))
             if cipher is None:  # who was to bring it failed
+                announced = self._announced(key, revision)
                 await fetch_header()
         assert cipher is not None
         return cipher, memoryview(body)
 
-    @contextmanager
-    def _bringing(self, key: str, revision: Revision) -> Iterator[None]:
+    def _announced(self, key: str, revision: Revision) -> trio.Event:
         event = self._coming[key, revision] = trio.Event()
+        return event
+
+    @contextmanager
+    def _bringing(self, key: str, revision: Revision, announced: trio.Event) -> Iterator[None]:
         try:
             yield
         finally:
-            if self._coming.get((key, revision)) is event:
+            if self._coming.get((key, revision)) is announced:
                 del self._coming[key, revision]
-            event.set()
+            announced.set()
 
     async def _open(self, cipher: ContentCipher, first: int, body: memoryview) -> list[bytes]:
         step = CHUNK + self._scheme.overhead
