@@ -202,6 +202,9 @@ class Feed:
         await self._apply_changed(batch)
         await self._apply_removed(batch)
         for directory in self._new_folders:
+            node = self._store.node_by_id(directory)
+            if node is not None:
+                self._asked.add(node.ino)  # which is written down: what was told of its children was passed over
             self._cloud.recheck(directory)
         self._new_folders.clear()
         if batch.complete and not self._store.is_complete():
@@ -570,6 +573,9 @@ class Feed:
                 self._revisit.add(folder)
             return
         if (entry.parent, entry.name) != (folder, child.name):
+            if child.kind is Kind.DIRECTORY and self._is_at_or_below(folder, ino):
+                self._revisit.add(folder)  # by a renaming here that is not sent yet, and will turn out to be impossible
+                return
             occupant = self._store.child(folder, child.name)
             if occupant is not None and occupant.ino != ino and self._is_leftover(occupant):
                 occupant = None if self._make_room(occupant, folder) else occupant
@@ -602,6 +608,14 @@ class Feed:
             self._local.changed(ino, data=True)
         self._store.put_node(NodeRow(ino, folder, child.id, child.locator, child.revision, child.size, content))
         self._untimely.discard(ino)
+
+    def _is_at_or_below(self, folder: Ino, above: Ino) -> bool:
+        while folder != above:
+            entry = self._store.entry(folder)
+            if entry is None or not entry.parent:
+                return False
+            folder = entry.parent
+        return True
 
     def _folder_changed(self, folder: Ino) -> None:
         if self._store.is_complete():

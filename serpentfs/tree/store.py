@@ -298,9 +298,9 @@ class Store:
         self._hurry = trio.Event()
         """Somebody waits for the disk who is not patient."""
         self._db = self._connect()
-        self._create_or_check(secret)
         self._next = {"ino": 0, "content": 0}
         self._reserved = dict(self._next)
+        self._create_or_check(secret)
         for counter in self._next:
             self._next[counter] = self._reserved[counter] = self._meta_int(f"next_{counter}")
         # After a power cut the database may be older than sealed blocks in the cache and ETags of clients: a leap to

@@ -287,7 +287,7 @@ class MegaCloud:
         self._check_writable()
         await self._writer.remove(node, retry)
 
-    async def set_mtime(self, node: NodeRef, mtime_ns: int) -> NodeInfo:
+    async def set_mtime(self, node: NodeRef, mtime_ns: int, *, tried_ns: int | None = None) -> NodeInfo:
         self._check_writable()
         return await self._writer.set_mtime(node, mtime_ns)
 

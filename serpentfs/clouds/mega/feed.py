@@ -66,6 +66,8 @@ class EventFeed:
         """The server is asked to tell the moment something happens: the replica is as fresh as can be."""
         self._behind = whole is None
         """The replica is as a former process left it, perhaps in the middle of packets."""
+        self._waiting = trio.CancelScope()
+        """The wait for the server to say that something happened."""
         self._rechecks: dict[NodeId, int] = {}
         """Folders to be listed, with the number of polls that had begun when that was asked for."""
         self._whole_told = -math.inf
@@ -118,7 +120,7 @@ class EventFeed:
 
     async def ensure_fresh(self) -> None:
         """The replica holds whatever others did up to now, as far as the server has told."""
-        if self._live:
+        if self._live and self._complete_since[1] >= self._replica.passed_over:
             return
         arrived = self._polls_begun
         async with self._polling:
@@ -162,7 +164,7 @@ class EventFeed:
         """Fetch the account's tree anew. The answer as of Cloud.reload."""
         async with self._polling:
             await self.load()
-            loaded = trio.current_time()
+            loaded = self._complete_since[0]
         self.wake()
         return loaded
 
@@ -177,7 +179,8 @@ class EventFeed:
                     self.wake()    # for who waits for a listing as of now
                     pause = _FIRST_PAUSE
                     if wait_url is not None:
-                        await self._api.wait(wait_url)
+                        with trio.CancelScope() as self._waiting:
+                            await self._api.wait(wait_url)
                     continue
                 except EventsLost:
                     self._live = False
@@ -246,6 +249,9 @@ class EventFeed:
                 if (children := self._view.children(directory)) is not None
             ]
             await send.send(Batch(started, tuple(listings)))
+        if self._rechecks:
+            # The packet of our last command may have come before its answer: then nothing need come any more.
+            self._waiting.cancel()
         return _OWN_DELAY
 
     def _is_newer_than(self, polls: int) -> bool:
@@ -272,7 +278,7 @@ class EventFeed:
                 self._replica.put_record(*_RESYNC, None)
                 self.wake()
 
-        return Batch(trio.current_time(), (), complete=True, tree=self._view, applied=applied)
+        return Batch(self._observed_at(), (), complete=True, tree=self._view, applied=applied)
 
     async def _acknowledge(self, serials: tuple[int, ...]) -> None:
         self._replica.acknowledge(serials)

@@ -108,8 +108,11 @@ class Replica:
         self._roots: dict[str, str] = {}
         self.answered = -math.inf
         """When (time.monotonic()) the result of an own command was last taken; its packet may have come, or may not."""
-        self._own_packets: dict[str, float] = {}
-        """By handle: when (time.monotonic()) a packet last told an own change."""
+        self.passed_over = -math.inf
+        """When such a result was last not taken, as a packet had come since the command was sent, which may have been
+        that of an earlier one: until a later poll this may be what was before it."""
+        self._packets: dict[str, float] = {}
+        """By handle: when (time.monotonic()) a packet last told a change."""
         self.unreadable = 0
         """Nodes whose key is not to be had: they are not shown."""
         if path is not None:
@@ -406,7 +409,9 @@ class Replica:
             if nodes and nodes[0]["t"] == FOLDER:
                 # What lies below a folder of ours that moved may be elsewhere by now, by an answer to a later command.
                 nodes = nodes[:1] + [node for node in nodes[1:] if self._raw(str(node["h"])) is None]
-            self._note_own_packet([handle, *(str(node["h"]) for node in nodes)], own)
+            self._note_packet([handle, *(str(node["h"]) for node in nodes)])
+        else:
+            self._note_packet([handle, *(str(node["h"]) for node in nodes[:1])])
         match packet.get("a"):
             case "t":
                 self._put(nodes, own)
@@ -419,16 +424,17 @@ class Replica:
             case "s2" | "s":
                 self._apply_share(packet)
 
-    def _note_own_packet(self, handles: Iterable[str], now: float) -> None:
+    def _note_packet(self, handles: Iterable[str]) -> None:
+        now = time.monotonic()
         for handle in handles:
-            self._own_packets.pop(handle, None)
-            self._own_packets[handle] = now
-        while next(iter(self._own_packets.values())) < now - _REMEMBER:
-            del self._own_packets[next(iter(self._own_packets))]
+            self._packets.pop(handle, None)
+            self._packets[handle] = now
+        while next(iter(self._packets.values())) < now - _REMEMBER:
+            del self._packets[next(iter(self._packets))]
 
     def _is_old(self, handle: str, sent: float) -> bool:
         """Whether the answer to a command that was sent then comes after its packet."""
-        return self._own_packets.get(handle, -1.0) >= sent
+        return self._packets.get(handle, -1.0) >= sent
 
     def _apply_share(self, packet: dict[str, Any]) -> None:
         handle = str(packet.get("n") or packet.get("h") or "")
@@ -541,6 +547,7 @@ class Replica:
         with self._transaction():
             own = None if tell else self.answered
             if self._is_old(handle, sent):
+                self.passed_over = self.answered
                 self._mark(handle, own)
             else:
                 self._change_attributes(handle, sealed, own)
@@ -550,6 +557,7 @@ class Replica:
         with self._transaction():
             own = None if tell else self.answered
             if self._is_old(handle, sent):
+                self.passed_over = self.answered
                 self._mark(handle, own)
             else:
                 self._move(handle, parent, own)

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -355,6 +356,28 @@ async def test_a_packet_that_comes_late_takes_nothing_back(
                 await trio.sleep(0.01)
             gate.set()
         assert await contents(drive) == {"/old": None, "/new": None, "/new/file": b"content", "/news": b""}
+
+
+async def test_a_folder_is_listed_though_an_answer_came_after_its_packet(
+    email: str, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When no more packets come, nothing but another poll tells that the account's copy is as of now."""
+    commands = Api.commands
+
+    async def late(api: Api, wanted: list[dict[str, Any]]) -> list[Any]:
+        answers = await commands(api, wanted)
+        await trio.sleep(0.3)
+        return answers
+
+    async with mega_drive(session, tmp_path / "one") as (drive, _):
+        await write(drive, "/file", b"content")
+        await drive.wait_until_uploaded()
+        monkeypatch.setattr(Api, "commands", late)
+        await rename(drive, "/file", "/renamed")
+        await drive.wait_until_uploaded()
+        with trio.fail_after(_SEEN_WITHIN):
+            await drive.refresh(ino_at(drive, "/"))
+        assert await contents(drive) == {"/renamed": b"content"}
 
 
 async def test_what_is_removed_is_in_the_rubbish_bin(
