@@ -218,8 +218,9 @@ class Cloud(Protocol):
         already gone is NotFound unless ``retry``."""
         ...
 
-    async def set_mtime(self, node: NodeRef, mtime_ns: int) -> NodeInfo:
-        """Set a file's time. Unsupported where ``capabilities.set_mtime`` is False."""
+    async def set_mtime(self, node: NodeRef, mtime_ns: int, *, tried_ns: int | None = None) -> NodeInfo:
+        """Set a file's time. Unsupported where ``capabilities.set_mtime`` is False. ``tried_ns``: an earlier attempt,
+        whose outcome is not known, set this one; what it made of the node is then no Conflict."""
         ...
 
     async def quota(self) -> Quota: ...

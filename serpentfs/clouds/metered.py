@@ -130,9 +130,9 @@ class MeteredCloud(ForwardingCloud):
         with self._call("remove"):
             await super().remove(node, retry=retry)
 
-    async def set_mtime(self, node: NodeRef, mtime_ns: int) -> NodeInfo:
+    async def set_mtime(self, node: NodeRef, mtime_ns: int, *, tried_ns: int | None = None) -> NodeInfo:
         with self._call("set_mtime"):
-            return await super().set_mtime(node, mtime_ns)
+            return await super().set_mtime(node, mtime_ns, tried_ns=tried_ns)
 
 
 class _CountedGrowing:

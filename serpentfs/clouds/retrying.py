@@ -170,8 +170,8 @@ class RetryingCloud(ForwardingCloud):
     async def remove(self, node: NodeRef, *, retry: bool = False) -> None:
         await self._once("removing", lambda: self._cloud.remove(node, retry=retry))
 
-    async def set_mtime(self, node: NodeRef, mtime_ns: int) -> NodeInfo:
-        return await self._once("setting a time", lambda: self._cloud.set_mtime(node, mtime_ns))
+    async def set_mtime(self, node: NodeRef, mtime_ns: int, *, tried_ns: int | None = None) -> NodeInfo:
+        return await self._once("setting a time", lambda: self._cloud.set_mtime(node, mtime_ns, tried_ns=tried_ns))
 
 
 class _WatchedGrowing:

@@ -409,6 +409,10 @@ class Journal:
         """The entries whose ``ino`` this is, in order of seq."""
         return [slot.entry for slot in self._slots_of(ino)]
 
+    def changes_of(self, ino: Ino) -> list[Entry]:
+        """The entries that change it or take it away, in order of seq."""
+        return [self._slots[seq].entry for seq in sorted(self._claims.writers(ino))]
+
     def carries_time(self, ino: Ino) -> bool:
         """Whether an upload of the file that did not begin yet will take along the time that it finds."""
         return any(

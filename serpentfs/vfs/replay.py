@@ -405,9 +405,12 @@ class Replay:
         """Where the cloud has (or shall have) the inode at this point of the journal."""
         if entry.target is not None:
             return entry.target
-        for later in self._journal.entries_of(entry.ino):
-            if later.seq > entry.seq and later.source is not None:
-                return later.source
+        for later in self._journal.changes_of(entry.ino):
+            if later.seq <= entry.seq:
+                continue
+            place = later.source if later.ino == entry.ino else later.target  # another one's: it takes the file's place
+            if place is not None:
+                return place
         return self._ledger.place(row.parent, row.name)
 
     async def _put(self, entry: Entry) -> None:
@@ -443,7 +446,10 @@ class Replay:
             self._take_node(uploaded)
             self._store.drop_stage(entry.content)
             self._forget_origin(entry.ino)
-            self._forget_early(entry.content)
+            if entry.content in self._early_ids:
+                self._store.put_record(_EARLY, str(entry.content), None)
+        # Not before: when that cannot be written, the next attempt finds its own upload by it.
+        self._early_ids.pop(entry.content, None)
         self._feed.confirmed(entry.ino, left=left, slots=[place.slot])
         # Who stops it now is too late, and must not keep the rest from being done.
         with trio.CancelScope(shield=self._attempts[entry.seq].cancel_called):
@@ -642,10 +648,11 @@ class Replay:
     async def _set_mtime(self, entry: Entry) -> None:
         node = self._store.node_of(entry.ino)
         row = self._row(entry.ino)
-        if node is None or row.state == REMOVED or not self._cloud.capabilities.set_mtime:
+        if node is None or (row.state == REMOVED and not entry.attempted) or not self._cloud.capabilities.set_mtime:
             self._finish(entry)
             return
-        info = await self._cloud.set_mtime(node.ref(row.kind), row.mtime_ns)
+        tried_ns = entry.mtime_ns if entry.attempted else None
+        info = await self._cloud.set_mtime(node.ref(row.kind), row.mtime_ns, tried_ns=tried_ns)
         with self._ledger.outcome(self._journal.confirm(entry.seq)):
             self._store.put_node(node._replace(locator=info.locator, revision=info.revision))
         self._feed.confirmed(entry.ino)

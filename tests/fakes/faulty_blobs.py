@@ -106,6 +106,9 @@ class FaultyBlobStore:
     async def list_directories(self, prefix: str) -> builtins.list[str]:
         return await self._pass(self._store.list_directories(prefix))
 
+    def has_only_another_time(self, before: Revision, after: Revision) -> bool:
+        return self._store.has_only_another_time(before, after)
+
     async def set_mtime(self, key: str, mtime_ns: int, *, condition: Revision | None = None) -> BlobInfo:
         return await self._pass(self._store.set_mtime(key, mtime_ns, condition=condition))
 

@@ -251,5 +251,5 @@ class FaultyCloud(ForwardingCloud):
     async def remove(self, node: NodeRef, *, retry: bool = False) -> None:
         await self._call("remove", lambda: self._cloud.remove(node, retry=retry))
 
-    async def set_mtime(self, node: NodeRef, mtime_ns: int) -> NodeInfo:
-        return await self._call("set_mtime", lambda: self._cloud.set_mtime(node, mtime_ns))
+    async def set_mtime(self, node: NodeRef, mtime_ns: int, *, tried_ns: int | None = None) -> NodeInfo:
+        return await self._call("set_mtime", lambda: self._cloud.set_mtime(node, mtime_ns, tried_ns=tried_ns))

@@ -269,6 +269,9 @@ class MemoryBlobStore:
             raise Unsupported("this store has no order")
         return min((key for key in self._below(prefix) if key.encode() > after.encode()), default=None)
 
+    def has_only_another_time(self, before: Revision, after: Revision) -> bool:
+        return False
+
     async def set_mtime(self, key: str, mtime_ns: int, *, condition: Revision | None = None) -> BlobInfo:
         await trio.lowlevel.checkpoint()
         if not self.account.folders:

@@ -621,7 +621,7 @@ class MemoryCloud(Cloud):
         self._drop(found)
         self._account.notify(self, found.parent)
 
-    async def set_mtime(self, node: NodeRef, mtime_ns: int) -> NodeInfo:
+    async def set_mtime(self, node: NodeRef, mtime_ns: int, *, tried_ns: int | None = None) -> NodeInfo:
         self.calls["set_mtime"] += 1
         if not self._capabilities.set_mtime:
             raise Unsupported("this cloud cannot set times")
@@ -631,7 +631,8 @@ class MemoryCloud(Cloud):
             raise NotFound("it is no longer there")
         if found.kind is not Kind.FILE:
             raise InvalidArgument("only files have a time of their own")
-        if self._revision(found) != node.revision:
+        was_tried = tried_ns is not None and found.mtime_ns in (mtime_ns, tried_ns)
+        if self._revision(found) != node.revision and not was_tried:
             raise Conflict("it has changed")
         found.mtime_ns, found.change = mtime_ns, next(self._account.numbers)
         self._account.notify(self, found.parent)

@@ -130,6 +130,10 @@ class BlobStore(Protocol):
         there is none. Unsupported where ``capabilities.sorted_keys`` is False."""
         ...
 
+    def has_only_another_time(self, before: Revision, after: Revision) -> bool:
+        """Whether these may be of one object with one content, but for its time. False where that cannot be told."""
+        return False
+
     async def set_mtime(self, key: str, mtime_ns: int, *, condition: Revision | None = None) -> BlobInfo:
         """NotFound when there is no such object; Conflict when it is at another revision."""
         ...

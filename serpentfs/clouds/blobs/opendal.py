@@ -108,6 +108,11 @@ def _store_errors(key: str) -> Iterator[None]:
     except tuple(foreign for foreign, _ in _ERRORS) as error:
         kind = next(ours for foreign, ours in _ERRORS if isinstance(error, foreign))
         raise kind(f"{key or 'the store'}: {_reason(str(error))}") from error
+    except OSError as error:
+        # What the library's files raise in place of its own: the text begins with the kind.
+        text = str(error)
+        kind = next((ours for foreign, ours in _ERRORS if text.startswith(f"{foreign.__name__} ")), Unavailable)
+        raise kind(f"{key or 'the store'}: {_reason(str(error))}") from error
 
 
 def _reason(text: str) -> str:

@@ -310,7 +310,7 @@ class Root:
                     _remove_unfinished_uploads(folder, name)
                     os.rmdir(name, dir_fd=folder)
                 _sync_folder(folder)
-        except NotFound:
+        except (NotFound, NotADirectory):  # there is no such folder
             return
 
     def set_mtime(self, key: str, mtime_ns: int, condition: Revision | None) -> BlobInfo:

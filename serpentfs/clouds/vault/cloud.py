@@ -167,11 +167,11 @@ class VaultCloud:
             raise InvalidArgument("the root cannot be removed")
         await self.writer.remove(node, retry)
 
-    async def set_mtime(self, node: NodeRef, mtime_ns: int) -> NodeInfo:
+    async def set_mtime(self, node: NodeRef, mtime_ns: int, *, tried_ns: int | None = None) -> NodeInfo:
         """See Cloud.set_mtime; also of folders (their ``dir.c9r``) and links. The root has no time: Unsupported."""
         if node.kind is Kind.DIRECTORY and node.id == ROOT:
             raise Unsupported("the root of a vault has no time of its own")
-        return await self.writer.set_mtime(node, mtime_ns, await self._name_of(node))
+        return await self.writer.set_mtime(node, mtime_ns, await self._name_of(node), tried_ns)
 
     async def _name_of(self, node: NodeRef) -> str:
         """The name that listings show a node under: told by its ciphertext name, or else by a listing."""

@@ -406,12 +406,22 @@ class Writer:
 
     # times
 
-    async def set_mtime(self, node: NodeRef, mtime_ns: int, name: str) -> NodeInfo:
+    async def set_mtime(self, node: NodeRef, mtime_ns: int, name: str, tried_ns: int | None) -> NodeInfo:
         if not self._store.capabilities.set_mtime:
             raise Unsupported("this store cannot set the time of an object")
         entry = entry_of(self._names, node)
         key = entry.primary(node.kind)
-        blob = await self._store.set_mtime(key, mtime_ns, condition=node.revision)
+        try:
+            blob = await self._store.set_mtime(key, mtime_ns, condition=node.revision)
+        except Conflict:
+            there = await self._stat(key) if tried_ns is not None else None
+            if (
+                there is None
+                or there.mtime_ns not in (mtime_ns, tried_ns)
+                or not self._store.has_only_another_time(node.revision, there.revision)
+            ):
+                raise
+            blob = await self._store.set_mtime(key, mtime_ns, condition=there.revision)
         return await self._info_at(entry, node, blob, name)
 
     # parts of the above
