@@ -114,7 +114,7 @@ class BlockCache:
         self._board: dict[tuple[ContentId, BlockIndex], Flight] = {}
         self._approaching: set[Flight] = set()
         """Flights that took off and have not come to the gate: no read-ahead may slip in before them."""
-        self._prefetcher = Prefetcher(_prefetch_budget(limits), self)
+        self._prefetcher = Prefetcher(_prefetch_budget(limits), self, trio.current_time)
         self._nursery: trio.Nursery | None = None
         self._hits = 0
         self._misses = 0

@@ -9,7 +9,9 @@ of its own and knows neither disk nor link.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Protocol
 
 from serpentfs.cache.blocks import block_length
@@ -27,6 +29,13 @@ UNHURRIED = 1.0
 """Seconds that one fetch ahead may take. Those that are under way share the link, and so land together: at 500 KB/s a
 reader got nothing for half a minute, and then sixteen megabytes, which is longer than many clients wait."""
 
+IDLE = 5.0
+"""Seconds without a read after which what landed for a reader counts no more: programs keep files open that they do not
+read, and two of them would hold the whole budget. The blocks stay in memory as long as any others."""
+
+NEW_LINK = 60.0
+"""Seconds without a fetch after which the link may be another one: how long its trip takes is found out anew."""
+
 MOST_WARM = 64
 """Heads that may wait to be warmed; the oldest is dropped for a new one, since a browser moves on."""
 
@@ -36,7 +45,9 @@ _NONE = range(0)
 class Stream:
     """What is read ahead of one place of one content."""
 
-    __slots__ = ("content", "fetch", "flights", "from_disk", "hesitant", "pending", "position", "size", "unread")
+    __slots__ = (
+        "content", "fetch", "flights", "from_disk", "hesitant", "pending", "position", "read_at", "size", "unread",
+    )  # fmt: skip
 
     def __init__(self, content: ContentId, size: int, fetch: Fetch) -> None:
         self.content = content
@@ -45,6 +56,8 @@ class Stream:
         self.pending = _NONE
         self.position = 0
         """The first block that was not read yet; those below are of no use ahead."""
+        self.read_at = -math.inf
+        """When something of it was last read."""
         self.unread: dict[int, int] = {}
         """Landed blocks that wait to be read, and their bytes."""
         self.flights: set[Flight] = set()
@@ -83,16 +96,23 @@ class Launcher(Protocol):
 
 
 class Prefetcher:
-    """See the module. ``claimed`` never exceeds ``budget``, but for a moment after that was made smaller."""
+    """See the module. ``claimed`` never exceeds ``budget``, but for a moment after that was made smaller. ``clock``
+    tells seconds."""
 
-    def __init__(self, budget: int, launcher: Launcher) -> None:
+    def __init__(self, budget: int, launcher: Launcher, clock: Callable[[], float]) -> None:
         self._budget = budget
         self._launcher = launcher
+        self._clock = clock
         self._claimed = 0
         self._readers: OrderedDict[Stream, None] = OrderedDict()
         self._warm: OrderedDict[Stream, None] = OrderedDict()
         self._running: dict[Flight, tuple[Stream, int]] = {}
         self._longest_run = _FIRST_RUN
+        self._trip = math.inf
+        """Seconds of the shortest fetch of few blocks: what it takes whatever its size."""
+        self._fetched_at = -math.inf
+        self._holding: dict[Stream, None] = {}
+        """Streams with unread blocks."""
 
     @property
     def claimed(self) -> int:
@@ -111,6 +131,7 @@ class Prefetcher:
 
     def want(self, stream: Stream, blocks: range) -> None:
         """A reader wants these blocks next, after those it already asked for."""
+        stream.read_at = self._clock()
         start = stream.pending.start if stream.pending else blocks.start
         stream.pending = range(max(start, stream.position), blocks.stop)
         if stream.pending:
@@ -130,6 +151,7 @@ class Prefetcher:
         """Every block below ``position`` was read or passed over."""
         if position <= stream.position:
             return
+        stream.read_at = self._clock()
         released = 0
         if stream.unread:
             for block in [block for block in stream.unread if block < position]:
@@ -149,9 +171,14 @@ class Prefetcher:
         stream.pending = _NONE
         stream.position = position
         stream.flights.clear()
+        self._release(stream)
+        self.pump()
+
+    def _release(self, stream: Stream) -> None:
+        """Count nothing that landed for it any more."""
+        self._holding.pop(stream, None)
         self._claimed -= sum(stream.unread.values())
         stream.unread.clear()
-        self.pump()
 
     def forget(self, content: ContentId) -> None:
         """Ask for nothing more of a content."""
@@ -161,7 +188,15 @@ class Prefetcher:
 
     def fetched(self, blocks: int, seconds: float) -> None:
         """A fetch of so many blocks, by whomever, took that long: what is launched from now on is to take no longer
-        than ``UNHURRIED``."""
+        than ``UNHURRIED``, but for the trip, which smaller ones would not shorten."""
+        now = self._clock()
+        if now - seconds > self._fetched_at + NEW_LINK:
+            self._trip = math.inf
+        self._fetched_at = now
+        if blocks < _FIRST_RUN:
+            self._trip = min(self._trip, seconds)
+        if self._trip < math.inf:
+            seconds = max(0.0, seconds - self._trip)
         if seconds > UNHURRIED:
             self._longest_run = max(1, min(self._longest_run, int(blocks * UNHURRIED / seconds)))
         elif blocks >= self._longest_run:
@@ -180,6 +215,7 @@ class Prefetcher:
                     amount = len(flight.landed[BlockIndex(block)])
                     stream.unread[block] = amount
                     self._claimed += amount
+                    self._holding[stream] = None
             if flight.error is not None:
                 stream.pending = _NONE
         self.pump()
@@ -208,11 +244,21 @@ class Prefetcher:
                 stream.flights.add(flight)
                 self._claimed += claim
             elif stream.pending:
+                if self._take_back():
+                    continue
                 return  # the budget is used up; whoever releases some of it pumps again
             if stream.pending:
                 queue.move_to_end(stream)
             else:
                 del queue[stream]
+
+    def _take_back(self) -> bool:
+        """Release what landed for readers that do not read. Tells whether there was something."""
+        idle = [stream for stream in self._holding if stream.read_at < self._clock() - IDLE]
+        before = self._claimed
+        for stream in idle:
+            self._release(stream)
+        return self._claimed < before
 
     def _next_run(self, stream: Stream) -> tuple[range, int]:
         """Take the next unknown blocks off what the stream wants, as far as the budget goes, and their bytes."""

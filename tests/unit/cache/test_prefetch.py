@@ -6,7 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from serpentfs.cache.blocks import span_of
 from serpentfs.cache.flights import Flight
-from serpentfs.cache.prefetch import LONGEST_RUN, MOST_WARM, UNHURRIED, Prefetcher, Stream
+from serpentfs.cache.prefetch import IDLE, LONGEST_RUN, MOST_WARM, NEW_LINK, UNHURRIED, Prefetcher, Stream
 from serpentfs.errors import Unavailable
 from serpentfs.model import BLOCK_SIZE, BlockIndex, ContentId, Span
 
@@ -22,7 +22,8 @@ class Runway:
     """Stands for the cache: flights take off, and land when the test says so."""
 
     def __init__(self, budget: int, room: int) -> None:
-        self.prefetcher = Prefetcher(budget, self)
+        self.now = 0.0
+        self.prefetcher = Prefetcher(budget, self, lambda: self.now)
         for _ in range(2):
             self.prefetcher.fetched(LONGEST_RUN, 0)  # the link is known to be fast
         self.room = room
@@ -92,11 +93,25 @@ def test_wishes_are_cut_to_the_longest_run() -> None:
     assert runway.blocks == [(1, 2, 34), (1, 34, 66), (1, 66, 69)]
 
 
-def test_over_a_slow_link_runs_are_short_until_it_is_faster() -> None:
-    runway = Runway(LARGE, room=1000)
+def run_lengths(runway: Runway, fetches: list[tuple[int, float]]) -> list[int]:
+    """The longest run that is launched after each fetch of so many blocks in so many seconds."""
     reader = stream(1)
     lengths = []
-    for blocks, seconds in [
+    for blocks, seconds in fetches:
+        runway.now += seconds
+        runway.prefetcher.fetched(blocks, seconds)
+        start = len(runway.known)
+        runway.prefetcher.want(reader, range(start, start + 2 * LONGEST_RUN))
+        lengths.append(max(stop - first for _, first, stop in runway.blocks))
+        for flight in list(runway.flying):
+            runway.land(flight)
+    return lengths
+
+
+@pytest.mark.parametrize("trip", [0.05, 1.5, 3.0])
+def test_over_a_slow_link_runs_are_short_until_it_is_faster(trip: float) -> None:
+    fetches = [
+        (1, 0.0),
         (LONGEST_RUN, UNHURRIED / 2),
         (LONGEST_RUN, 8 * UNHURRIED),
         (LONGEST_RUN, 16 * UNHURRIED),
@@ -105,14 +120,36 @@ def test_over_a_slow_link_runs_are_short_until_it_is_faster() -> None:
         (1, UNHURRIED / 10),
         (2, UNHURRIED / 10),
         *[(LONGEST_RUN, UNHURRIED / 10)] * 4,
-    ]:
-        runway.prefetcher.fetched(blocks, seconds)
-        start = len(runway.known)
-        runway.prefetcher.want(reader, range(start, start + 2 * LONGEST_RUN))
-        lengths.append(max(stop - first for _, first, stop in runway.blocks))
-        for flight in list(runway.flying):
-            runway.land(flight)
-    assert lengths == [32, 4, 2, 1, 2, 2, 4, 8, 16, 32, 32]
+    ]
+    lengths = run_lengths(Runway(LARGE, room=1000), [(blocks, trip + seconds) for blocks, seconds in fetches])
+    assert lengths[1:] == [32, 4, 2, 1, 2, 2, 4, 8, 16, 32, 32]
+
+
+def test_a_trip_that_is_long_makes_no_run_short() -> None:
+    runway = Runway(LARGE, room=1000)
+    fetches = [(8, 0.1), (1, 0.05), (32, 2.1), (15, 2.1), (7, 2.1)]
+    assert run_lengths(runway, fetches) == [32, 32, 15, 7, 3], "the trip was short before"
+    runway.now += NEW_LINK + 1
+    assert run_lengths(runway, [(3, 2.05), *[(32, 2.1)] * 4]) == [6, 12, 24, 32, 32], "another link"
+
+
+def test_who_does_not_read_holds_no_budget_for_long() -> None:
+    runway = Runway(64 * B, room=9)
+    paused, reader = stream(1), stream(2)
+    runway.prefetcher.want(paused, range(64))
+    for flight in list(runway.flying):
+        runway.land(flight)
+    runway.now += IDLE
+    runway.prefetcher.want(reader, range(32))
+    assert runway.blocks == []
+    runway.now += 1
+    runway.prefetcher.want(reader, range(32))
+    assert runway.blocks == [(2, 0, 32)]
+    assert runway.prefetcher.claimed == 32 * B
+    runway.prefetcher.read_up_to(paused, 10)
+    runway.prefetcher.want(paused, range(64, 74))
+    assert runway.blocks[1:] == [(1, 64, 74)]
+    assert runway.prefetcher.claimed == 42 * B
 
 
 def test_known_blocks_are_not_fetched_again_and_cost_nothing() -> None:
@@ -275,6 +312,10 @@ class AnyReaders(RuleBasedStateMachine):
     @rule(data=st.data(), fails=st.booleans())
     def land(self, data: st.DataObject, fails: bool) -> None:
         self.runway.land(data.draw(st.sampled_from(self.runway.flying)), fails=fails)
+
+    @rule(seconds=st.floats(0.0, 2 * IDLE))
+    def wait(self, seconds: float) -> None:
+        self.runway.now += seconds
 
     @rule(content=st.integers(1, 2), block=st.integers(0, 299))
     def evict(self, content: int, block: int) -> None:
