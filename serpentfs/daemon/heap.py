@@ -9,6 +9,7 @@ the business of ``keep_in_bounds``.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +24,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT = 64 * 1024 * 1024
 _LARGEST_OF_HEAP = 32 * 1024 * 1024
 """The largest that glibc takes here. Without it a block of a fetch would be mapped, and its pages be new each time."""
-_LOOK_EVERY, _LOOK_AGAIN = 0.5, 0.25
+_LOOK_EVERY, _LOOK_AGAIN = 0.25, 0.1
 """Seconds; the second while the process takes too much, or soon may."""
-_BESIDE = 78 * 1024 * 1024
+_BESIDE = 74 * 1024 * 1024
 """Bytes that the process may take beside its cache before the cache gives up some of its own. The program itself takes
 66 MiB; a large upload keeps 40 while it is sent, and three more beside it another 56. What is promised is 95 MiB (100
 MB); the rest is for what comes between two looks."""
@@ -38,9 +39,9 @@ _EASE = 128 * 1024
 _WORTH_TRIMMING, _WORTH_IT_ABOVE = 16 * 1024 * 1024, 4 * 1024 * 1024
 """Bytes by which the process has grown since the last time; the second where it takes far too much. Trimming takes some
 milliseconds, in which nobody else gets memory, and its pages are new to who needs them next."""
-_TRIM_EVERY = 2.0
-"""Seconds between two times at least, unless the process takes far too much: in the middle of a burst the pages come
-back at once, and a fifth more of the system's time went into that."""
+_TRIM_EVERY, _TRIM_SOON = 2.0, 0.25
+"""Seconds between two times at least; the second while the process takes far too much: in the middle of a burst the
+pages come back at once, and a fifth more of the system's time went into that."""
 
 
 def _of_glibc(name: str) -> Any:
@@ -73,7 +74,7 @@ async def keep_in_bounds(
     if trim is None:
         return
     trimmed_to = held_back = elsewhere = 0
-    may_trim_at, pause = 0.0, _LOOK_EVERY
+    trimmed_at, pause = -math.inf, _LOOK_EVERY
     while True:
         await trio.sleep(pause)
         elsewhere = _taken_by(helper())
@@ -81,10 +82,11 @@ async def keep_in_bounds(
         pause = _LOOK_AGAIN if held_back > elsewhere or resident > bound - _SOON else _LOOK_EVERY
         far_too_much = resident > bound + _MARGIN
         worth_it = _WORTH_IT_ABOVE if far_too_much else _WORTH_TRIMMING
-        if resident - trimmed_to >= worth_it and (far_too_much or trio.current_time() >= may_trim_at):
+        rest = _TRIM_SOON if far_too_much else _TRIM_EVERY
+        if resident - trimmed_to >= worth_it and trio.current_time() >= trimmed_at + rest:
             await run_in_thread("disk", trim, 0)
             trimmed_to = resident = _resident()
-            may_trim_at = trio.current_time() + _TRIM_EVERY
+            trimmed_at = trio.current_time()
         before = held_back
         held_back += resident - bound if resident > bound else -_EASE
         held_back = max(elsewhere, min(held_back, budget() * 3 // 4))
