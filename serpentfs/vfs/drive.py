@@ -622,8 +622,9 @@ class Drive:
                         Entry(0, Operation.SETATTR, ino, mtime_ns=changes.mtime_ns, recorded=time.time())
                     )
             seqs = change.seqs
-        if changes.mtime_ns is not None and file is not None:
-            file.row = file.row._replace(mtime_ns=changes.mtime_ns, ctime_ns=now)
+        if file is not None:
+            mtime_ns = file.row.mtime_ns if changes.mtime_ns is None else changes.mtime_ns
+            file.row = file.row._replace(mtime_ns=mtime_ns, ctime_ns=now)
         self._tell(door, ino)
         await self._confirmed(seqs, door)
         return self._row(ino).attributes()
@@ -1132,16 +1133,23 @@ class Drive:
         if replace and not exists:
             raise NotFound("no such attribute")
         await trio.lowlevel.checkpoint()
-        with self._store.transaction():
-            self._store.put_xattr(ino, name, value)
+        self._put_xattr(ino, name, value)
 
     async def removexattr(self, ino: Ino, name: str) -> None:
         self._writable()
         if name not in self._store.xattrs(self._row(ino).ino):
             raise NotFound("no such attribute")
         await trio.lowlevel.checkpoint()
+        self._put_xattr(ino, name, None)
+
+    def _put_xattr(self, ino: Ino, name: str, value: bytes | None) -> None:
+        now = time.time_ns()
         with self._store.transaction():
-            self._store.put_xattr(ino, name, None)
+            self._store.put_xattr(ino, name, value)
+            self._store.set_times(ino, None, None, now)
+        file = self._handles.file(ino)
+        if file is not None:
+            file.row = file.row._replace(ctime_ns=now)
 
     # records of doors
 

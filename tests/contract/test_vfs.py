@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -921,6 +922,27 @@ async def test_xattrs(vfs: Vfs) -> None:
         vfs.getxattr(ino, "user.one")
     with pytest.raises(NotFound):
         await vfs.removexattr(ino, "user.one")
+
+
+async def test_what_moves_the_time_of_the_last_change(vfs: Vfs) -> None:
+    """Also of a file whose data waits to be written."""
+    for dirty in (False, True):
+        attributes, handle = await vfs.create(ROOT_INO, f"file {dirty}", 0o644, exclusive=True, door=DOOR)
+        if dirty:
+            await vfs.write(handle, 0, b"data")
+        ino = attributes.ino
+        changes: tuple[Callable[[], Awaitable[object]], ...] = (
+            partial(vfs.setxattr, ino, "user.one", b"1"),
+            partial(vfs.removexattr, ino, "user.one"),
+            partial(vfs.setattr, ino, SetAttributes(mode=0o600), door=DOOR),
+        )
+        for change in changes:
+            before = vfs.getattr(ino)
+            await trio.sleep(0.01)
+            await change()
+            after = vfs.getattr(ino)
+            assert (after.ctime_ns > before.ctime_ns, after.mtime_ns) == (True, before.mtime_ns)
+        await vfs.release(handle)
 
 
 async def test_xattrs_create_and_replace(vfs: Vfs) -> None:
