@@ -430,6 +430,22 @@ class Control(TlsChannel, FTPHandler):
         if sending is not None and sending[2] is not None:
             sending[2].close()
 
+    def ftp_ABOR(self, line: str) -> None:
+        waits = self._in_dtp_queue is not None or self._out_dtp_queue is not None
+        channel = self.data_channel
+        is_idle = channel is not None and channel.is_busy and not channel.transfer_in_progress()
+        if not (waits or is_idle):
+            super().ftp_ABOR(line)
+            return
+        # pyftpdlib takes a transfer of which no byte came yet for none, and would never answer it (RFC 959 §4.2).
+        if channel is not None:
+            channel.break_connection()
+            self.data_channel = None
+        else:
+            self._shutdown_connecting_dtp()
+        self.respond("426 Transfer aborted via ABOR.")
+        self.respond("226 ABOR command successful.")
+
     # ends
 
     def say_goodbye(self) -> None:

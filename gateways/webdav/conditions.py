@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
 
 from serpentfs.gateways.webdav.messages import Refusal
@@ -35,7 +36,8 @@ def http_date(time_ns: int) -> str:
 def parse_http_date(text: str) -> int | None:
     """Seconds since 1970, None when it is not a date."""
     try:
-        return int(parsedate_to_datetime(text).timestamp())
+        date = parsedate_to_datetime(text)
+        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())    # asctime's form names no zone
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
 
@@ -240,4 +242,4 @@ def _if_range_holds(value: str | None, attributes: Attributes) -> bool:
         return True
     if value.strip().startswith(('"', "W/")):
         return value.strip() == etag_of(attributes)
-    return parse_http_date(value) == attributes.mtime_ns // 1_000_000_000
+    return False  # a date: times can be set, and two contents may have one (RFC 9110 §13.1.5)

@@ -20,7 +20,7 @@ from serpentfs.gateways.webdav.conditions import check_headers, etag_of, http_da
 from serpentfs.gateways.webdav.connection import Exchange
 from serpentfs.gateways.webdav.door import DOOR, Door
 from serpentfs.gateways.webdav.locking import check_if_header, lock_href
-from serpentfs.gateways.webdav.messages import Refusal, quote_name
+from serpentfs.gateways.webdav.messages import Refusal, make_href, quote_name
 from serpentfs.gateways.webdav.places import Place, Places
 from serpentfs.gateways.webdav.properties import (
     Facts,
@@ -167,9 +167,10 @@ async def _send_page(door: Door, exchange: Exchange, place: Place) -> None:
         f"<title>{title}</title><style>body{{font-family:sans-serif}}td{{padding:0 1em 0 0}}"
         f"td+td{{text-align:right}}</style></head><body><h1>{title}</h1><table>"
     ]
-    if place.url.names:
-        rows.append('<tr><td><a href="../">../</a></td></tr>')
     base = place.href
+    if place.url.names:
+        # (Not "../": the page may have been asked for without the slash at its end.)
+        rows.append(f'<tr><td><a href="{make_href(place.url.names[:-1], True)}">../</a></td></tr>')
     for entry in sorted(entries, key=lambda entry: (entry.attributes.kind is not Kind.DIRECTORY, entry.name)):
         rows.append(_row(door.places, place.found.ino, base, entry))
         if len(rows) >= 256:
@@ -239,13 +240,15 @@ async def _list_folder(
     after = 0
     responses: list[str] = []
     length = 0
+    shown: set[str] = set()
     while True:
         entries = door.vfs.readdir(folder.attributes.ino, after, _LISTING_SLICE)
         await pace.breathe()
         for entry in entries:
             attributes = _shown(door.places, folder.attributes.ino, entry)
-            if attributes is None:
-                continue
+            if attributes is None or entry.name in shown:
+                continue  # shown already, and replaced by another since: no href may come twice (RFC 4918 §14.24)
+            shown.add(entry.name)
             slash = "/" if attributes.kind is Kind.DIRECTORY else ""
             subject = Subject(
                 f"{folder.href}{quote_name(entry.name)}{slash}",

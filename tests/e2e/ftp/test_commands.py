@@ -585,7 +585,8 @@ def test_an_upload_whose_clearing_up_fails_is_still_answered(caplog: pytest.LogC
         connection.close()
         assert reply(client).startswith("226")
         connection = begin_upload(client, "STOR b")
-        assert ask(client, "ABOR").startswith("225")
+        assert ask(client, "ABOR").startswith("426")
+        assert reply(client).startswith("226")
         assert ask(client, "NOOP").startswith("200")
     assert "cannot close" in caplog.text
 
@@ -770,7 +771,9 @@ def test_no_line_breaks_a_session(running: RunningDoor, caplog: pytest.LogCaptur
             answer = ask(client, f"{command} {argument}".rstrip("\n"))
             assert re.match(r"[1-5]\d\d", answer), (command, argument, answer)
             assert "Internal" not in answer, (command, argument)
-    client.sendcmd("ABOR")
+    if (answer := ask(client, "ABOR")).startswith("426"):
+        answer = reply(client)
+    assert answer.startswith("22")
     assert ask(client, "NOOP").startswith("200")
     client.close()
     assert "Traceback" not in caplog.text

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,6 +81,16 @@ def test_reading() -> None:
 @given(st.integers(0, 253_402_300_799))
 def test_dates_round_trip(seconds: int) -> None:
     assert parse_http_date(http_date(seconds * 10**9)) == seconds
+
+
+def test_all_forms_of_a_date_are_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 9110 §5.6.7, whose examples these are."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        for text in ("Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"):
+            assert parse_http_date(text) == 784_111_777
+    time.tzset()
 
 
 @given(st.integers())
