@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 
 from serpentfs.cli.exit_codes import ExitCode, exit_code
@@ -24,11 +25,13 @@ def explain(error: BaseException) -> tuple[ExitCode, str, bool]:
     if unforeseen is not None:
         detail = f"{type(unforeseen).__name__}: {unforeseen}".partition("\n")[0]
         return ExitCode.FAILURE, f"this is a fault of serpentfs: {detail} (-vv shows where)", False
-    for one in found:
-        if isinstance(one, SerpentError):
-            return exit_code(one), str(one), True
-    for one in found:
-        if isinstance(one, OSError):
-            place = f": {one.filename}" if one.filename else ""
-            return ExitCode.FAILURE, f"{one.strerror or one}{place}", True
+    if not any(isinstance(one, KeyboardInterrupt) for one in found):  # what was interrupted may fail for that
+        for one in found:
+            if isinstance(one, SerpentError):
+                return exit_code(one), str(one), True
+        for one in found:
+            if isinstance(one, OSError):
+                place = f": {one.filename}" if one.filename else ""
+                is_full = one.errno in (errno.ENOSPC, errno.EDQUOT)
+                return ExitCode.NO_SPACE if is_full else ExitCode.FAILURE, f"{one.strerror or one}{place}", True
     return ExitCode.INTERRUPTED, "interrupted", True

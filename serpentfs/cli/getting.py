@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -137,6 +138,7 @@ def _get_file(
         if update and _is_here(place, entry):
             tally.passed(entry["size"])
             return
+        _check_replaceable(place)
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         try:
             _own(descriptor, part)
@@ -155,6 +157,14 @@ def _is_here(place: Path, entry: dict[str, Any]) -> bool:
     except FileNotFoundError:
         return False
     return stat.S_ISREG(status.st_mode) and is_same(status, entry)
+
+
+def _check_replaceable(place: Path) -> None:
+    """Renaming over it would take a device or a pipe away from everybody. (Over a link it is meant.)"""
+    with suppress(FileNotFoundError):
+        mode = place.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+            raise AlreadyExists(f"{place} is there and is no file")
 
 
 def _own(descriptor: int, part: Path) -> None:

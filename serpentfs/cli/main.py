@@ -250,6 +250,7 @@ def find_command(words: Sequence[str]) -> tuple[Command, list[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the answer is the exit code."""
     gc.set_threshold(_COLLECT_EVERY, 20, 20)
+    _open_standard_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")    # a name that the terminal's encoding lacks is no failure
@@ -258,10 +259,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # who read our output has enough; the exit flushes once more
+        _drop_output()    # who read it has enough
         return ExitCode.FAILURE
     except BaseException as error:    # noqa: BLE001 - the one place that answers for everything
-        return _fail(error, verbosity=sum(word.count("v") for word in words if re.fullmatch("-v+|--verbose", word)))
+        code = _fail(error, verbosity=sum(word.count("v") for word in words if re.fullmatch("-v+|--verbose", word)))
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
+        return code
+
+
+def _drop_output() -> None:
+    """What cannot be written would be tried again at the exit, and decide about its code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _open_standard_streams() -> None:
+    """Some supervisors start programs with them closed: Python has None in their place then, and the next files that
+    are opened would get their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)    # the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))    # noqa: SIM115
 
 
 def _run(words: list[str]) -> ExitCode:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.piping import upload
 from serpentfs.daemon.asking import Connection
 from serpentfs.errors import Unavailable
@@ -302,6 +303,42 @@ def test_get_goes_on_where_it_stopped(owned: Machine) -> None:
     assert (owned.home / "file").read_bytes() == b"MARK" + content[4:]    # what was there was not fetched again
     assert (owned.home / "file").stat().st_mtime_ns == MTIME
     assert not part.exists()
+
+
+def put(machine: Machine, path: str) -> None:
+    machine.ok("put", str(make(machine.home / "source", b"content")), at(machine, path))
+
+
+def test_get_takes_no_pipe_away(owned: Machine) -> None:
+    """Or a device: root has many."""
+    put(owned, "/file")
+    pipe = owned.home / "pipe"
+    os.mkfifo(pipe)
+    assert "is no file" in owned.fails(ExitCode.EXISTS, "get", at(owned, "/file"), str(pipe))
+    assert pipe.is_fifo()
+    assert sorted(owned.home.glob("pipe*")) == [pipe]
+
+
+def test_a_full_disk_under_the_output_is_told_as_such(owned: Machine) -> None:
+    put(owned, "/file")
+    command = 'exec "$0" cat "$1" > /dev/full'
+    done = subprocess.run(
+        ["sh", "-c", command, str(SERPENTFS), at(owned, "/file")], env=owned.environment, capture_output=True,
+        text=True, timeout=TIMEOUT, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (ExitCode.NO_SPACE, "serpentfs: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_that_are_closed(owned: Machine, closed: str) -> None:
+    put(owned, "/file")
+    command = f'"$0" ls "$1" {closed}; echo $?; "$0" ls "$1/nothing" {closed}; echo $?'
+    done = subprocess.run(
+        ["sh", "-c", command, str(SERPENTFS), at(owned, "/")], env=owned.environment, capture_output=True,
+        text=True, timeout=TIMEOUT, check=False,
+    )  # fmt: skip
+    assert [line for line in done.stdout.splitlines() if line.isdigit()] == ["0", str(ExitCode.NOT_FOUND)]
+    assert "fault" not in done.stderr
 
 
 def test_get_begins_anew_when_the_file_is_another(owned: Machine) -> None:
