@@ -65,6 +65,10 @@ class Local(Protocol):
 
     def is_open(self, ino: Ino) -> bool: ...
 
+    def is_birthplace(self, ino: Ino) -> bool:
+        """Something is to be made in this folder that is elsewhere by now: it is moved there after."""
+        ...
+
     def give_up_node(self, ino: Ino) -> None:
         """Drop a node, which a change that is not in the cloud yet may be made in. Within a transaction."""
         ...
@@ -391,7 +395,8 @@ class Feed:
         self._remove(node.ino)
 
     def _remove(self, ino: Ino) -> bool:
-        """Take an entry out of the tree. False for a folder with something in it: that is done behind."""
+        """Take an entry out of the tree. False for a folder with something in it: that is done behind; and for one in
+        which something has yet to be made: it will be made again in the cloud for that."""
         if self._store.has_children(ino):
             self._doomed.append(ino)
             return False
@@ -399,6 +404,9 @@ class Feed:
         self._store.drop_node(ino)
         if entry is None or not entry.parent:
             return True
+        if entry.kind is Kind.DIRECTORY and self._local.is_birthplace(ino):
+            self._revisit.add(entry.parent)
+            return False
         self._store.remove_entry(ino)
         self._local.changed(ino, data=True, entry=(entry.parent, entry.name))
         return True

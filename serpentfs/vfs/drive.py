@@ -222,6 +222,9 @@ class Drive:
     def is_open(self, ino: Ino) -> bool:
         return self._handles.file(ino) is not None
 
+    def is_birthplace(self, ino: Ino) -> bool:
+        return self._ledger.is_birthplace(ino)
+
     def give_up_node(self, ino: Ino) -> None:
         self._contents.give_up_node(ino)
 

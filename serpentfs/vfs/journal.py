@@ -8,13 +8,14 @@ The drawing, the rules and the invariants are in JOURNAL.md.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from serpentfs.model import NO_CONTENT, ContentId, Ino
 from serpentfs.vfs.claims import Claims
 from serpentfs.vfs.coalescing import Draft
 from serpentfs.vfs.entries import (
+    BIRTHS,
     Delta,
     Entry,
     EntryState,
@@ -412,6 +413,13 @@ class Journal:
     def changes_of(self, ino: Ino) -> list[Entry]:
         """The entries that change it or take it away, in order of seq."""
         return [self._slots[seq].entry for seq in sorted(self._claims.writers(ino))]
+
+    def born_in(self, ino: Ino) -> Iterator[Ino]:
+        """What is to be made in this folder, wherever it is moved after."""
+        if self.has_pending_below(ino):
+            for slot in self._slots.values():
+                if slot.entry.operation in BIRTHS and slot.entry.goal.parent == ino:
+                    yield slot.entry.ino
 
     def carries_time(self, ino: Ino) -> bool:
         """Whether an upload of the file that did not begin yet will take along the time that it finds."""

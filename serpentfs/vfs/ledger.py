@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import trio
 
 from serpentfs.model import ContentId, Ino
-from serpentfs.tree.store import JournalRow, Store
+from serpentfs.tree.store import REMOVED, JournalRow, Store
 from serpentfs.vfs.entries import Delta, Entry, EntryState, Operation, Place
 from serpentfs.vfs.journal import Journal
 
@@ -136,6 +136,11 @@ class Ledger:
         for content in unneeded:
             self._let_go(content)
         self.moved()
+
+    def is_birthplace(self, folder: Ino) -> bool:
+        """Whether something that is not removed is to be made in this folder."""
+        rows = map(self.store.entry, self.journal.born_in(folder))
+        return any(row is not None and row.state != REMOVED for row in rows)
 
     async def wait_sent(self, ino: Ino, *, uploads: bool) -> bool:
         """If the cloud may have a change of this inode that it has not confirmed (it is being sent at this moment, or

@@ -328,28 +328,38 @@ class Replay:
         async with self._making_folders:
             return await self._make_folder(ino)
 
-    async def _make_folder(self, ino: Ino) -> NodeId:
+    async def _make_folder(self, ino: Ino, *, leads: bool = False) -> NodeId:
+        """``leads``: to one that is needed."""
         node = self._store.node_of(ino)
         if node is not None:
             return node.node
-        row = self._row(ino)
-        if row.state == REMOVED or ino == ROOT_INO:
-            raise NotFound("the folder is gone")
-        parent = await self._make_folder(row.parent)
+        place = self._place_of_folder(ino, leads)
+        parent = await self._make_folder(place.parent, leads=True)
         try:
-            info = await self._cloud.mkdir(parent, row.name, token=secrets.token_bytes(32))
+            info = await self._cloud.mkdir(parent, place.name, token=secrets.token_bytes(32))
         except AlreadyExists as error:
             # Somebody made one of that name: its listing will give it to this inode.
             self._cloud.recheck(parent)
             raise RetryableError("a folder was removed and made again elsewhere and is not listed yet") from error
         except NotFound as error:
-            if row.parent == ROOT_INO:
+            if place.parent == ROOT_INO:
                 raise
             with self._store.transaction():
-                self._store.drop_node(row.parent)
+                self._store.drop_node(place.parent)
             raise RetryableError("the folder above is gone, too: it will be made again") from error
-        self._remember_folder(row, info)
+        self._remember_folder(ino, place.parent, info)
         return info.id
+
+    def _place_of_folder(self, ino: Ino, leads: bool) -> Place:
+        """Where to make it again. One that was removed here, too, is needed where something was to be made in it that
+        has left it since; its own removal comes after that."""
+        row = self._store.entry(ino)
+        if row is not None and row.state != REMOVED and ino != ROOT_INO:
+            return self._ledger.place(row.parent, row.name)
+        for entry in self._journal.entries_of(ino):
+            if entry.operation is Operation.REMOVE and (leads or self._ledger.is_birthplace(ino)):
+                return entry.origin
+        raise NotFound("the folder is gone")
 
     async def _made_again(self, ino: Ino) -> bool:
         """Whether a folder was gone from the cloud; then it is there again."""
@@ -362,7 +372,7 @@ class Replay:
                 info = await self._cloud.mkdir(parent, row.name, token=secrets.token_bytes(32))
             except AlreadyExists:
                 return False
-            self._remember_folder(row, info)
+            self._remember_folder(ino, row.parent, info)
         return True
 
     def _expect_node(self, node: NodeId, ino: Ino) -> None:
@@ -381,11 +391,11 @@ class Replay:
             self._feed.remove_leftover(known.ino)
         self._store.put_node(node)
 
-    def _remember_folder(self, row: EntryRow, info: NodeInfo) -> None:
-        self._expect_node(info.id, row.ino)
+    def _remember_folder(self, ino: Ino, parent: Ino, info: NodeInfo) -> None:
+        self._expect_node(info.id, ino)
         with self._store.transaction():
-            self._take_node(NodeRow(row.ino, row.parent, info.id, info.locator, info.revision, 0, NO_CONTENT))
-        self._made_folder(row.ino)
+            self._take_node(NodeRow(ino, parent, info.id, info.locator, info.revision, 0, NO_CONTENT))
+        self._made_folder(ino)
 
     def _made_folder(self, ino: Ino) -> None:
         """The cloud has a folder of ours. What others put into it before we knew its id was passed over; where

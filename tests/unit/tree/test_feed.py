@@ -36,6 +36,9 @@ class Quiet:
     def is_open(self, ino: Ino) -> bool:
         return False
 
+    def is_birthplace(self, ino: Ino) -> bool:
+        return False
+
     def give_up_node(self, ino: Ino) -> None:
         raise AssertionError("no change is pending")
 

@@ -388,6 +388,51 @@ async def test_something_made_in_a_folder_that_was_removed_here_and_there(memory
         assert memory.contents() == {} == await contents(drive)
 
 
+@pytest.mark.parametrize(
+    ("kind", "here", "restarts"),
+    [("file", False, False), ("folder", False, True), ("file", True, True), ("folder", True, False)],
+)
+async def test_what_left_a_folder_that_is_gone_before_it_could_be_made_in_it(
+    memory: MemoryCloud, tmp_path: Path, kind: str, here: bool, restarts: bool
+) -> None:
+    """An attempt to make it in the folder may be in the cloud, so that is how it begins."""
+    cloud = FaultyCloud(memory)
+    memory.external_mkdir("/above")
+    memory.external_mkdir("/above/folder")
+    async with AsyncExitStack() as stack:
+        drive = await stack.enter_async_context(a_drive(cloud, tmp_path))
+        cloud.fail("put" if kind == "file" else "mkdir", times=FOR_EVER)
+        if kind == "file":
+            await write(drive, "/above/folder/new", b"data")
+        else:
+            await mkdir(drive, "/above/folder/new")
+        await until(lambda: any(change.error for change in drive.status().pending))
+        await rename(drive, "/above/folder/new", "/new")
+        if kind == "folder":
+            await write(drive, "/new/file", b"data")
+        if here:
+            await rmdir(drive, "/above/folder")
+            await rmdir(drive, "/above")
+        memory.external_remove("/above")
+        await drive.refresh(ROOT_INO)
+        await trio.sleep(0.2)
+        if restarts:
+            await stack.aclose()
+            drive = await stack.enter_async_context(a_drive(cloud, tmp_path))
+        cloud.clear()
+        drive.retry_uploads()
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        assert not drive.status().pending
+        await until(lambda: exists(drive, "/above") == ("/above" in memory.contents()))
+        there = memory.contents()
+        assert there.pop("/new" if kind == "file" else "/new/file") == b"data"
+        assert there.keys() <= {"/new", "/above", "/above/folder"}
+        if here:
+            assert there.keys() <= {"/new"}
+        assert await contents(drive) == memory.contents()
+
+
 async def test_a_folder_removed_and_made_again_there_before_it_is_listed(memory: MemoryCloud, tmp_path: Path) -> None:
     """What waits in it goes into the new folder, under its own name: no conflict."""
     cloud = FaultyCloud(memory)
