@@ -68,9 +68,9 @@ def urgent() -> None:
     _last_urgent[0] = time.perf_counter()
 
 
-def is_busy() -> bool:
-    """Whether the mount was asked for something a moment ago."""
-    return time.perf_counter() - _last_urgent[0] < _URGENT_FOR
+def is_busy(within: float = _URGENT_FOR) -> bool:
+    """Whether the mount was asked for something in the last seconds (a moment ago)."""
+    return time.perf_counter() - _last_urgent[0] < within
 
 
 class Pace:

@@ -66,8 +66,11 @@ _SMALL_FOR_ONE = 4
 """So many contents of up to ``_SMALL`` bytes go up in place of one of up to ``_LARGE``."""
 _LARGE_LANES = 2 * _SMALL_FOR_ONE
 """A larger one takes the place of two, because of the parts that it keeps in memory."""
+_LULL = 0.05
+"""Seconds without a request of the mount after which it is not being asked. Uploads by themselves may keep the loop
+from the next request for some milliseconds."""
 _PAUSE_WHEN_BUSY = 0.02
-"""Seconds between two starts then: 50 small files a second take a fifth of a core, and a large one takes all the
+"""Seconds between two starts while it is: 50 small files a second take a fifth of a core, and a large one takes all the
 bandwidth anyway."""
 
 
@@ -173,7 +176,7 @@ class Replay:
             await nursery.start(self._early.run)
             task_status.started()
             while True:
-                if is_busy():
+                if is_busy(_LULL):
                     # Uploads share the loop with the mount: while that is being asked, they start one by one.
                     await trio.sleep(_PAUSE_WHEN_BUSY)
                 now = time.time()
@@ -207,7 +210,7 @@ class Replay:
             return 0
         if self._outage >= _OUTAGE:
             return 0 if self._active or trio.current_time() < self._probe_at else 1
-        return min(self._lanes - self._active, 1 if is_busy() else self._lanes)
+        return min(self._lanes - self._active, 1 if is_busy(_LULL) else self._lanes)
 
     def _lanes_for(self, entry: Entry) -> int:
         """What a change takes of the room: a small one spends its time waiting for answers, and needs little else."""
