@@ -128,15 +128,15 @@ class BlockCache:
         """Own the tasks of the cache until cancelled. Disk writes that are still queued then are dropped. Readers
         that wait get Unavailable. What the disk holds is found out in the background; reads wait for it where
         they need it."""
-        try:
-            async with trio.open_nursery() as nursery:
-                if self._disk is not None:
-                    await nursery.start(self._disk.run)
-                self._nursery = nursery
-                task_status.started()
+        async with trio.open_nursery() as nursery:
+            if self._disk is not None:
+                await nursery.start(self._disk.run)
+            self._nursery = nursery
+            task_status.started()
+            try:
                 await trio.sleep_forever()
-        finally:
-            self._nursery = None
+            finally:
+                self._nursery = None  # what flies is waited for, and nothing takes off any more
 
     def reader(self, content: ContentId, size: int, fetch: Fetch) -> Reader:
         """A reader of a content of ``size`` bytes with a read-ahead window of its own: one for each open handle.

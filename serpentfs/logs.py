@@ -97,11 +97,14 @@ def some_request(purpose: str) -> Iterator[None]:
     if _request.get():
         yield
         return
-    before = _request.set(f"{purpose}-{next(_numbers):x}")
+    name = f"{purpose}-{next(_numbers):x}"
+    _request.set(name)
     try:
         yield
     finally:
-        _request.reset(before)
+        # Not by a token: after an interrupt the block may end in another context than it began in.
+        if _request.get() == name:
+            _request.set("")
 
 
 def request_id() -> str:

@@ -16,7 +16,7 @@ from serpentfs.gateways.webdav.messages import Refusal
 from serpentfs.model import Attributes, ContentId, Kind, Span
 from serpentfs.vfs.core import Precondition
 
-_ETAG = re.compile(r'\s*((?:W/)?"[^"]*")\s*')
+_ETAG = re.compile(r'\s*((?:W/)?"[^"]*")?\s*(,|\Z)')  # or nothing: empty elements of a list are ignored (§5.6.1)
 _IF_PART = re.compile(r"\s*(?:<([^<>]*)>|(\()|(\))|\[\s*((?:W/)?\"[^\"]*\")\s*\]|([Nn][Oo][Tt])\b)")
 _RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,20})\s*-\s*(\d{0,20})\s*", re.IGNORECASE | re.ASCII)
 
@@ -48,17 +48,15 @@ def _etags(value: str) -> list[str] | None:
         return None
     tags = []
     position = 0
-    while True:
-        match = _ETAG.match(value, position)
-        if match is None:
-            raise Refusal(400, "an entity tag is malformed")
-        tags.append(match.group(1))
+    while (match := _ETAG.match(value, position)) is not None:
+        if match[1]:
+            tags.append(match[1])
         position = match.end()
-        if position == len(value):
-            return tags
-        if value[position] != ",":
-            raise Refusal(400, "an entity tag is malformed")
-        position += 1
+        if position == len(value) and not match[2]:
+            if tags:
+                return tags
+            break
+    raise Refusal(400, "an entity tag is malformed")
 
 
 def check_headers(headers: dict[str, str], current: Attributes | None, *, reading: bool) -> Precondition:

@@ -536,6 +536,25 @@ async def test_readers_of_an_ending_cache_get_an_error_at_once() -> None:
 
 
 @pytest.mark.trio
+async def test_readers_that_come_while_the_cache_ends_get_an_error() -> None:
+    store = Store()
+
+    async def read(cache: BlockCache, content: int) -> None:
+        with pytest.raises(Unavailable):
+            await cache.read_span(ContentId(content), SIZE, block_span(0), store.fetch_of(content, SIZE))
+
+    for steps in range(60):  # the order within a step is random
+        cache = BlockCache(seal=None, directory=None, limits=limits())
+        async with trio.open_nursery() as readers, trio.open_nursery() as nursery:
+            await nursery.start(cache.run)
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                for _ in range(steps % 4):
+                    await trio.lowlevel.checkpoint()
+            readers.start_soon(read, cache, 1)
+
+
+@pytest.mark.trio
 async def test_memory_answers_also_when_the_cache_does_not_run() -> None:
     store = Store()
     cache = BlockCache(seal=None, directory=None, limits=limits())

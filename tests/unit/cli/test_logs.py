@@ -127,6 +127,21 @@ def test_names_are_masked_from_info_on_unless_they_are_asked_for(tmp_path: Path)
     assert all("diary.odt" in line for line in written(names=True))
 
 
+def test_a_request_may_end_in_another_context_than_it_began_in() -> None:
+    """As that of a task does which an interrupt ended."""
+    one, other = contextvars.copy_context(), contextvars.copy_context()
+    work = logs.some_request("read")
+    one.run(work.__enter__)
+    other.run(logs.begin_request, "mount")
+    other.run(work.__exit__, None, None, None)
+    assert other.run(logs.request_id).startswith("mount-")
+    again = logs.some_request("read")
+    again.__enter__()
+    assert logs.request_id()
+    again.__exit__(None, None, None)
+    assert not logs.request_id()
+
+
 def test_json_lines(tmp_path: Path) -> None:
     logs.configure(1, tmp_path / "log", form="json")
     log = logging.getLogger("serpentfs.x")

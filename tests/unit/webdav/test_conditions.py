@@ -64,7 +64,10 @@ def test_what_must_hold_at_commit() -> None:
         ({"if-unmodified-since": http_date(999 * 10**9)}, True, 412),
         ({"if-match": "x"}, True, 400),
         ({"if-match": ""}, True, 400),
-        ({"if-none-match": f"{TAG},"}, True, 400),
+        ({"if-match": '"x" "y"'}, True, 400),
+        ({"if-match": ","}, True, 400),
+        ({"if-none-match": f"{TAG},"}, True, 412),   # empty elements of a list are none (RFC 9110 §5.6.1)
+        ({"if-none-match": f', "a",,{TAG}'}, True, 412),
     ],
 )
 def test_refused_writes(headers: dict[str, str], there: bool, status: int) -> None:
