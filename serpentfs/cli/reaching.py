@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -54,6 +56,52 @@ def resolve_all(arguments: argparse.Namespace, words: Sequence[str]) -> list[Tar
         if target.spec.canonical != targets[0].spec.canonical:
             raise UsageError(f"{targets[0].name} and {target.name} are two remotes: one command works on one")
     return targets
+
+
+def run_with_drive(work: Callable[[], Awaitable[T]]) -> T:
+    """``trio.run`` where this process may own a drive. An interrupt cancels ``work``, and is raised when that has
+    ended: at once it would come in the middle of whatever the drive is at. A second one ends the process as a kill
+    does."""
+    import trio
+
+    interrupted = False
+    results: list[T] = []
+    failed: Exception | None = None
+
+    async def watch(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        nonlocal interrupted
+        with trio.open_signal_receiver(signal.SIGINT) as signals:
+            task_status.started()
+            async for _ in signals:
+                if interrupted:
+                    signal.signal(signal.SIGINT, signal.SIG_DFL)
+                    signal.raise_signal(signal.SIGINT)
+                interrupted = True
+                scope.cancel()
+
+    async def run() -> None:
+        nonlocal failed
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watch)
+            with scope:
+                try:
+                    results.append(await work())
+                except Exception as error:  # noqa: BLE001 - raised below: the nursery would make a group of it
+                    failed = error
+            nursery.cancel_scope.cancel()
+
+    scope = trio.CancelScope()
+    try:
+        trio.run(run)
+        if failed is not None:
+            raise failed
+    except BaseException as error:
+        if interrupted:
+            raise KeyboardInterrupt from error
+        raise
+    if not results:
+        raise KeyboardInterrupt
+    return results[0]
 
 
 class Access:
@@ -119,9 +167,7 @@ class Access:
                 with connection:
                     return work(socket)
         # It ended, or there was none: another one may come, or this process is it.
-        import trio
-
-        return trio.run(self._run, work)()
+        return run_with_drive(partial(self._run, work))()
 
     def ask(self, request: str, on_item: Callable[[Any], None] | None = None, **words: Any) -> Any:
         """The answer to one request. ``on_item`` gets the progress or the pages of those that have some."""

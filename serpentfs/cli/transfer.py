@@ -6,14 +6,12 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-import trio
-
 from serpentfs.bridge import run_in_thread
 from serpentfs.cli import arguments as options
 from serpentfs.cli.exit_codes import ExitCode
 from serpentfs.cli.getting import plan_get
 from serpentfs.cli.putting import local_paths, plan_put
-from serpentfs.cli.reaching import Access, Failures, upload_rest
+from serpentfs.cli.reaching import Access, Failures, run_with_drive, upload_rest
 from serpentfs.cli.remotes import resolve
 from serpentfs.cli.transferring import transfer
 
@@ -66,7 +64,7 @@ def get(arguments: argparse.Namespace) -> ExitCode:
             )
             await run_in_thread("command", plan.finish)
 
-    trio.run(run)
+    run_with_drive(run)
     return failures.code
 
 
@@ -91,5 +89,5 @@ def put(arguments: argparse.Namespace) -> ExitCode:
             rest = partial(upload_rest, quiet=arguments.quiet, only=ours, wait=not arguments.no_wait)
             return await run_in_thread("command", rest, socket, abandon=True)
 
-    code = trio.run(run)
+    code = run_with_drive(run)
     return failures.code or code

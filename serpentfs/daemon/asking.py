@@ -41,6 +41,10 @@ class Connection:
         self.close()
 
     def close(self) -> None:
+        """A thread that still waits for an answer gets Unavailable."""
+        with contextlib.suppress(OSError):
+            # It holds what it reads from: closing that would wait for the answer, and the owner may be this process.
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._lines.close()
         self._socket.close()
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 from tests.e2e.cli.conftest import PASSPHRASE, SERPENTFS, TIMEOUT, Machine, needs_fuse, wait_for
@@ -55,6 +56,29 @@ def test_the_end_of_the_terminal_stops_what_was_started_on_it(with_vault: Machin
         process.wait(timeout=TIMEOUT)
     assert not with_vault.is_mounted()
     assert with_vault.ok("ls", with_vault.url) == "file\n"
+
+
+def test_an_interrupted_command_ends_as_one(with_vault: Machine, tmp_path: Path) -> None:
+    """It owns the drive itself: the interrupt comes in the middle of whatever that is at."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(150):
+        (source / str(number)).write_bytes(bytes(100_000))
+    config = with_vault.home / "config" / "serpentfs" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'[remote.slow]\nurl = "{with_vault.url}"\nlimit-up = "1M"\n')
+    with_vault.ok("ls", "slow:")
+    staging = with_vault.state / "staging"
+    for number in range(4):
+        before = set(staging.iterdir())
+        process = with_vault.start("put", str(source), f"slow:/{number}")
+        wait_for(lambda: not before.issuperset(staging.iterdir()), "files to arrive")  # noqa: B023
+        time.sleep(0.05 * number)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=TIMEOUT) == ("", "serpentfs: interrupted\n")
+        assert process.returncode == 130
+    assert with_vault.ok("put", str(source), f"{with_vault.url}#/last") == ""
+    assert len(with_vault.ok("ls", f"{with_vault.url}#/last").split()) == 150
 
 
 def test_sigusr1_writes_the_state_without_names_and_secrets(with_vault: Machine) -> None:
