@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,13 +29,6 @@ def wait_for(condition: Callable[[], bool], what: str, timeout: float = TIMEOUT)
     while not condition():
         assert time.monotonic() < give_up, f"waited {timeout} s for {what}"
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -16,15 +16,9 @@ import urllib.request
 from pathlib import Path
 
 from serpentfs.cli.main import main
+from tests.mounted import free_port
 
 _PATIENCE = 60.0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class _User(threading.Thread):
@@ -81,7 +75,7 @@ def run(url: str, point: Path, rounds: int) -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)    # what the command prints
     for number in range(rounds):
-        webdav, ftp = _free_port(), _free_port()
+        webdav, ftp = free_port(), free_port()
         user = _User(number, point, webdav, ftp)
         user.start()
         code = main([

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cli.conftest import PASSPHRASE, Machine, free_port, needs_fuse, wait_for
+from tests.e2e.cli.conftest import PASSPHRASE, Machine, needs_fuse, wait_for
 from tests.e2e.cli.test_mega import PASSWORD, Account, account, server  # noqa: F401 - the last two are fixtures
 from tests.fakes.s3_server import S3Server
 from tests.mega_emulator import Emulator
+from tests.mounted import free_port
 
 pytestmark = needs_fuse
 NAME = "canary-name-of-a-file"

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from serpentfs.daemon.asking import Connection
 from serpentfs.password_hashes import hash_password
-from tests.e2e.cli.conftest import TIMEOUT, Machine, free_port, needs_fuse, wait_for
+from tests.e2e.cli.conftest import TIMEOUT, Machine, needs_fuse, wait_for
 from tests.mega_emulator import emulator
+from tests.mounted import free_port
 from tests.rounds import rounds
 from tests.unit.access.test_access import write_certificate
 

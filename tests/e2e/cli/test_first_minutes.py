@@ -11,8 +11,9 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.e2e.cli.conftest import Machine, free_port, needs_fuse
+from tests.e2e.cli.conftest import Machine, needs_fuse
 from tests.mega_emulator import emulator
+from tests.mounted import free_port
 
 PASSPHRASE = "canary-passphrase-typed-2207"
 DOOR_PASSWORD = "canary-door-typed-9914"

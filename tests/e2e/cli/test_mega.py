@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cli.conftest import SERPENTFS, TIMEOUT, Machine, free_port, needs_fuse, wait_for
+from tests.e2e.cli.conftest import SERPENTFS, TIMEOUT, Machine, needs_fuse, wait_for
 from tests.mega_emulator import Emulator, emulator
+from tests.mounted import free_port
 
 PASSWORD = "canary-mega-password-8813"
 DOOR_PASSWORD = "canary-door-password-5512"

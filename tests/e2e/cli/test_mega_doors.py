@@ -17,8 +17,9 @@ import pytest
 
 from serpentfs.clouds.mega.fingerprint import unpack_fingerprint
 from tests import mega_clients
-from tests.e2e.cli.conftest import TIMEOUT, free_port, wait_for
+from tests.e2e.cli.conftest import TIMEOUT, wait_for
 from tests.e2e.cli.test_mega import PASSWORD, Account, account, server  # noqa: F401 - the last two are fixtures
+from tests.mounted import free_port
 
 USER, DOOR_PASSWORD = "me", "canary-door-password-5512"
 BIG = os.urandom(3 * 2**20 + 17)

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cli.conftest import TIMEOUT, Machine, free_port, needs_fuse, wait_for
+from tests.e2e.cli.conftest import TIMEOUT, Machine, needs_fuse, wait_for
+from tests.mounted import free_port
 from tests.rounds import rounds
 
 DOOR_PASSWORD = "canary-door-password-8840"

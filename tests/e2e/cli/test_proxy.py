@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cli.conftest import Machine, free_port, needs_fuse
+from tests.e2e.cli.conftest import Machine, needs_fuse
 from tests.e2e.cli.test_mega import Account, account, leaks, server  # noqa: F401 - fixtures, too
 from tests.fakes.s3_server import S3Server
 from tests.mega_emulator import Emulator
+from tests.mounted import free_port
 
 PASSWORD = "canary-proxy-p@ss:word"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cli.conftest import TIMEOUT, Machine, free_port, needs_fuse
+from tests.e2e.cli.conftest import TIMEOUT, Machine, needs_fuse
+from tests.mounted import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 

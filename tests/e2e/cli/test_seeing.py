@@ -22,8 +22,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cli.conftest import PASSPHRASE, SERPENTFS, TIMEOUT, Machine, free_port, needs_fuse, wait_for
+from tests.e2e.cli.conftest import PASSPHRASE, SERPENTFS, TIMEOUT, Machine, needs_fuse, wait_for
 from tests.mega_emulator import emulator
+from tests.mounted import free_port
 
 DOOR_PASSWORD = "canary-door-password-5512"
 ACCOUNT_PASSWORD = "canary-account-password-4471"

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cli.conftest import PASSPHRASE, TIMEOUT, Machine, free_port, needs_fuse, wait_for
+from tests.e2e.cli.conftest import PASSPHRASE, TIMEOUT, Machine, needs_fuse, wait_for
+from tests.mounted import free_port
 
 DOOR_PASSWORD = "canary-door-password-5512"
 

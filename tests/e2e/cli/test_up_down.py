@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cli.conftest import Machine, free_port, needs_fuse
+from tests.e2e.cli.conftest import Machine, needs_fuse
+from tests.mounted import free_port
 
 pytestmark = needs_fuse
 
