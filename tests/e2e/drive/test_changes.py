@@ -95,10 +95,10 @@ def files_below(folder: Path) -> dict[str, str]:
 
 
 def make(drive: Mounted, other: OtherClient, seen: Seen, *operations: list[str]) -> None:
-    """What a test starts from, made by the other client and seen here."""
+    """What a test starts from, made by the other client and seen here: each folder is listed in its own time."""
     other(*operations)
-    path = drive.point / operations[-1][1].lstrip("/")
-    seen("start", lambda: os.path.lexists(path))
+    paths = [drive.point / operation[1].lstrip("/") for operation in operations]
+    seen("start", lambda: all(map(os.path.lexists, paths)))
 
 
 def test_a_new_file_where_there_was_none(drive: Mounted, other: OtherClient, seen: Seen) -> None:
