@@ -51,11 +51,11 @@ def _etags(value: str) -> list[str] | None:
     while (match := _ETAG.match(value, position)) is not None:
         if match[1]:
             tags.append(match[1])
-        position = match.end()
-        if position == len(value) and not match[2]:
+        if not match[2]:  # the end
             if tags:
                 return tags
             break
+        position = match.end()
     raise Refusal(400, "an entity tag is malformed")
 
 
