@@ -3,7 +3,6 @@ account holds."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,18 +17,11 @@ from serpentfs.clouds.mega.transport import Transport
 from serpentfs.model import NodeId
 from serpentfs.vfs.core import SetAttributes
 from tests.drives import contents, exists, ino_at, mkdir, rename, rmdir, unlink, until, write
-from tests.mega_drives import PASSWORD, log_in, mega_drive
-from tests.mega_emulator import Emulator, emulator
+from tests.mega_drives import mega_drive
+from tests.mega_emulator import Emulator
 
 pytestmark = pytest.mark.trio
-_NUMBERS = itertools.count(1)
 _SEEN_WITHIN = 20.0
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Emulator]:
-    with emulator() as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -37,13 +29,6 @@ def as_ever(server: Emulator) -> Iterator[None]:
     yield
     server.clear_faults()
     server.set(latency=0.0)
-
-
-@pytest.fixture
-async def session(server: Emulator) -> Session:
-    email = f"races{next(_NUMBERS)}@example.test"
-    server.add_account(email, PASSWORD)
-    return await log_in(server.url, email)
 
 
 def held(server: Emulator, session: Session) -> set[str]:

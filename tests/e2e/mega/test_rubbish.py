@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,25 +13,11 @@ from serpentfs.clouds.mega.rubbish import Binned, Restored
 from serpentfs.clouds.mega.session import Session
 from serpentfs.errors import AlreadyExists, InvalidName, NotADirectory, NotFound
 from tests.drives import contents, exists, ino_at, mkdir, read, rename, rmdir, unlink, until, write
-from tests.mega_drives import PASSWORD, log_in, mega_drive
-from tests.mega_emulator import Emulator, emulator
+from tests.mega_drives import mega_drive
+from tests.mega_emulator import Emulator
 
 pytestmark = pytest.mark.trio
-_NUMBERS = itertools.count(1)
 _SEEN_WITHIN = 20.0
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Emulator]:
-    with emulator() as running:
-        yield running
-
-
-@pytest.fixture
-async def session(server: Emulator) -> Session:
-    email = f"bin{next(_NUMBERS)}@example.test"
-    server.add_account(email, PASSWORD)
-    return await log_in(server.url, email)
 
 
 async def back(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -16,10 +15,8 @@ from serpentfs.clouds.mega.uploads import upload_key
 from serpentfs.errors import Conflict, NoSpace, Unavailable
 from serpentfs.model import NodeInfo, Span
 from tests.fakes.content import BytesContent
-from tests.mega_drives import PASSWORD, log_in
 from tests.mega_emulator import Emulator, emulator
 
-_NUMBERS = itertools.count(1)
 _SIZE = 24 * 2**20
 _PIECES = 14
 """Posts that a file of this size takes at least."""
@@ -35,13 +32,6 @@ def running() -> Iterator[Emulator]:
 def server(running: Emulator) -> Iterator[Emulator]:
     yield running
     running.clear_faults()
-
-
-@pytest.fixture
-async def session(server: Emulator) -> Session:
-    email = f"upload{next(_NUMBERS)}@example.test"
-    server.add_account(email, PASSWORD)
-    return await log_in(server.url, email)
 
 
 def sent(server: Emulator) -> int:
