@@ -54,6 +54,9 @@ _FIRST_DELIVERY_CHECK, _LONGEST_DELIVERY_CHECK = 0.005, 0.1
 """Seconds between two looks whether what was sent has arrived. Only clients that keep their side of the connection
 open until the 226 wait for this; the kernel of a client may hold back its acknowledgement for 40 ms."""
 
+_END, _END_OF_TLS = 1, 32
+"""Bytes of a connection's end that count as unacknowledged: the FIN, and at most 31 of a ``close_notify`` (RFC 5288 §3;
+24 in TLS 1.3, RFC 8446 §5.2). Before them a file has at least 23 more, so that it is not taken for them."""
 _INT = struct.Struct("i")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)   # SO_LINGER on, 0 seconds
 
@@ -257,9 +260,9 @@ class DataConnection(TlsChannel, DTPHandler):
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
-            self._sending_failed()
-            return
-        self._check_delivery()
+            self._check_delivery(is_lost=True)
+        else:
+            self._check_delivery()
 
     def tls_may_end(self) -> None:
         if self._sent_all:
@@ -267,19 +270,23 @@ class DataConnection(TlsChannel, DTPHandler):
         else:
             self.close()
 
-    def _check_delivery(self) -> None:
-        if self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+    def _check_delivery(self, *, is_lost: bool = False) -> None:
+        """A client that has the whole file may close before our last words come, and its system resets the connection
+        for them: ``is_lost`` counts only for what of the file had not arrived."""
+        is_lost = is_lost or self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+        undelivered = self._undelivered()
+        if undelivered == 0 or (undelivered is None and not is_lost):
+            self.transfer_finished = True
+            self._answer("226 Transfer complete.")
+            DTPHandler.close(self)
+        elif is_lost:
             self._sending_failed()
-        elif self._undelivered():
+        else:
             if not self._delivering:
                 self._delivering = True
                 self._watch(self.ioloop.READ)   # most clients close at the end: no need to wait for the timer
             self._delivery_check = self.call_later(self._delivery_delay, self._check_delivery)
             self._delivery_delay = min(2 * self._delivery_delay, _LONGEST_DELIVERY_CHECK)
-        else:
-            self.transfer_finished = True
-            self._answer("226 Transfer complete.")
-            DTPHandler.close(self)
 
     def _heard_while_delivering(self) -> None:
         try:
@@ -287,24 +294,25 @@ class DataConnection(TlsChannel, DTPHandler):
         except BlockingIOError:
             return
         except OSError:
-            self._sending_failed()
+            self._other_side_closed(is_lost=True)
             return
         if not said:   # what it said before is of no interest
             self._other_side_closed()
 
-    def _other_side_closed(self) -> None:
+    def _other_side_closed(self, *, is_lost: bool = False) -> None:
         """In order or not, and maybe only its own direction: it may still be reading."""
         self.del_channel()   # the poller would report a connection that is closed both ways for ever
         self._delivery_check.cancel()
-        self._check_delivery()
+        self._check_delivery(is_lost=is_lost)
 
-    def _undelivered(self) -> int:
-        """Bytes sent that the other side's system has not acknowledged; 0 where this system does not tell."""
+    def _undelivered(self) -> int | None:
+        """Bytes of the file that were sent and that the other side's system has not acknowledged (those that it had not
+        when the connection was lost); None where this system does not tell."""
         if sys.platform != "linux":
-            return 0
+            return None
         answer = fcntl.ioctl(self.socket.fileno(), termios.TIOCOUTQ, bytes(_INT.size))
         queued: int = _INT.unpack(answer)[0]
-        return max(0, queued - 1)   # our FIN counts as one
+        return max(0, queued - (_END_OF_TLS if self.is_secured else _END))
 
     # ends
 
@@ -325,7 +333,7 @@ class DataConnection(TlsChannel, DTPHandler):
         self.break_connection()
 
     def handle_timeout(self) -> None:
-        arrived = self.get_transmitted_bytes() - (self._undelivered() if self._delivering else 0)
+        arrived = self.get_transmitted_bytes() - ((self._undelivered() or 0) if self._delivering else 0)
         if arrived > self._lastdata:
             self._lastdata = arrived
             return

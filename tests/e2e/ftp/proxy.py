@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import select
 import socket
+import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from tests.e2e.ftp.harness import TIMEOUT, reset
@@ -83,6 +86,7 @@ class CuttingProxy:
         for source, data in _both_ways(client, server):
             carried += len(data)
             if carried > self._after and self._may_cut():
+                _wait_until_sent(server)
                 reset(client)
                 reset(server)
                 return
@@ -102,6 +106,13 @@ class CuttingProxy:
     def close(self) -> None:
         for listener in self._listeners:
             listener.close()
+
+
+def _wait_until_sent(connection: socket.socket) -> None:
+    """What is not acknowledged yet would be forgotten by a reset, or all of it, if nobody has accepted it yet."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline and any(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))):
+        time.sleep(0.001)
 
 
 def _both_ways(client: socket.socket, server: socket.socket) -> _Pieces:

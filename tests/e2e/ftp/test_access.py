@@ -6,7 +6,10 @@ import ftplib
 import os
 import socket
 import ssl
+import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ import pytest
 from serpentfs.errors import UsageError
 from serpentfs.gateways.access import TlsFiles
 from serpentfs.gateways.ftp import control
+from serpentfs.gateways.ftp.transfers import DataConnection
 from tests.e2e.ftp.harness import (
     TIMEOUT,
     RunningDoor,
@@ -276,6 +280,52 @@ def test_a_reset_under_tls(certificate: TlsFiles) -> None:
         connection = client.transfercmd("STOR a")
         connection.sendall(b"x")
         reset(connection)
+        assert reply(client).startswith("426")
+        client.quit()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what has arrived")
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_that_has_it_all_may_close_before_the_end_of_tls(
+    certificate: TlsFiles, version: ssl.TLSVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """curl asks for the size, and does; its system resets the connection for our ``close_notify``."""
+    end_tls, may_end = DataConnection.end_tls, threading.Event()
+
+    def end_later(connection: DataConnection) -> bool:
+        return may_end.wait(TIMEOUT) and end_tls(connection)
+
+    monkeypatch.setattr(DataConnection, "end_tls", end_later)
+    vfs = MemoryVfs()
+    vfs.cloud_put("/a", bytes(200_000))
+    with door(vfs, options(tls=certificate)) as running:
+        client = tls_client(running)
+        client.context.maximum_version = version
+        client.voidcmd("TYPE I")
+        connection = client.transfercmd("RETR a")
+        missing = 200_000
+        while missing:
+            missing -= len(connection.recv(missing))
+        connection.setblocking(False)
+        with suppress(ssl.SSLWantReadError):
+            connection.unwrap()  # type: ignore[attr-defined]
+        connection.close()
+        may_end.set()
+        assert reply(client).startswith("226")
+        client.quit()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what has arrived")
+def test_a_client_that_closes_before_it_has_all_is_told_so(certificate: TlsFiles) -> None:
+    vfs = MemoryVfs()
+    vfs.cloud_put("/a", bytes(200_000))
+    with door(vfs, options(tls=certificate)) as running:
+        client = tls_client(running)
+        raw = open_data(client, receive_buffer=4096)   # so that the rest lies in the buffers here
+        client.sendcmd("RETR a")
+        connection = client.context.wrap_socket(raw)
+        assert connection.recv(100_000)
+        connection.close()
         assert reply(client).startswith("426")
         client.quit()
 
