@@ -30,6 +30,8 @@ _STUCK_AFTER = 60.0
 """Seconds after which a call of the notifier to the kernel counts as a deadlock. It may well wait for a READ, and
 that for the network; the core answers within its deadlines, which are shorter."""
 _CLEAN_UNMOUNT_WITHIN = 15.0
+_CONNECTION_ENDS_WITHIN = 2.0
+"""Seconds that the kernel has to end the connection of a mount that it has taken away."""
 _CLOSE_WITHIN = 30.0
 
 
@@ -158,7 +160,10 @@ async def _unmount_in_good_order(operations: Operations, mount: Mount, ended: tr
             "disk", lambda: mountpoint.unmount(mount.path, lazy=False), abandon=True
         )
         if unmounted:
-            await ended.wait()
+            with trio.move_on_after(_CONNECTION_ENDS_WITHIN) as waiting:
+                await ended.wait()
+            if waiting.cancelled_caught:
+                log.warning("%s is in use in another mount namespace (a container); ending it there, too", mount.path)
         else:
             log.warning("%s is in use; unmounting it all the same", mount.path)
 

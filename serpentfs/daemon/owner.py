@@ -48,6 +48,7 @@ _SWITCH_INTERVAL = 0.00005
 _ANSWER_PATIENCE = 2.0
 _DEAD_MOUNT_PATIENCE = 5.0
 _CATCH_UP_PATIENCE = 5.0
+_SYSTEMD_LISTENS_WITHIN = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ async def serve(remote: Remote, doors: Sequence[Door], announce: Announce, show:
 
             def ready(addresses: dict[str, str]) -> None:
                 announce(addresses)
-                systemd.notify("READY=1")
+                systemd.notify("READY=1", within=_SYSTEMD_LISTENS_WITHIN)
                 nursery.start_soon(systemd.keep_informed, requests.summary)
 
             try:
@@ -219,7 +220,7 @@ async def _serve_doors(
         stop.begin_serving()
         ready(addresses)
         await stop.asked.wait()
-        systemd.notify("STOPPING=1")
+        systemd.notify("STOPPING=1", within=_SYSTEMD_LISTENS_WITHIN)
         # First with the doors open, so that nobody is cut off while much is to be uploaded; what is written
         # meanwhile goes up in a second round that nobody can add to.
         await upload_all(drive, show)

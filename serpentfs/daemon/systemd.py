@@ -21,16 +21,18 @@ def _address(environment: Mapping[str, str]) -> str | None:
     return address if address.startswith(("/", "@")) else None
 
 
-def notify(state: str) -> None:
-    """Send lines such as ``READY=1`` or ``STOPPING=1``; nothing happens outside systemd."""
+def notify(state: str, *, within: float = 0.0) -> None:
+    """Send lines such as ``READY=1`` or ``STOPPING=1``; nothing happens outside systemd. A systemd that does not listen
+    at this moment is waited for so many seconds, and blocks all else of this process for as long."""
     address = _address(os.environ)
     if address is None:
         return
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.settimeout(within)
             channel.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
     except OSError as error:
-        logger.warning("cannot tell systemd %s: %s", state.partition("=")[0], error.strerror)
+        logger.warning("cannot tell systemd %s: %s", state.partition("=")[0], error.strerror or error)
 
 
 def watchdog_interval(environment: Mapping[str, str] = os.environ) -> float | None:

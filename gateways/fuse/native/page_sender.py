@@ -3,9 +3,10 @@
 It is a process of its own because a thread that waits for a FUSE filesystem of its own process cannot be killed: the
 connection would end with the process, and the process with the thread. And it has an interpreter of its own.
 
-The mount is in a mount namespace of this process: nobody else sees it, and it goes when this process goes, which
-ends when its other side does. It is also all that this process sees: other mounts are taken out of the namespace, or
-they would stay in use when their users unmount them. It has no secrets, and gets to see what it sends while it does.
+The mount is a descriptor of this process (fsmount(2)) and has no place: nobody else sees it, and it goes when this
+process goes, which ends when its other side does. Users other than root may mount in namespaces of their own only. Those
+are a process's that ends at once, and not this one's: the other mounts of the machine are in them, too, and would stay
+in use after their users have unmounted them. This process has no secrets, and gets to see what it sends while it does.
 
 Standard input is a socket of type SOCK_SEQPACKET:
 
@@ -43,26 +44,32 @@ _STEP = 1024 * 1024
 _READ_AHEAD_KB = 1024
 """See ``fuse.mountpoint``."""
 
-_POINT = "/proc"
-"""A folder that is there for certain, and is of no more use to this process then."""
 _STACK = 256 * 1024
 
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
-_MNT_DETACH = 2
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 1 << 14, 1 << 18
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+"""The same on every architecture but Alpha (linux/unistd.h); not in every C library yet."""
+_CLOEXEC = 1
+"""FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC; the rest, too, is linux/mount.h's."""
+_SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
+_RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
 
 
 def main() -> None:
     os.setsid()   # Ctrl-C is for the other side, which may go on sending for a while
+    os.chdir("/")
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))   # what the other side's libraries leave open
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)   # it ends with its other side, which may still be sending
     threading.stack_size(_STACK)
     control = socket.socket(fileno=0)
     try:
-        _begin(control)
+        device, folder = _mount() if os.geteuid() == 0 else _mount_as_user()
+        socket.send_fds(control, [READY], [device])
+        os.close(device)   # or the connection would outlive the other side
+        _raise_read_ahead(os.fstat(folder).st_dev)   # answered by the other side
         control.send(READY)
-        _Sender(control).run()
+        _Sender(control, folder).run()
     except ConnectionError:
         pass   # the other side is gone
     except OSError as error:
@@ -70,46 +77,62 @@ def main() -> None:
             control.send(str(error).encode())
 
 
-def _begin(control: socket.socket) -> None:
-    """OSError: the system does not allow it."""
-    device = _mount()
-    socket.send_fds(control, [READY], [device])
-    os.close(device)   # or the connection would outlive the other side
-    _raise_read_ahead(os.stat(_POINT).st_dev)   # noqa: PTH116
-    _leave_everything_else()
-
-
-def _mount() -> int:
-    """In namespaces of this process (user_namespaces(7) for other users than root). OSError."""
-    uid, gid = os.geteuid(), os.getegid()
-    if uid == 0:
-        _call("unshare", _CLONE_NEWNS)
-    else:
-        _call("unshare", _CLONE_NEWNS | _CLONE_NEWUSER)
-        for name, text in (("uid_map", f"{uid} {uid} 1"), ("setgroups", "deny"), ("gid_map", f"{gid} {gid} 1")):
-            with open(f"/proc/self/{name}", "w") as file:
-                file.write(text)
-    _call("mount", None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None)
+def _mount() -> tuple[int, int]:
+    """Descriptors of the device and of the mount's root. OSError: the system does not allow it."""
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    options = f"fd={device},rootmode={stat.S_IFDIR:o},user_id={uid},group_id={gid}"
-    flags = ctypes.c_ulong(_MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    _call("mount", b"serpentfs", _POINT.encode(), b"fuse.serpentfs-pages", flags, options.encode())
-    return device
+    context = _call("syscall", _FSOPEN, b"fuse", _CLOEXEC)
+    settings = {
+        "source": "serpentfs", "subtype": "serpentfs-pages", "fd": f"{device}", "rootmode": f"{stat.S_IFDIR:o}",
+        "user_id": f"{os.geteuid()}", "group_id": f"{os.getegid()}",
+    }   # fmt: skip
+    for name, value in settings.items():
+        _call("syscall", _FSCONFIG, context, _SET_STRING, name.encode(), value.encode(), 0)
+    _call("syscall", _FSCONFIG, context, _SET_FLAG, b"ro", None, 0)
+    _call("syscall", _FSCONFIG, context, _CREATE, None, None, 0)
+    folder = _call("syscall", _FSMOUNT, context, _CLOEXEC, _RDONLY | _NOSUID | _NODEV | _NOEXEC)
+    os.close(context)
+    return device, folder
 
 
-def _leave_everything_else() -> None:
-    """Make the mount the root, and take away what was there before (the way of pivot_root(2)). OSError."""
-    os.chdir(_POINT)
-    _call("pivot_root", b".", b".")
-    _call("umount2", b".", _MNT_DETACH)
-    os.chdir("/")
+def _mount_as_user() -> tuple[int, int]:
+    """As ``_mount``, by a process in namespaces of its own (user_namespaces(7))."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = os.fork()
+    if child == 0:
+        try:
+            _enter_namespaces()
+            socket.send_fds(theirs, [READY], _mount())
+        except OSError as error:
+            theirs.send(str(error).encode())
+        finally:
+            os._exit(0)
+    theirs.close()
+    said, descriptors, _, _ = socket.recv_fds(ours, 256, 2)
+    os.waitpid(child, 0)
+    ours.close()
+    if said != READY:
+        raise OSError(said.decode() or "the process that mounts has ended")
+    device, folder = descriptors
+    return device, folder
 
 
-def _call(function: str, *arguments: object) -> None:
+def _enter_namespaces() -> None:
+    """As this user, who may mount there. OSError."""
+    uid, gid = os.geteuid(), os.getegid()
+    _call("unshare", _CLONE_NEWNS | _CLONE_NEWUSER)
+    for name, text in (("uid_map", f"{uid} {uid} 1"), ("setgroups", "deny"), ("gid_map", f"{gid} {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+
+def _call(function: str, *arguments: object) -> int:
     """A function of the C library. OSError."""
-    if getattr(ctypes.CDLL(None, use_errno=True), function)(*arguments) != 0:
+    words = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
+    done: int = getattr(ctypes.CDLL(None, use_errno=True), function)(*words)
+    if done == -1:
         number = ctypes.get_errno()
         raise OSError(number, f"{function}: {os.strerror(number)}")
+    return done
 
 
 def _raise_read_ahead(device: int) -> None:
@@ -123,8 +146,9 @@ def _raise_read_ahead(device: int) -> None:
 class _Sender:
     """Threads that send, as many as there are requests at a time."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, folder: int) -> None:
         self._control = control
+        self._folder = folder
         self._requests: queue.SimpleQueue[tuple[bytes, int | None]] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
 
@@ -142,18 +166,17 @@ class _Sender:
         while True:
             request, target = self._requests.get()
             number, name, start, stop = REQUEST.unpack(request)
-            sent, reason = self._send(f"/{name}", target, start, stop)
+            sent, reason = self._send(f"{name}", target, start, stop)
             if target is not None:
                 os.close(target)
             self._idle.release()
             with suppress(ConnectionError):   # the process is about to end
                 self._control.send(DONE.pack(number, sent, reason))
 
-    @staticmethod
-    def _send(path: str, target: int | None, start: int, stop: int) -> tuple[int, int]:
+    def _send(self, name: str, target: int | None, start: int, stop: int) -> tuple[int, int]:
         """How many bytes, and the errno."""
         try:
-            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            source = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
         except OSError:
             return 0, errno.EIO
         end = time.monotonic() + _SENDING

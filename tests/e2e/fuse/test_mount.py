@@ -343,6 +343,20 @@ def test_the_end_from_outside(mount: MountIt, command: str) -> None:
 _GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO)
 
 
+def test_a_mount_that_a_container_has_ends_when_cancelled(mount: MountIt) -> None:
+    """Whoever makes a mount namespace has all mounts in it, and the kernel ends no connection that is in use there."""
+    running = mount()
+    namespaces = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-Urm"]
+    with subprocess.Popen([*namespaces, "sh", "-c", "echo; exec sleep 1000"], stdout=subprocess.PIPE) as container:
+        try:
+            assert container.stdout is not None
+            assert container.stdout.read(1) == b"\n"
+            assert running.close() == 0
+        finally:
+            container.kill()
+    assert "is in use in another mount namespace" in running.log()
+
+
 def test_a_busy_mount_ends_when_cancelled(mount: MountIt) -> None:
     mounted = mount()
     fd = os.open(mounted.path / "file", os.O_RDWR | os.O_CREAT)

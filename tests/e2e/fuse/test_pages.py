@@ -294,7 +294,7 @@ async def test_where_the_system_does_not_allow_it_files_are_sent_without(
     refused.write_text(
         "import runpy, sys\n"
         f"program = runpy.run_path({page_sender.__file__!r}, run_name='program')\n"
-        "program['main'].__globals__['_POINT'] = '/there/is/no/such/place'\n"
+        "program['main'].__globals__['_FSOPEN'] = 1000000   # as before Linux 5.2\n"
         "program['main']()\n"
     )
     vfs = Watched()
@@ -304,7 +304,7 @@ async def test_where_the_system_does_not_allow_it_files_are_sent_without(
     with trio.fail_after(30):
         kept.prepare()
         await kept.run()
-    assert "are not used for sending files: [Errno 2] mount: No such file" in caplog.text
+    assert "are not used for sending files: [Errno 38] syscall: Function not implemented" in caplog.text
     async with client_of(vfs, kept) as client:
         for _ in range(3):
             assert await get(client) == DATA
@@ -377,7 +377,7 @@ async def main():
             await trio.sleep(0.01)
         await trio.to_thread.run_sync(file.write, b"content")
         await trio.to_thread.run_sync(file.close)
-        print(sorted(os.listdir(f"/proc/{kept.sender}/fd")), os.getsid(kept.sender) == kept.sender, flush=True)
+        print(len(os.listdir(f"/proc/{kept.sender}/fd")), os.getsid(kept.sender) == kept.sender, flush=True)
         nursery.cancel_scope.cancel()
 
 trio.run(main)
@@ -385,7 +385,8 @@ trio.run(main)
 
 
 def test_a_sender_starts_while_its_owner_has_a_file_of_the_mount_open(tmp_path: Path) -> None:
-    """It inherits the descriptor, and to close that, somebody must answer; in the end it has its own alone."""
+    """It inherits the descriptor, and to close that, somebody must answer; in the end it has its own alone, three and
+    its mount."""
     owner = subprocess.Popen([sys.executable, "-c", _WRITES_TO_ITSELF, tmp_path], stdout=subprocess.PIPE, text=True)
     try:
         said, _ = owner.communicate(timeout=30)
@@ -394,7 +395,7 @@ def test_a_sender_starts_while_its_owner_has_a_file_of_the_mount_open(tmp_path: 
             mount.abort()   # or it never ends
             subprocess.run(["fusermount3", "-uz", str(tmp_path)], check=True, timeout=30)
         owner.kill()
-    assert said == "['0', '1', '2'] True\n"
+    assert said == "4 True\n"
 
 
 def test_the_sender_takes_no_secrets_along(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,11 +487,6 @@ async def test_other_users_than_root(monkeypatch: pytest.MonkeyPatch) -> None:
         async with kernel_pages(vfs) as kept, client_of(vfs, kept) as client:
             assert await get(client) == DATA
             assert await kernel_sends(client, vfs)
-
-
-@pytest.mark.trio
-async def test_the_sender_sees_nothing_but_what_it_sends() -> None:
-    """Mounts of the machine stay in use as long as they are in anybody's namespace."""
-    async with kernel_pages(MemoryVfs()) as kept:
-        mounts = await trio.Path(f"/proc/{kept.sender}/mountinfo").read_text()
-        assert [line.split(" - ")[1].split()[0] for line in mounts.splitlines()] == ["fuse.serpentfs-pages"]
+            # In a namespace of its own it would keep every mount of the machine in use that is unmounted meanwhile.
+            assert os.readlink(f"/proc/{kept.sender}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+            assert os.readlink(f"/proc/{kept.sender}/cwd") == "/"

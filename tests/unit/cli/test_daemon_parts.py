@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,28 @@ def test_systemd_is_notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     systemd.notify("STOPPING=1")    # nobody listens any more: a warning, not an error
     monkeypatch.delenv("NOTIFY_SOCKET")
     systemd.notify("READY=1")
+
+
+def test_a_systemd_that_does_not_listen_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as others,
+    ):
+        listener.bind(str(tmp_path / "n"))
+        others.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                others.sendto(b"what others told it", str(tmp_path / "n"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
+        for within in (0.0, 0.01):
+            telling = threading.Thread(target=systemd.notify, args=["WATCHDOG=1"], kwargs={"within": within})
+            telling.daemon = True
+            telling.start()
+            telling.join(20)
+            assert not telling.is_alive()
+    assert caplog.text.count("cannot tell systemd WATCHDOG") == 2
 
 
 DETACH = """
