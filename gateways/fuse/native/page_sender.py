@@ -4,9 +4,9 @@ It is a process of its own because a thread that waits for a FUSE filesystem of 
 connection would end with the process, and the process with the thread. And it has an interpreter of its own.
 
 The mount is a descriptor of this process (fsmount(2)) and has no place: nobody else sees it, and it goes when this
-process goes, which ends when its other side does. Users other than root may mount in namespaces of their own only. Those
-are a process's that ends at once, and not this one's: the other mounts of the machine are in them, too, and would stay
-in use after their users have unmounted them. This process has no secrets, and gets to see what it sends while it does.
+process goes, which ends when its other side does. Users other than root may mount in namespaces of their own only: a
+process that ends at once does that. This one must not be in them, because the other mounts of the machine are, and would
+stay in use after their users have unmounted them. It has no secrets, and gets to see what it sends while it does.
 
 Standard input is a socket of type SOCK_SEQPACKET:
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from serpentfs.daemon.asking import Connection
 from serpentfs.password_hashes import hash_password
-from tests.e2e.cli.conftest import TIMEOUT, Machine, needs_fuse, wait_for
+from tests.e2e.cli.conftest import TIMEOUT, Machine, needs_fuse, needs_root, wait_for
 from tests.mega_emulator import emulator
 from tests.mounted import free_port
 from tests.rounds import rounds
@@ -203,6 +203,7 @@ class Process:
         assert self.resident <= size + (8 << 20)
 
 
+@needs_root
 def test_rotations_and_reloads_one_after_the_other(with_vault: Machine) -> None:
     """As logrotate does it: the log is moved away and SIGHUP sent. Users and certificate are replaced with it."""
     machine = with_vault
@@ -264,6 +265,7 @@ def test_rotations_and_reloads_one_after_the_other(with_vault: Machine) -> None:
     assert len(os.listdir(machine.mountpoint)) == 20
 
 
+@needs_root
 def test_a_mega_account_that_is_reloaded_and_changed_elsewhere_again_and_again(machine: Machine) -> None:
     with emulator() as server:
         email = "anna@example.test"
@@ -290,6 +292,7 @@ def test_a_mega_account_that_is_reloaded_and_changed_elsewhere_again_and_again(m
         machine.ok("umount", "mega:")
 
 
+@needs_root
 def test_clients_that_come_and_go(with_vault: Machine) -> None:
     """Some say goodbye, others are just gone; each looks at a file, and some write one over."""
     machine = with_vault

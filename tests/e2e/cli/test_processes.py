@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cli.conftest import TIMEOUT, Machine, needs_fuse, wait_for
+from tests.e2e.cli.conftest import TIMEOUT, Machine, needs_fuse, needs_root, wait_for
 from tests.mounted import free_port
 from tests.rounds import rounds
 
@@ -96,7 +96,8 @@ def test_doors_are_opened_by_who_owns_the_remote(with_vault: Machine) -> None:
 
 def test_a_mount_joins_a_network_door(with_vault: Machine) -> None:
     address = webdav(with_vault, "--daemon")
-    assert with_vault.mount("-o", "gid=2345,umask=077", "--uid", "1234") == f"mounted at {with_vault.mountpoint}\n"
+    uid = 1234 if os.geteuid() == 0 else os.geteuid()    # nobody else gets in
+    assert with_vault.mount("-o", "gid=2345,umask=077", "--uid", str(uid)) == f"mounted at {with_vault.mountpoint}\n"
     (with_vault.mountpoint / "file").write_text("content")
     assert with_vault.mountpoint.stat().st_mode & 0o777 == 0o700
     assert get(f"{address}file") == b"content"
@@ -161,8 +162,9 @@ def test_one_cache_for_all_doors(with_vault: Machine) -> None:
     counted = ("cache_blocks_total cloud", "cache_misses_total", "cache_blocks_total memory", "cache_hits_total",
                "cloud_bytes_total down", "cloud_calls_total read")
     before = figures(with_vault)
+    # Where it is not root's mount, the kernel reads ahead by less than a block.
     reads = (
-        (by_mount, blocks, [0]), (by_webdav, 0, [blocks]),
+        (by_mount, blocks, [0] if os.geteuid() == 0 else range(2 * blocks + 1)), (by_webdav, 0, [blocks]),
         # Whatever the kernel asks for, in pieces of which two may meet in a block.
         (by_ftp, 0, range(2 * blocks + 1)), (by_webdav, 0, range(1, 2 * blocks + 1)),
     )  # fmt: skip
@@ -319,6 +321,7 @@ def test_starts_and_stops_leave_nothing(with_vault: Machine) -> None:
     assert with_vault.ok("ls", with_vault.url) == "file\n"
 
 
+@needs_root
 def test_doors_opened_and_closed_leak_no_descriptors(with_vault: Machine) -> None:
     with_vault.ok("ftp", with_vault.url, "--listen", "127.0.0.1:0", "--no-auth", "--daemon")
     (pid,) = with_vault.daemons()

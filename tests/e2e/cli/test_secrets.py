@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from serpentfs.clouds.vault.masterkey import unlock
-from tests.e2e.cli.conftest import PASSPHRASE, SERPENTFS, TIMEOUT, Machine, needs_fuse, wait_for
+from tests.e2e.cli.conftest import PASSPHRASE, SERPENTFS, TIMEOUT, Machine, needs_fuse, needs_root, wait_for
 from tests.fakes.s3_server import S3Server
 from tests.mega_emulator import emulator
 
@@ -96,6 +96,7 @@ cat {home}/passphrase
 """
 
 
+@needs_root
 @needs_fuse
 def test_a_vault_with_all_doors(with_vault: Machine) -> None:
     machine = with_vault
@@ -163,6 +164,7 @@ def test_a_vault_with_all_doors(with_vault: Machine) -> None:
     assert "state" not in by_child["descriptors-of-child"].decode().replace(str(machine.home), "")
 
 
+@needs_root
 def test_a_mega_account(machine: Machine) -> None:
     with emulator() as server:
         email = "anna@example.test"
@@ -198,6 +200,7 @@ def test_a_mega_account(machine: Machine) -> None:
         assert find([NAME.encode(), CONTENT.encode()], kept) == []
 
 
+@needs_root
 def test_keys_of_s3(machine: Machine) -> None:
     """Also in what is told of a store that refuses, and of one that is gone."""
     key_id, key = "CANARYKEYID3071ABCDE", "canary/secret+access/key/3071"
