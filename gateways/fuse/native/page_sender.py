@@ -5,8 +5,9 @@ connection would end with the process, and the process with the thread. And it h
 
 The mount is a descriptor of this process (fsmount(2)) and has no place: nobody else sees it, and it goes when this
 process goes, which ends when its other side does. Users other than root may mount in namespaces of their own only: a
-process that ends at once does that. This one must not be in them, because the other mounts of the machine are, and would
-stay in use after their users have unmounted them. It has no secrets, and gets to see what it sends while it does.
+process that ends at once does that. The other mounts of the machine are in those, too, and stay in use there after
+their users have unmounted them, as long as anything of such a namespace is. This process has no secrets, and gets to see
+what it sends while it does.
 
 Standard input is a socket of type SOCK_SEQPACKET:
 
@@ -64,7 +65,7 @@ def main() -> None:
     threading.stack_size(_STACK)
     control = socket.socket(fileno=0)
     try:
-        device, folder = _mount() if os.geteuid() == 0 else _mount_as_user()
+        device, folder = _mount("/dev/fuse") if os.geteuid() == 0 else _mount_as_user()
         socket.send_fds(control, [READY], [device])
         os.close(device)   # or the connection would outlive the other side
         _raise_read_ahead(os.fstat(folder).st_dev)   # answered by the other side
@@ -77,9 +78,10 @@ def main() -> None:
             control.send(str(error).encode())
 
 
-def _mount() -> tuple[int, int]:
-    """Descriptors of the device and of the mount's root. OSError: the system does not allow it."""
-    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+def _mount(device_path: str, within: int | None = None) -> tuple[int, int]:
+    """Descriptors of the device (found as by openat(2)) and of the mount's root. OSError: the system does not allow
+    it."""
+    device = os.open(device_path, os.O_RDWR | os.O_CLOEXEC, dir_fd=within)
     context = _call("syscall", _FSOPEN, b"fuse", _CLOEXEC)
     settings = {
         "source": "serpentfs", "subtype": "serpentfs-pages", "fd": f"{device}", "rootmode": f"{stat.S_IFDIR:o}",
@@ -100,8 +102,9 @@ def _mount_as_user() -> tuple[int, int]:
     child = os.fork()
     if child == 0:
         try:
+            devices = os.open("/dev", os.O_PATH | os.O_DIRECTORY)   # not that of the namespace, to keep nothing of it
             _enter_namespaces()
-            socket.send_fds(theirs, [READY], _mount())
+            socket.send_fds(theirs, [READY], _mount("fuse", devices))
         except OSError as error:
             theirs.send(str(error).encode())
         finally:

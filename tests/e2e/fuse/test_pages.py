@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -13,8 +14,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -460,10 +461,43 @@ def test_ftp_clients_that_give_up() -> None:
     assert vfs.open_handles == 0
 
 
+class ForeignMount:
+    """A FUSE filesystem that nobody serves, at a place of the machine."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._device = os.open("/dev/fuse", os.O_RDWR | os.O_NONBLOCK)
+        options = f"fd={self._device},rootmode=40000,user_id=0,group_id=0"
+        page_sender._call("mount", b"foreign", place.encode(), b"fuse", 0, options.encode())
+        self._is_mounted = True
+        assert os.read(self._device, 1 << 20), "the kernel introduces itself"
+
+    def ends_when_unmounted(self) -> bool:
+        """Whether nobody has it in use then."""
+        page_sender._call("umount2", self._place.encode(), 0)
+        self._is_mounted = False
+        try:
+            os.read(self._device, 1 << 20)
+        except OSError as error:
+            return error.errno == errno.ENODEV
+        return False
+
+    def close(self) -> None:
+        if self._is_mounted:
+            page_sender._call("umount2", self._place.encode(), 0)
+        os.close(self._device)
+
+
+@contextmanager
+def foreign_mount(folder: str) -> Iterator[ForeignMount]:
+    with tempfile.TemporaryDirectory(dir=folder) as place, closing(ForeignMount(place)) as mount:
+        yield mount
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 @pytest.mark.trio
 async def test_other_users_than_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a user namespace, where the system has them."""
+    """In a user namespace, where the system has them. All mounts are in that, too: it must keep none in use."""
     user = 65534
     tried = await trio.run_process(
         ["unshare", "-Urm", "true"], stderr=subprocess.DEVNULL, check=False, user=user, group=user
@@ -475,7 +509,7 @@ async def test_other_users_than_root(monkeypatch: pytest.MonkeyPatch) -> None:
         device = os.path.join(folder, "fuse")
         os.mknod(device, stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
         os.chmod(device, 0o666)
-        program = (await trio.Path(page_sender.__file__).read_text()).replace("/dev/fuse", device)
+        program = (await trio.Path(page_sender.__file__).read_text()).replace('"/dev"', repr(folder))
 
         async def start(control: socket.socket) -> trio.Process:
             command = ["/usr/bin/python3", "-I", "-S", "-c", program]
@@ -484,9 +518,9 @@ async def test_other_users_than_root(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pages, "_start_sender", start)
         vfs = Watched()
         vfs.cloud_put("/file", DATA)
-        async with kernel_pages(vfs) as kept, client_of(vfs, kept) as client:
-            assert await get(client) == DATA
-            assert await kernel_sends(client, vfs)
-            # In a namespace of its own it would keep every mount of the machine in use that is unmounted meanwhile.
-            assert os.readlink(f"/proc/{kept.sender}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
-            assert os.readlink(f"/proc/{kept.sender}/cwd") == "/"
+        with foreign_mount("/dev/shm") as one, foreign_mount(folder) as other:
+            async with kernel_pages(vfs) as kept, client_of(vfs, kept) as client:
+                assert await get(client) == DATA
+                assert await kernel_sends(client, vfs)
+                assert one.ends_when_unmounted()
+                assert other.ends_when_unmounted()
