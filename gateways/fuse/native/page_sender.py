@@ -5,9 +5,9 @@ connection would end with the process, and the process with the thread. And it h
 
 The mount is a descriptor of this process (fsmount(2)) and has no place: nobody else sees it, and it goes when this
 process goes, which ends when its other side does. Users other than root may mount in namespaces of their own only: a
-process that ends at once does that. The other mounts of the machine are in those, too, and stay in use there after
-their users have unmounted them, as long as anything of such a namespace is. This process has no secrets, and gets to see
-what it sends while it does.
+process that ends at once does that. The other mounts of the machine are in those, too, and would stay in use when their
+users have unmounted them, as long as anything of such a namespace is. This process has no secrets, and gets to see what
+it sends while it does.
 
 Standard input is a socket of type SOCK_SEQPACKET:
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cli.conftest import Machine, needs_fuse
+from tests.e2e.cli.conftest import Machine, needs_fuse, needs_root
 from tests.e2e.cli.test_mega import Account, account, leaks, server  # noqa: F401 - fixtures, too
 from tests.fakes.s3_server import S3Server
 from tests.mega_emulator import Emulator
@@ -212,6 +212,7 @@ def test_what_a_wrong_configuration_says(machine: Machine, configured: Path) -> 
 
 
 @needs_fuse
+@needs_root
 def test_an_account_through_a_proxy(account: Account, tls_proxy: RecordingProxy) -> None:
     machine = account.machine
     machine.extra_environment["HTTPS_PROXY"] = f"http://127.0.0.1:{free_port()}"    # nobody listens there
