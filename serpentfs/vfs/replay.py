@@ -679,7 +679,7 @@ class Replay:
         - a file that we changed is gone there: it is uploaded anew; a folder for it is made again;
         - what we renamed is gone there: it is gone here, too, unless a change of it waits;
         - what we removed was changed there: it comes back with the next listing;
-        - what was removed here meanwhile need not be saved.
+        - what was removed here meanwhile need not be saved, and goes under the name that it has there.
         """
         parents = {place.parent for place in (entry.source, entry.target) if place is not None}
         row = self._store.entry(entry.ino)
@@ -688,6 +688,7 @@ class Replay:
         log.warning("the cloud moved on under a change (%s): %s", entry.operation.value, error)
         is_removed = row is None or row.state == REMOVED
         lost = False
+        unmoved: NodeRow | None = None
         match entry.operation, error:
             case Operation.REMOVE, _:
                 self._finish(entry, forget=(entry.ino,))
@@ -696,6 +697,9 @@ class Replay:
             case Operation.RENAME, NotFound():
                 lost = self._lost_under_rename(entry, row)
             case Operation.CONTENT, AlreadyExists() | RevisionGone() | NotFound() if is_removed:
+                self._finish(entry, forget=(entry.ino,))
+            case Operation.RENAME, AlreadyExists() | RevisionGone() if is_removed:
+                unmoved = self._store.node_of(entry.ino)
                 self._finish(entry, forget=(entry.ino,))
             case _, AlreadyExists() | RevisionGone() | NotFound() if row is None or is_removed:
                 self._finish(entry)
@@ -707,6 +711,18 @@ class Replay:
             self._feed.leave_for_later(parent)
         if lost:
             await self._feed.take_out(entry.ino)
+        if unmoved is not None and row is not None:
+            await self._remove_unmoved(entry, unmoved.ref(row.kind))
+
+    async def _remove_unmoved(self, entry: Entry, node: NodeRef) -> None:
+        """What was renamed and then removed here, or replaced under its new name, cannot have that name: it is removed
+        under the old one."""
+        try:
+            await self._cloud.remove(node)
+        except (NotFound, Conflict, DirectoryNotEmpty) as error:
+            log.info("what was to be removed stays as somebody else has it: %s", error)
+        else:
+            self._feed.confirmed(entry.ino, left=node.id, slots=[entry.origin.slot])
 
     def _forget_nodes(self, entry: Entry, row: EntryRow | None, error: SerpentError) -> None:
         """A node that the entry builds on is not there, or not as it was: the one it replaces, else its own, else its

@@ -434,7 +434,8 @@ class Writer:
             return entry_for(self._names, parent, name)
         entry = entry_of(self._names, replaces)
         if entry.parent != parent:
-            raise InvalidArgument("what is replaced lies in another folder")
+            # Its folder was removed and made again, say, and has another id since.
+            raise Conflict("what was to be replaced lies in another folder")
         return entry, None
 
     async def _require_room(self, entry: Entry, kind: Kind) -> None:

@@ -16,7 +16,7 @@ import trio
 from serpentfs.cache.layers import BlockCache
 from serpentfs.clouds.base import Content
 from serpentfs.errors import NoSpace, PermissionDenied, RevisionGone
-from serpentfs.model import BLOCK_SIZE, ROOT_INO, ContentId, Ino, NodeId, NodeInfo, NodeRef, Span
+from serpentfs.model import BLOCK_SIZE, ROOT_INO, ContentId, Ino, Kind, NodeId, NodeInfo, NodeRef, Span
 from serpentfs.tree.store import Store
 from serpentfs.vfs.core import Invalidation, SetAttributes
 from serpentfs.vfs.drive import Drive, DriveOptions
@@ -369,6 +369,43 @@ async def test_a_rename_over_whose_source_is_gone_there(memory: MemoryCloud, tmp
             await drive.wait_until_uploaded()
             await until(lambda: exists(drive, "/old"))
         assert await contents(drive) == memory.contents() == {"/old": b"old"}
+
+
+@pytest.mark.parametrize("old", ["/old", "/folder/old"])
+@pytest.mark.parametrize("last", ["replaced", "removed"])
+async def test_what_was_renamed_to_a_name_that_is_theirs_and_is_no_more(
+    memory: MemoryCloud, tmp_path: Path, old: str, last: str
+) -> None:
+    """It goes under its old name, and what took its place takes it under the name that was meant."""
+    memory.external_mkdir("/folder")
+    for path in (old, "/name", "/last"):
+        memory.external_put(path, path.encode())
+    async with a_drive(memory, tmp_path, options=LATER) as drive:
+        await rename(drive, old, "/name")
+        if last == "replaced":
+            await rename(drive, "/last", "/name")
+        else:
+            await unlink(drive, "/name")
+            await write(drive, "/name", b"/last")
+        memory.external_put("/name", b"theirs")
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+            await until(lambda: memory.contents().keys() == contents_now(drive))
+        assert (found := await contents(drive)) == memory.contents()
+        assert not drive.status().pending
+    [copy] = [path for path in found if path.startswith("/name (conflict here")]
+    expected = {"/folder": None, "/name": b"theirs", copy: b"/last"}
+    assert found == (expected if last == "replaced" else {**expected, "/last": b"/last"})
+
+
+def contents_now(drive: Drive, ino: Ino = ROOT_INO, above: str = "") -> set[str]:
+    """The paths that are there."""
+    found: set[str] = set()
+    for entry in drive.readdir(ino):
+        found.add(path := f"{above}/{entry.name}")
+        if entry.attributes.kind is Kind.DIRECTORY:
+            found |= contents_now(drive, entry.attributes.ino, path)
+    return found
 
 
 async def test_something_made_in_a_folder_that_was_removed_here_and_there(memory: MemoryCloud, tmp_path: Path) -> None:
