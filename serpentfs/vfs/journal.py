@@ -343,7 +343,8 @@ class Journal:
         no entry touches, and replaces nothing. A CONTENT becomes a CREATE there: its own node is somebody else's.
 
         It keeps its seq, unless a later entry moves or removes that folder and may be on its way: then it goes to the
-        end, or, where a newer content of the file waits there, that one alone is left."""
+        end, or, where a newer content of the file waits there, that one alone is left. At the end it comes after all
+        that the entry is renamed to by then, so it goes there at once."""
         slot = self._slots[seq]
         if slot.state is not EntryState.QUEUED:
             raise ValueError(f"entry {seq} is {slot.state.value}, not queued")
@@ -352,12 +353,17 @@ class Journal:
         changed = replace(entry, operation=operation, target=place, replaces=None)
         if max(self._claims.writers(place.parent), default=0) < seq:
             return Delta((changed,), (), {}, (), (), self._version)
-        for later in self._slots_of(entry.ino):
-            if later.entry.seq > seq and later.entry.content:
+        later = [waiting.entry for waiting in self._slots_of(entry.ino) if waiting.entry.seq > seq]
+        for newer in later:
+            if newer.content:
                 unneeded = self._unneeded([entry], (), (seq,))
-                return Delta((), (seq,), {seq: later.entry.seq}, (), unneeded, self._version)
+                return Delta((), (seq,), {seq: newer.seq}, (), unneeded, self._version)
+        moves = [move for move in later if move.operation is Operation.RENAME]
+        if moves:
+            changed = replace(changed, target=moves[-1].target, replaces=moves[-1].replaces)
         changed = replace(changed, seq=self._next_seq)
-        return Delta((changed,), (seq,), {seq: changed.seq}, (), (), self._version)
+        gone = (seq, *[move.seq for move in moves])
+        return Delta((changed,), gone, dict.fromkeys(gone, changed.seq), (), (), self._version)
 
     def unpark(self, seq: int, *, unsent: bool = False) -> None:
         """Try a stuck entry again. ``unsent``: nothing of it is in the cloud, so that it may be rewritten."""

@@ -760,11 +760,15 @@ class Replay:
         )
         new_place = self._ledger.place(place.parent, name)
         self._journal.fail(entry.seq, now, "the cloud has another version: kept under a conflict name")
-        with self._ledger.outcome(self._journal.retarget(entry.seq, new_place)):
+        delta = self._journal.retarget(entry.seq, new_place)
+        has_another_name = any(changed.target != new_place for changed in delta.put)
+        with self._ledger.outcome(delta):
             if entry.operation is Operation.CONTENT:
                 self._contents.give_up_node(entry.ino)
             if entry.replaces is not None:
                 self._store.drop_node(entry.replaces)
+            if has_another_name:
+                return
             here = self._ledger.place(row.parent, row.name) if row.parent else None
             if here is not None and here.slot == place.slot:
                 self._store.place_entry(entry.ino, place.parent, name, time.time_ns())

@@ -625,3 +625,39 @@ def test_a_hundred_thousand_entries(journal: Journal) -> None:
             confirm(journal, entry.seq)
         done += len(ready)
     assert (done, len(journal)) == (count, 0)
+
+
+# a name that is taken in the cloud
+
+
+def refused(journal: Journal, seq: int) -> None:
+    """An attempt found the name taken."""
+    journal.start(seq)
+    journal.fail(seq, 0.0, "taken")
+
+
+def test_what_goes_to_another_name_keeps_its_turn() -> None:
+    journal = Journal()
+    record(journal, rename(OLD, at("a"), at("b", FOLDER)))
+    refused(journal, 1)
+    record(journal, rename(OLD, at("b", FOLDER), at("c")))
+    journal.apply(journal.retarget(1, at("b (conflict)", FOLDER)))
+    goals = [(view.entry.seq, view.entry.target) for view in journal.pending()]
+    assert goals == [(1, at("b (conflict)", FOLDER)), (2, at("c"))]
+
+
+def test_at_its_end_it_goes_where_it_was_renamed_to_meanwhile() -> None:
+    """Its folder may be on its way: it can only come last. After its own renaming it must not be renamed back."""
+    journal = Journal()
+    record(journal, rename(OLD, at("a"), at("b", FOLDER)))
+    refused(journal, 1)
+    record(
+        journal,
+        rename(OLD, at("b", FOLDER), at("c"), NEW),
+        rename(FOLDER, at("f"), at("g"), leaf=False),
+    )
+    journal.apply(journal.retarget(1, at("b (conflict)", FOLDER)))
+    (folder, moved) = [view.entry for view in journal.pending()]
+    assert folder.ino == FOLDER
+    assert (moved.ino, moved.source, moved.target, moved.replaces) == (OLD, at("a"), at("c"), NEW)
+    assert journal.resolve(1) == journal.resolve(2) == moved.seq

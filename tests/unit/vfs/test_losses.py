@@ -391,7 +391,8 @@ async def test_what_was_renamed_to_a_name_that_is_theirs_and_is_no_more(
         with trio.fail_after(20):
             await drive.wait_until_uploaded()
             await until(lambda: memory.contents().keys() == contents_now(drive))
-        assert (found := await contents(drive)) == memory.contents()
+        found = await contents(drive)
+        assert found == memory.contents()
         assert not drive.status().pending
     [copy] = [path for path in found if path.startswith("/name (conflict here")]
     expected = {"/folder": None, "/name": b"theirs", copy: b"/last"}
