@@ -71,7 +71,7 @@ _ERRORS: dict[int, type[SerpentError]] = {
 }
 """Everything else (EIO, ESTALE, ETIMEDOUT, ENOTCONN, EMFILE, ...) is a store in trouble: Unavailable."""
 
-_RENAME_NOREPLACE = 1
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 if _renameat2 is not None:
     _renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
@@ -90,6 +90,10 @@ def store_errors(what: str) -> Iterator[None]:
 def is_temporary(name: str) -> bool:
     """Whether a file name is one of ours for an unfinished upload."""
     return name.startswith(_TEMP_PREFIX) and name.endswith(_TEMP_SUFFIX)
+
+
+def _temporary_name() -> str:
+    return f"{_TEMP_PREFIX}{secrets.token_hex(8)}{_TEMP_SUFFIX}"
 
 
 def revision_of(status: os.stat_result) -> Revision:
@@ -265,7 +269,7 @@ class Root:
             with store_errors(new_key), self.folder(new_above, make_from=0) as target:
                 with self._conditions:
                     _check(target, new_name, new_key, condition)
-                    _rename(source, name, target, new_name, replace=condition is not ABSENT)
+                    _rename_if(source, name, target, new_name, new_key, condition)
                     status = _stat_object(target, new_name)  # at once: whose change comes next is not ours
                 _sync_folder(target)
             if above != new_above:
@@ -291,7 +295,7 @@ class Root:
                 status = _stat_object(folder, name)
                 if condition is not None and revision_of(status) != condition:
                     raise Conflict(f"{key} has changed")
-                os.unlink(name, dir_fd=folder)
+                _unlink_if(folder, name, key, condition)
             _sync_folder(folder)
 
     def make_directory(self, prefix: str) -> None:
@@ -342,7 +346,7 @@ class Upload:
         self._condition = condition
         self._folder = folder
         self._conditions = conditions
-        self._temporary = f"{_TEMP_PREFIX}{secrets.token_hex(8)}{_TEMP_SUFFIX}"
+        self._temporary = _temporary_name()
         self._open = [folder]
         try:
             self._file = os.open(self._temporary, _TEMP_FLAGS, 0o666, dir_fd=folder)
@@ -358,18 +362,14 @@ class Upload:
                 rest = rest[os.write(self._file, rest) :]
 
     def publish(self, mtime_ns: int | None) -> BlobInfo:
-        """Put the object in its place. Between the look at what a revision condition speaks of and the rename lies a
-        window of some microseconds in which another program's change would be overwritten: POSIX has no rename
-        with a condition. ABSENT has no such window."""
+        """Put the object in its place."""
         with store_errors(self._key):
             if mtime_ns is not None:
                 os.utime(self._file, ns=(mtime_ns, mtime_ns))
             _sync_file(self._file)
             with self._conditions:
                 _check(self._folder, self._name, self._key, self._condition)
-                _rename(
-                    self._folder, self._temporary, self._folder, self._name, replace=self._condition is not ABSENT
-                )
+                _rename_if(self._folder, self._temporary, self._folder, self._name, self._key, self._condition)
                 info = _info(self._key, os.fstat(self._file))  # at once: whose change comes next is not ours
             _sync_folder(self._folder)
             self._close()
@@ -458,17 +458,62 @@ def _check(folder: int, name: str, key: str, condition: Condition) -> None:
         raise Conflict(f"{key} has changed")
 
 
+def _rename_if(source: int, name: str, target: int, new_name: str, key: str, condition: Condition) -> None:
+    """Rename a file to where ``condition`` was just found to hold. POSIX has no rename with a condition, and another
+    program may be faster: so the two change places, and what comes out is looked at before it is removed. (Where the
+    file system cannot do that, there remains a window of some microseconds.)"""
+    if condition is None or condition is ABSENT:
+        _rename(source, name, target, new_name, replace=condition is None)
+        return
+    try:
+        has_exchanged = _rename_with(_RENAME_EXCHANGE, source, name, target, new_name)
+    except FileNotFoundError as error:
+        _stat_object(source, name)
+        raise Conflict(f"{key} is no longer there") from error
+    if not has_exchanged:
+        _rename(source, name, target, new_name, replace=True)
+    elif _is_still(source, name, condition):
+        os.unlink(name, dir_fd=source)
+    else:
+        _rename_with(_RENAME_EXCHANGE, source, name, target, new_name)
+        raise Conflict(f"{key} has changed")
+
+
+def _unlink_if(folder: int, name: str, key: str, condition: Revision | None) -> None:
+    """Remove a file of which ``condition`` was just found to hold, as ``_rename_if``."""
+    aside = _temporary_name()
+    if condition is None or not _rename_with(_RENAME_NOREPLACE, folder, name, folder, aside):
+        os.unlink(name, dir_fd=folder)
+    elif _is_still(folder, aside, condition):
+        os.unlink(aside, dir_fd=folder)
+    else:
+        _rename(folder, aside, folder, name, replace=False)
+        raise Conflict(f"{key} has changed")
+
+
+def _is_still(folder: int, name: str, before: Revision) -> bool:
+    """Whether what was renamed to this name is at the revision that it had before."""
+    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return stat.S_ISREG(status.st_mode) and is_moved(before, revision_of(status))
+
+
 def _rename(source: int, name: str, target: int, new_name: str, *, replace: bool) -> None:
     if replace:
         os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=target)
-        return
-    if _renameat2 is not None:
-        if _renameat2(source, os.fsencode(name), target, os.fsencode(new_name), _RENAME_NOREPLACE) == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-            raise OSError(code, os.strerror(code))
-    _rename_without_flags(source, name, target, new_name)
+    elif not _rename_with(_RENAME_NOREPLACE, source, name, target, new_name):
+        _rename_without_flags(source, name, target, new_name)
+
+
+def _rename_with(flag: int, source: int, name: str, target: int, new_name: str) -> bool:
+    """renameat2(2). False where the file system or the system does not have it. OSError."""
+    if _renameat2 is None:
+        return False
+    if _renameat2(source, os.fsencode(name), target, os.fsencode(new_name), flag) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code))
 
 
 def _rename_without_flags(source: int, name: str, target: int, new_name: str) -> None:

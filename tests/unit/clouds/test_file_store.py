@@ -8,7 +8,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from serpentfs.clouds.blobs.base import ABSENT, BlobInfo, Chunks
 from serpentfs.clouds.blobs.files import PIECE_SIZE, FileStore
 from serpentfs.errors import (
     AlreadyExists,
+    Conflict,
     DirectoryNotEmpty,
     NoSpace,
     NotADirectory,
@@ -259,6 +261,41 @@ async def test_a_change_in_place_is_another_revision(store: FileStore, tmp_path:
         await store.read("file", revision=info.revision)
 
 
+@pytest.mark.parametrize("theirs", [b"theirs", None])
+@pytest.mark.parametrize("change", ["put", "rename", "delete"])
+async def test_somebody_is_faster_between_the_look_and_the_change(
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, theirs: bytes | None
+) -> None:
+    """Another program, whose change no lock of ours keeps off."""
+    expected = (await put(store, "file", b"before")).revision
+    await put(store, "other", b"other")
+
+    def before(name: str) -> None:
+        original = getattr(posix, name)
+
+        def changed(*arguments: object) -> None:
+            if theirs is None:
+                (tmp_path / "file").unlink()
+            else:
+                (tmp_path / "theirs").write_bytes(theirs)
+                (tmp_path / "theirs").replace(tmp_path / "file")
+            original(*arguments)
+
+        monkeypatch.setattr(posix, name, changed)
+
+    before("_unlink_if" if change == "delete" else "_rename_if")
+    changes: dict[str, Callable[[], Awaitable[object]]] = {
+        "put": partial(store.put, "file", chunked(b"ours"), 4, condition=expected),
+        "rename": partial(store.rename, "other", "file", condition=expected),
+        "delete": partial(store.delete, "file", condition=expected),
+    }
+    with pytest.raises((Conflict, NotFound) if change == "delete" else Conflict):
+        await changes[change]()
+    left = {blob.key: await store.read(blob.key) for blob in await store.list("")}
+    assert left == {"other": b"other", **({} if theirs is None else {"file": theirs})}
+    assert temporaries(tmp_path) == []
+
+
 async def test_without_renameat2(store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posix, "_renameat2", None)
     first = await store.put("d/file", chunked(b"first"), 5, condition=ABSENT)
@@ -271,6 +308,11 @@ async def test_without_renameat2(store: FileStore, tmp_path: Path, monkeypatch: 
         await store.rename_directory("d", "e")
     await store.rename_directory("d", "f")
     assert sorted(blob.key for blob in await store.list("")) == ["e/inside", "f/file"]
+    info = await store.put("f/file", chunked(b"third"), 5, condition=first.revision)
+    await store.rename("f/file", "e/inside", condition=(await store.stat("e/inside")).revision)
+    await store.delete("e/inside", condition=(await store.stat("e/inside")).revision)
+    assert info.size == 5
+    assert await store.list("") == []
 
 
 async def test_what_vanishes_while_it_is_listed_is_left_out(
