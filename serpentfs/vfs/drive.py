@@ -748,13 +748,15 @@ class Drive:
     async def write(self, handle: HandleId, offset: int | None, data: bytes | memoryview) -> int:
         while True:
             opened = self._for_writing(handle)
+            node = self._store.node_of(opened.file.ino)
             try:
                 async with opened.file.lock:
                     await self._write(opened, offset, data)
                 break
             except RevisionGone:
                 # As in ``Contents.read_file``; without the lock, which the upload may want, too.
-                if not await self._ledger.wait_sent(opened.file.ino, uploads=True):
+                waited = await self._ledger.wait_sent(opened.file.ino, uploads=True)
+                if not waited and self._store.node_of(opened.file.ino) == node:
                     raise
         traffic = self._figures.doors[opened.door]
         traffic.writes += 1

@@ -44,6 +44,7 @@ class Ledger:
         """Nothing is sent: the user wants it so."""
         self._is_unneeded: Callable[[ContentId], bool] = lambda content: False
         self._let_go: Callable[[ContentId], None] = lambda content: None
+        self._finishing: dict[int, Ino] = {}
 
     def on_unneeded(self, is_unneeded: Callable[[ContentId], bool], let_go: Callable[[ContentId], None]) -> None:
         """When the last entry of a content goes, ``is_unneeded`` says whether its rows may go in the same
@@ -145,16 +146,29 @@ class Ledger:
     async def wait_sent(self, ino: Ino, *, uploads: bool) -> bool:
         """If the cloud may have a change of this inode that it has not confirmed (it is being sent at this moment, or
         an attempt failed and is to be repeated), wait some seconds for its outcome. Tells whether there was one.
-        ``uploads``: also for uploads of its content (who is part of one must not wait for it), which are repeated even
-        though the file is open."""
+        ``uploads``: also for uploads of its content (who is part of one must not wait for it), until they are
+        ``finishing`` no more; they are repeated even though the file is open."""
         waited = False
         with trio.move_on_after(_PATIENCE):
-            while (entry := self._unconfirmed(ino, uploads)) is not None:
-                if entry.content and self.journal.state_of(entry.seq) is EntryState.QUEUED:
+            while (entry := self._unconfirmed(ino, uploads)) is not None or (uploads and self._is_finishing(ino)):
+                if entry is not None and entry.content and self.journal.state_of(entry.seq) is EntryState.QUEUED:
                     self.journal.force(entry.seq)
                 await self.wait_moved()
                 waited = True
         return waited
+
+    @contextmanager
+    def finishing(self, seq: int, ino: Ino) -> Iterator[None]:
+        """The upload is confirmed, and who has the file open does not know yet."""
+        self._finishing[seq] = ino
+        try:
+            yield
+        finally:
+            del self._finishing[seq]
+            self.moved()
+
+    def _is_finishing(self, ino: Ino) -> bool:
+        return ino in self._finishing.values()
 
     def _unconfirmed(self, ino: Ino, uploads: bool) -> Entry | None:
         """The first change of this inode of which only the cloud knows whether it has it."""

@@ -465,7 +465,10 @@ class Replay:
         self._early_ids.pop(entry.content, None)
         self._feed.confirmed(entry.ino, left=left, slots=[place.slot])
         # Who stops it now is too late, and must not keep the rest from being done.
-        with trio.CancelScope(shield=self._attempts[entry.seq].cancel_called):
+        with (
+            self._ledger.finishing(entry.seq, entry.ino),
+            trio.CancelScope(shield=self._attempts[entry.seq].cancel_called),
+        ):
             # The cache takes over then; until then the stage is read. (What shows through one is gone from the cloud.)
             # The last of them does not wait for others, and they not for it: it may be the end of the drive.
             patient = len(self._attempts) > 1

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from serpentfs.cache.layers import BlockCache
 from serpentfs.clouds.base import Content
 from serpentfs.errors import NoSpace, PermissionDenied, RevisionGone
 from serpentfs.model import BLOCK_SIZE, ROOT_INO, ContentId, Ino, Kind, NodeId, NodeInfo, NodeRef, Span
-from serpentfs.tree.store import Store
+from serpentfs.tree.store import NodeRow, Store
 from serpentfs.vfs.core import Invalidation, SetAttributes
 from serpentfs.vfs.drive import Drive, DriveOptions
+from serpentfs.vfs.reads import Contents
 from serpentfs.vfs.writes import Stage
 from tests.drives import (
     DOOR,
@@ -956,6 +958,38 @@ async def test_a_file_is_changed_while_an_upload_of_it_waits_for_another_attempt
         await patch(drive, "/file", 0, b"2" * BLOCK_SIZE)
         await until(lambda: any(change.tries for change in drive.status().pending))
         await patch(drive, "/file", 2 * BLOCK_SIZE + 1, b"3")
+        with trio.fail_after(20):
+            await drive.wait_until_uploaded()
+        expected = b"2" * BLOCK_SIZE + b"1" * BLOCK_SIZE + b"13" + b"1" * (BLOCK_SIZE - 2)
+        assert memory.contents() == {"/file": expected} == await contents(drive)
+
+
+@pytest.mark.usefixtures("forgetful")
+async def test_a_file_is_changed_before_those_who_have_it_open_hear_that_it_is_uploaded(
+    memory: MemoryCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.external_put("/file", b"1" * (3 * BLOCK_SIZE))
+    async with a_drive(memory, tmp_path) as drive:
+        uploaded, may_tell = Drive.uploaded, trio.Event()
+        finish = Contents.adopt
+
+        def tell_later(drive: Drive, ino: Ino, stage: Stage, node: NodeRow) -> None:
+            told.append(lambda: uploaded(drive, ino, stage, node))
+
+        async def finish_later(contents: Contents, content: ContentId, *, rows_are_durable: bool) -> None:
+            await may_tell.wait()
+            told.pop(0)()
+            await finish(contents, content, rows_are_durable=rows_are_durable)
+
+        told: list[Callable[[], None]] = []
+        monkeypatch.setattr(Drive, "uploaded", tell_later)
+        monkeypatch.setattr(Contents, "adopt", finish_later)
+        await patch(drive, "/file", 0, b"2" * BLOCK_SIZE)
+        await until(lambda: told)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(patch, drive, "/file", 2 * BLOCK_SIZE + 1, b"3")
+            await trio.testing.wait_all_tasks_blocked()
+            may_tell.set()
         with trio.fail_after(20):
             await drive.wait_until_uploaded()
         expected = b"2" * BLOCK_SIZE + b"1" * BLOCK_SIZE + b"13" + b"1" * (BLOCK_SIZE - 2)
